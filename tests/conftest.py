@@ -1,0 +1,34 @@
+"""Shapes and types of the whole package are checked at run time while it is under test."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+install_import_hook("nest_nerfstudio", "beartype.beartype")
+
+DATA = Path(os.environ.get("NEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real captures; skips where it is not there."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}; set NEST_DATA to its folder")
+    return DATA
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(skip)
