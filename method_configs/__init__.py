@@ -1,0 +1,1 @@
+"""Registered nerfstudio methods: settings only, no classes."""

@@ -9,12 +9,17 @@ Quaternions are wxyz and unit. Time is scaled so that the observed clip spans [0
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from nest_nerfstudio.geometry.quaternion import quat_to_rotmat
+from nest_nerfstudio.geometry.se3 import Pose, se3_compose
+from nest_nerfstudio.geometry.sh import rotate_sh
 
 
 @dataclass(frozen=True)
@@ -89,3 +94,94 @@ class Rendering:
     alpha: Float[Tensor, "c h w 1"]
     depth: Float[Tensor, "c h w 1"] | None = None
     info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MotionCode:
+    """What an ODE needs to move a scene; every part is invariant under SE(3).
+
+    Attributes:
+        start: state z(0) of the scene, where its trajectory begins.
+        token_codes: how each token answers to the state.
+        scene_code: tells scenes apart where many share one vector field; empty for a single scene.
+        time: clip time at which the poses of the latent stand.
+    """
+
+    start: Float[Tensor, " d"]
+    token_codes: Float[Tensor, "k e"]
+    scene_code: Float[Tensor, " c"]
+    time: Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class SceneLatent:
+    """Z: a scene as a set of K posed tokens, a light and a motion code.
+
+    The group (SE(3)^K ⋊ S_K) × SO(3)_light × ℝ_time acts on it as a direct product, each factor on its own
+    part only: a disentangled representation in the sense of Higgins et al., arXiv 1812.02230. The methods
+    below are these actions. They are pure: each returns a new latent.
+
+    Attributes:
+        quats: rotation of each token, wxyz, token frame to world.
+        translations: origin of each token, world units.
+        shape: geometry code of each token, invariant.
+        appearance: albedo and material code of each token, invariant.
+        light: real SH of the environment light, degree ≤ 2, gsplat's order, per RGB channel, world axes.
+        motion: start of the trajectory and what turns its state into poses.
+    """
+
+    quats: Float[Tensor, "k 4"]
+    translations: Float[Tensor, "k 3"]
+    shape: Float[Tensor, "k s"]
+    appearance: Float[Tensor, "k a"]
+    light: Float[Tensor, "3 9"]
+    motion: MotionCode
+
+    def __len__(self) -> int:
+        return self.translations.shape[0]
+
+    def move(self, pose: Pose, tokens: Tensor | None = None) -> SceneLatent:
+        """Move objects under a light that stays: T_k → g·T_k.
+
+        Args:
+            pose: g as (quats [4] wxyz, translations [3]), world frame.
+            tokens: bool mask or indices of the tokens to move; None moves all.
+        """
+        quats, translations = se3_compose(pose, (self.quats, self.translations))
+        if tokens is not None:
+            chosen = torch.zeros(len(self), dtype=torch.bool, device=self.quats.device)
+            chosen[tokens] = True
+            quats = torch.where(chosen[:, None], quats, self.quats)
+            translations = torch.where(chosen[:, None], translations, self.translations)
+        return replace(self, quats=quats, translations=translations)
+
+    def turn_world(self, pose: Pose) -> SceneLatent:
+        """Turn scene and light together by g; seen from cameras turned by g nothing changes."""
+        return self.move(pose).relight(quat_to_rotmat(pose[0]))
+
+    def relight(self, rotation: Float[Tensor, "3 3"], gain: float = 1.0) -> SceneLatent:
+        """Turn the environment light by a rotation matrix and scale it."""
+        light = rotate_sh(self.light.mT, rotation).mT * gain
+        return replace(self, light=light)
+
+    def permute(self, order: Int[Tensor, " k"]) -> SceneLatent:
+        """Reorder the tokens."""
+        return self._index_tokens(order)
+
+    def select(self, mask: Bool[Tensor, " k"]) -> SceneLatent:
+        """Keep the tokens where `mask` is true: an object, or all but one."""
+        return self._index_tokens(mask)
+
+    def at(self, time: Float[Tensor, ""], flow: Callable[[SceneLatent, Tensor], SceneLatent]) -> SceneLatent:
+        """The scene at another time: Φ_t·Z, for a flow such as a `Dynamics`."""
+        return flow(self, time)
+
+    def _index_tokens(self, index: Tensor) -> SceneLatent:
+        return replace(
+            self,
+            quats=self.quats[index],
+            translations=self.translations[index],
+            shape=self.shape[index],
+            appearance=self.appearance[index],
+            motion=replace(self.motion, token_codes=self.motion.token_codes[index]),
+        )

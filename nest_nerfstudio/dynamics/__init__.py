@@ -1,0 +1,1 @@
+"""Φ_t: how a scene's latent moves through time."""

@@ -1,0 +1,1 @@
+"""f_θ: latents to Gaussians."""

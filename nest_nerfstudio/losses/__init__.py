@@ -1,0 +1,1 @@
+"""What training minimises: pure functions of predictions and targets."""

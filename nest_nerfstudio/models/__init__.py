@@ -1,0 +1,1 @@
+"""nerfstudio Models: they compose the stages and hold no maths of their own."""

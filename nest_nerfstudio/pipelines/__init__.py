@@ -1,0 +1,1 @@
+"""nerfstudio Pipelines and the trainer: they bring data and model together."""

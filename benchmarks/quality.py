@@ -1,0 +1,141 @@
+"""Image quality against training time: one run of `nest-dynamic`, scored at given minutes.
+
+    python benchmarks/quality.py --data ../shared/data/motion/horse_walk --splits test future --minutes 20
+
+The clock is the trainer's: wall-clock time of training, without loading data and without scoring.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from nerfstudio.scripts.train import _set_random_seed
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
+from nest_nerfstudio.pipelines.trainer import NestTrainer
+
+
+@dataclass
+class Quality:
+    """Train on one scene and score it along the way."""
+
+    data: Path
+    """Folder of the scene."""
+    splits: tuple[str, ...] = ("test",)
+    """Splits to score."""
+    minutes: float = 20.0
+    """Budget of training time."""
+    marks: tuple[float, ...] = (5.0, 10.0, 20.0)
+    """Minutes at which to score; the end is always scored."""
+    motion: Literal["ode", "mlp", "static"] = "ode"
+    """What moves the scene."""
+    threads: int = 2
+    """Threads for torch and the rasterizer."""
+    seed: int = 42
+    """Random seed."""
+    output: Path = Path("benchmarks/out")
+    """Where runs and results go."""
+    name: str = ""
+    """Name of the run; empty: scene and motion."""
+    set: list[str] = field(default_factory=list)
+    """Settings of the model to change, as name=value; with a dot for those of the ODE."""
+
+    def main(self) -> None:
+        """Train, score, and append one JSON line a mark to `output`/quality.jsonl."""
+        torch.set_num_threads(self.threads)
+        _set_random_seed(self.seed)
+        trainer = ScoringTrainer(self._config(), self)
+        trainer.setup()
+        trainer.train()
+        trainer.score("end")
+
+    def _config(self):
+        config = deepcopy(nest_dynamic.config)
+        config.output_dir, config.experiment_name = self.output, self.name or f"{self.data.name}_{self.motion}"
+        config.vis, config.max_minutes, config.data = "tensorboard", self.minutes, self.data
+        config.steps_per_eval_image, config.steps_per_save = 0, 10**9
+        config.pipeline.datamanager.data = self.data
+        config.pipeline.model.motion = self.motion
+        for change in self.set:
+            _assign(config, *change.split("=", 1))
+        config.set_timestamp()
+        return config
+
+
+class ScoringTrainer(NestTrainer):
+    """Stops the clock at every mark to score."""
+
+    def __init__(self, config, benchmark: Quality) -> None:
+        super().__init__(config)
+        self.benchmark, self.marks = benchmark, sorted(benchmark.marks)
+
+    def train_iteration(self, step: int):
+        result = super().train_iteration(step)
+        if self.marks and self._clock.seconds >= 60 * self.marks[0]:
+            self._clock.stop()
+            self.score(f"{self.marks.pop(0):g} min")
+        return result
+
+    def score(self, mark: str) -> None:
+        """Mean PSNR and SSIM over each split, printed and kept."""
+        self.pipeline.eval()
+        model = self.pipeline.dynamic_model
+        line = {
+            "run": self.config.experiment_name,
+            "mark": mark,
+            "seconds": round(self._clock.seconds, 1),
+            "step": self.step,
+            "gaussians": len(model.field),
+            "committed": bool(getattr(model.dynamics, "committed", False)),
+            "set": self.benchmark.set,
+            "threads": self.benchmark.threads,
+            "seed": self.benchmark.seed,
+            "commit": _commit(),
+        }
+        for split in self.benchmark.splits:
+            scores = [self._score_view(*view) for view in self._views(split)]
+            line[split] = {k: round(float(np.mean([s[k] for s in scores])), 4) for k in scores[0]}
+        self.pipeline.train()
+        CONSOLE.print(line)
+        self.benchmark.output.mkdir(parents=True, exist_ok=True)
+        with (self.benchmark.output / "quality.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _views(self, split: str):
+        manager = self.pipeline.datamanager
+        dataset = manager.dataset_type(manager.dataparser.get_dataparser_outputs(split))
+        return [(dataset.cameras[i : i + 1], dataset.get_data(i)) for i in range(len(dataset))]
+
+    def _score_view(self, camera, batch) -> dict[str, float]:
+        model = self.pipeline.dynamic_model
+        outputs = model.get_outputs_for_camera(camera.to(model.device))
+        return model.get_image_metrics_and_images(outputs, batch)[0]
+
+
+def _assign(config, name: str, value: str) -> None:
+    if name.startswith("optimizers."):
+        config.optimizers[name.split(".")[1]]["optimizer"].lr = float(value)
+        return
+    target = config.pipeline.model
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        target = getattr(target, parent)
+    current = getattr(target, leaf)
+    setattr(target, leaf, value if isinstance(current, str) else type(current)(float(value)))
+
+
+def _commit() -> str:
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    tyro.cli(Quality).main()

@@ -1,0 +1,58 @@
+"""`ns-train nest-dynamic`: one dynamic scene on tokens that follow a latent ODE."""
+
+from __future__ import annotations
+
+import torch
+from nerfstudio.configs.base_config import MachineConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from nest_nerfstudio.data.datamanager import DynamicDatamanagerConfig
+from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
+from nest_nerfstudio.models.nest_dynamic import NestDynamicModelConfig
+from nest_nerfstudio.pipelines.nest_dynamic import NestDynamicPipelineConfig
+from nest_nerfstudio.pipelines.trainer import NestTrainerConfig, ProgressSchedulerConfig
+
+_ON_CUDA = torch.cuda.is_available()
+
+
+def _adam(lr: float, final_ratio: float | None = None, begin: float = 0.0) -> dict:
+    return {
+        "optimizer": AdamOptimizerConfig(lr=lr, eps=1e-15),
+        "scheduler": None if final_ratio is None else ProgressSchedulerConfig(final_ratio=final_ratio, begin=begin),
+    }
+
+
+_MODEL = (
+    NestDynamicModelConfig(num_tokens=512, num_gaussians=20_000, max_gaussians=200_000, sh_degree=3)
+    if _ON_CUDA
+    else NestDynamicModelConfig()
+)
+
+nest_dynamic = MethodSpecification(
+    config=NestTrainerConfig(
+        method_name="nest-dynamic",
+        machine=MachineConfig(device_type="cuda" if _ON_CUDA else "cpu"),
+        max_num_iterations=30_000 if _ON_CUDA else 20_000,
+        steps_per_eval_batch=0,
+        steps_per_eval_image=500,
+        steps_per_eval_all_images=0,
+        steps_per_save=1000,
+        mixed_precision=False,
+        pipeline=NestDynamicPipelineConfig(
+            datamanager=DynamicDatamanagerConfig(dataparser=NestDynamicDataParserConfig()), model=_MODEL
+        ),
+        optimizers={
+            "means": _adam(5e-4, 0.01),
+            "scales": _adam(5e-3, 0.2),
+            "quats": _adam(1e-3, 0.2),
+            "opacities": _adam(5e-2, 0.2),
+            "sh_dc": _adam(2.5e-3, 0.2),
+            "sh_rest": _adam(2.5e-3 / 20, 0.2),
+            "motion": _adam(1e-3, 0.02),
+            "path": _adam(1e-2, 0.02),
+            "flow": _adam(1e-4, 0.02),
+        },
+    ),
+    description="Dynamic Gaussians on tokens that follow a latent ODE.",
+)

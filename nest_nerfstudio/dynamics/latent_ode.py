@@ -1,0 +1,263 @@
+"""A neural ODE on a small invariant state that poses the tokens of a scene."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from nerfstudio.configs.base_config import InstantiateConfig
+from torch import Tensor, nn
+from torchdiffeq import odeint
+
+from nest_nerfstudio.dynamics.base import Dynamics
+from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory
+from nest_nerfstudio.geometry.se3 import se3_compose, se3_exp
+from nest_nerfstudio.types import SceneLatent
+
+
+@dataclass
+class LatentODEConfig(InstantiateConfig):
+    """Settings of `LatentODE`."""
+
+    _target: type = field(default_factory=lambda: LatentODE)
+    state_dim: int = 8
+    """D, size of the latent state z of the scene."""
+    token_code_dim: int = 16
+    """Size of the code that tells how a token answers to the state."""
+    hidden_dim: int = 64
+    """Width of the vector field and of the pose decoder."""
+    steps_per_clip: int = 32
+    """Fixed rk4 steps over the observed clip, and nodes of the free path."""
+    solve_every: int = 4
+    """Training steps that share one roll-out; their gradients go through it together."""
+    explain_iterations: int = 800
+    """Optimiser steps that fit the vector field to the free path, before and again after windows grow."""
+
+
+class LatentODE(Dynamics):
+    """ż = F_ψ(z) with z ∈ ℝ^D; token k stands at T_k(t) = T_k · exp ξ(e_k, z(t)), ξ ∈ se(3).
+
+    z and the codes e_k are invariant and ξ acts in the body frame, so the flow commutes with SE(3) exactly,
+    and its cost depends neither on the number of Gaussians nor, for F, on the number of tokens.
+
+    Training has three strides. *Observe*: z(t) is a free cubic path, fitted to the pictures. *Explain*:
+    F is fitted to that path (`explain`). *Commit*: z(t) is the roll-out of F from one start state, and goes on
+    learning from the pictures; the path is no longer used.
+    """
+
+    def __init__(self, config: LatentODEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vector_field = VectorField(config.state_dim, config.hidden_dim)
+        self.pose_decoder = PoseDecoder(config.state_dim, config.token_code_dim, config.hidden_dim)
+        path = fourier_trajectory(config.steps_per_clip + 1, config.state_dim)
+        self.path_values = nn.Parameter(path.values)
+        self.path_slopes = nn.Parameter(path.slopes)
+        self.register_buffer("committed", torch.tensor(False))
+        self._dense: Trajectory | None = None
+        self._shared = _SharedRollout()
+
+    def forward(self, latent: SceneLatent, time: Float[Tensor, ""]) -> SceneLatent:
+        z = self.trajectory(latent, float(time))(time)
+        twists = self.pose_decoder(latent.motion.token_codes, z)
+        quats, translations = se3_compose((latent.quats, latent.translations), se3_exp(twists))
+        return replace(
+            latent, quats=quats, translations=translations, motion=replace(latent.motion, time=time)
+        )
+
+    def trajectory(self, latent: SceneLatent, time: float = 0.0) -> Trajectory:
+        """The scene's path z(t), long enough to be asked for `time`.
+
+        While training, roll-outs are shared by `solve_every` calls; otherwise one dense roll-out is kept.
+        """
+        if not self.committed:
+            return Trajectory(0.0, 1.0, self.path_values, self.path_slopes)
+        if self.training and torch.is_grad_enabled():
+            return self._shared.next(lambda: self.roll_out(latent.motion.start), self.config.solve_every)
+        if self._dense is None or not self._dense.t0 <= time <= self._dense.t1:
+            with torch.no_grad():
+                self._dense = self.roll_out(
+                    latent.motion.start, min(0, math.floor(time)), max(1, math.ceil(time))
+                )
+        return self._dense
+
+    def roll_out(self, start: Float[Tensor, " d"], t0: int = 0, t1: int = 1) -> Trajectory:
+        """Integrate F from z(0) = start backwards to t0 ≤ 0 and forwards to t1 ≥ 1 with fixed rk4 steps."""
+        values = self._integrate(start, t1)
+        if t0 < 0:
+            values = torch.cat([self._integrate(start, t0)[1:].flip(0), values])
+        return Trajectory(float(t0), float(t1), values, self.vector_field(None, values))
+
+    def _integrate(self, start: Float[Tensor, "*b d"], t_end: int) -> Float[Tensor, "s *b d"]:
+        num_steps = abs(t_end) * self.config.steps_per_clip
+        times = torch.linspace(0, t_end, num_steps + 1, device=start.device, dtype=start.dtype)
+        return odeint(self.vector_field, start, times, method="rk4")  # type: ignore[return-value]
+
+    def explain(self) -> tuple[Float[Tensor, " d"], float]:
+        """Fit F to the free path, make the path attract its surroundings, and commit to the roll-out.
+
+        Whitened regression on noisy states with a target that points back to the path, then multiple
+        shooting from every node over windows that grow up to the whole clip.
+
+        Returns:
+            The start state, and the root-mean-square distance of the roll-out to the path in standard
+            deviations of the path.
+        """
+        path = Trajectory(0.0, 1.0, self.path_values.detach(), self.path_slopes.detach())
+        self.vector_field.whiten(path)
+        _regress_slopes(self.vector_field, path, self.config.explain_iterations)
+        _shoot_windows(self.vector_field, path, self.config.explain_iterations)
+        self.committed.fill_(True)
+        self._dense = None
+        with torch.no_grad():
+            gap = (self.roll_out(path.values[0]).values - path.values) / self.vector_field.scale
+        return path.values[0], float(gap.square().mean().sqrt())
+
+    def train(self, mode: bool = True) -> LatentODE:
+        if mode:
+            self._dense = None
+        return super().train(mode)
+
+
+class VectorField(nn.Module):
+    """F_ψ: an autonomous vector field on the state; zero-initialised, so that its flow is the identity."""
+
+    def __init__(self, state_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(state_dim, hidden_dim),
+            nn.Tanh(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.Tanh(),
+            nn.Linear(hidden_dim, state_dim),
+        )
+        nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
+        self.register_buffer("centre", torch.zeros(state_dim))
+        self.register_buffer("scale", torch.ones(state_dim))
+        self.register_buffer("speed", torch.ones(state_dim))
+
+    def forward(self, time: Tensor | None, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return self.layers((z - self.centre) / self.scale) * self.speed
+
+    @torch.no_grad()
+    def whiten(self, path: Trajectory) -> None:
+        """Measure states and speeds in standard deviations of a path."""
+        self.centre.copy_(path.values.mean(0))
+        self.scale.copy_(path.values.std(0).clamp_min(1e-6))
+        self.speed.copy_(path.slopes.std(0).clamp_min(1e-6))
+
+
+class PoseDecoder(nn.Module):
+    """ξ(e_k, z): an MLP from a token's code and the state to a body-frame twist; zero at the start."""
+
+    def __init__(self, state_dim: int, token_code_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.from_token = nn.Linear(token_code_dim, hidden_dim)
+        self.from_state = nn.Linear(state_dim, hidden_dim)
+        self.head = nn.Sequential(
+            nn.SiLU(), nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 6)
+        )
+        nn.init.zeros_(self.head[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.head[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, token_codes: Float[Tensor, "k e"], z: Float[Tensor, " d"]) -> Float[Tensor, "k 6"]:
+        return self.head(self.from_token(token_codes) + self.from_state(z))
+
+
+class _SharedRollout:
+    """One roll-out for a block of training steps.
+
+    The steps of a block read a leaf copy of the nodes, where their gradients add up; the last one reads the
+    nodes themselves and carries the sum back through the solver. One solve serves the whole block.
+    """
+
+    def __init__(self) -> None:
+        self.uses = 0
+        self.leaf: Trajectory | None = None
+
+    def next(self, solve, block: int) -> Trajectory:
+        if self.leaf is None or self.uses >= block:
+            self.leaf, self.uses = None, 0
+        self.uses += 1
+        if self.uses == block:
+            live, leaf, self.leaf = solve(), self.leaf, None
+            return live if leaf is None else _with_gradient_of(live, leaf)
+        if self.leaf is None:
+            with torch.no_grad():
+                nodes = solve()
+            self.leaf = Trajectory(
+                nodes.t0, nodes.t1, nodes.values.requires_grad_(), nodes.slopes.requires_grad_()
+            )
+        return self.leaf
+
+
+class _AddGradient(torch.autograd.Function):
+    """Identity whose backward adds a gradient that was collected before."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, collected: Tensor) -> Tensor:
+        ctx.save_for_backward(collected)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        (collected,) = ctx.saved_tensors
+        return grad + collected, None
+
+
+def _with_gradient_of(live: Trajectory, leaf: Trajectory) -> Trajectory:
+    def add(x: Tensor, collected: Tensor | None) -> Tensor:
+        return x if collected is None else _AddGradient.apply(x, collected)
+
+    return replace(
+        live, values=add(live.values, leaf.values.grad), slopes=add(live.slopes, leaf.slopes.grad)
+    )
+
+
+def _regress_slopes(field_: VectorField, path: Trajectory, iterations: int, noise: float = 0.1) -> None:
+    """Fit F(z(t) + ε) = ż(t) − ε·pull, so that the path becomes an attractor of the flow."""
+    optimizer = torch.optim.Adam(field_.layers.parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    times = torch.linspace(0, 1, 8 * (len(path.values) - 1) + 1, device=path.values.device)
+    states, pull = path(times), 4.0
+    slopes = _central_difference(path, times)
+    for _ in range(iterations):
+        offset = torch.randn_like(states) * noise * torch.rand(len(times), 1, device=times.device)
+        predicted = field_(None, states + offset * field_.scale)
+        target = slopes - pull * offset * field_.scale
+        loss = ((predicted - target) / field_.speed).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def _central_difference(path: Trajectory, times: Tensor, eps: float = 1e-3) -> Tensor:
+    low, high = (times - eps).clamp(0, 1), (times + eps).clamp(0, 1)
+    return (path(high) - path(low)) / (high - low)[:, None]
+
+
+def _shoot_windows(field_: VectorField, path: Trajectory, iterations: int) -> None:
+    """Fit roll-outs from every node over windows of 2, 4, 8, … steps to the path, as one batch each."""
+    num_steps = len(path.values) - 1
+    lengths = [2**i for i in range(1, int(math.log2(num_steps)) + 1)]
+    lengths += [num_steps] if lengths[-1] != num_steps else []
+    for length in lengths:
+        _shoot(field_, path, length, max(1, iterations // (2 * length)))
+
+
+def _shoot(field_: VectorField, path: Trajectory, length: int, iterations: int) -> None:
+    optimizer = torch.optim.Adam(field_.layers.parameters(), lr=1e-3)
+    num_windows = len(path.values) - length
+    times = torch.arange(length + 1, device=path.values.device) * path.step
+    targets = torch.stack([path.values[i : i + num_windows] for i in range(length + 1)])
+    for _ in range(iterations):
+        rolled = odeint(field_, targets[0], times, method="rk4")
+        loss = ((rolled - targets) / field_.scale).square().mean()  # type: ignore[operator]
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(field_.layers.parameters(), 1.0)
+        optimizer.step()

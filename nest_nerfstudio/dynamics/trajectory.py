@@ -1,0 +1,55 @@
+"""A path of the latent state with dense output: cubic Hermite between evenly spaced nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """z(t) for t0 ≤ t ≤ t1, third order between nodes; held at its ends beyond them.
+
+    Evaluating it costs no integration, whether its nodes are free parameters or come from an ODE solver.
+
+    Attributes:
+        t0: clip time of the first node.
+        t1: clip time of the last node.
+        values: state at the nodes.
+        slopes: dz/dt at the nodes.
+    """
+
+    t0: float
+    t1: float
+    values: Float[Tensor, "s d"]
+    slopes: Float[Tensor, "s d"]
+
+    @property
+    def step(self) -> float:
+        """Time between two nodes."""
+        return (self.t1 - self.t0) / (self.values.shape[0] - 1)
+
+    def __call__(self, times: Float[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
+        """The state at any times; Hermite basis functions as in Hairer, Nørsett, Wanner I, II.6."""
+        position = (times.clamp(self.t0, self.t1) - self.t0) / self.step
+        left = position.floor().long().clamp(0, self.values.shape[0] - 2)
+        u = (position - left)[..., None]
+        z0, z1 = self.values[left], self.values[left + 1]
+        m0, m1 = self.slopes[left] * self.step, self.slopes[left + 1] * self.step
+        return z0 + u * (m0 + u * (3 * (z1 - z0) - 2 * m0 - m1 + u * (2 * (z0 - z1) + m0 + m1)))
+
+    def detach(self) -> Trajectory:
+        """The same path outside the graph."""
+        return Trajectory(self.t0, self.t1, self.values.detach(), self.slopes.detach())
+
+
+def fourier_trajectory(num_nodes: int, dim: int) -> Trajectory:
+    """A smooth, generic path over [0, 1] to start training from: half, one, one and a half, … turns in pairs."""
+    t = torch.linspace(0, 1, num_nodes)[:, None]
+    frequency = torch.pi * (torch.arange(dim) // 2 + 1)
+    phase = torch.pi / 2 * (torch.arange(dim) % 2)
+    angle = frequency * t + phase
+    return Trajectory(0.0, 1.0, angle.sin(), frequency * angle.cos())

@@ -1,0 +1,174 @@
+"""Free Gaussians of one scene, bound to its tokens by skinning weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nest_nerfstudio.fields.base import Field
+from nest_nerfstudio.geometry.quaternion import quat_multiply, quat_normalize, quat_to_rotmat
+from nest_nerfstudio.geometry.se3 import Pose, se3_compose, se3_inverse
+from nest_nerfstudio.geometry.sh import rgb_to_sh, rotate_sh
+from nest_nerfstudio.types import Gaussians, SceneLatent
+
+PARAMETERS = ("means", "scales", "quats", "opacities", "sh_dc", "sh_rest")
+"""Names of the free parameters. gsplat's strategies ask for the first four by these names, although scales
+are stored as logarithms and opacities as logits."""
+
+
+class BoundGaussians(Field):
+    """N canonical Gaussians that follow K tokens by linear blend skinning.
+
+    x(t) = Σ_k w_k(x) A_k(t) x with A_k(t) = T_k(t) B_k⁻¹, B_k the pose in which token k was bound, and
+    w_k ∝ exp(−‖x − b_k‖² / 2r_k²) over the nearest tokens (as the control points of SC-GS, arXiv 2312.14937).
+    Rotations blend as normalised quaternions. Turning all tokens by g turns the Gaussians by g, SH included.
+    """
+
+    def __init__(self, num_gaussians: int, num_tokens: int, sh_degree: int, num_neighbors: int = 4) -> None:
+        super().__init__()
+        self.num_neighbors = min(num_neighbors, num_tokens)
+        n, k = num_gaussians, num_tokens
+        shapes = {
+            "means": (n, 3),
+            "scales": (n, 3),
+            "quats": (n, 4),
+            "opacities": (n,),
+            "sh_dc": (n, 1, 3),
+            "sh_rest": (n, (sh_degree + 1) ** 2 - 1, 3),
+        }
+        self.params = nn.ParameterDict({name: nn.Parameter(torch.zeros(s)) for name, s in shapes.items()})
+        self.token_log_radii = nn.Parameter(torch.zeros(k))
+        self.register_buffer("bind_quats", torch.tensor([1.0, 0, 0, 0]).repeat(k, 1))
+        self.register_buffer("bind_translations", torch.zeros(k, 3))
+        self._neighbors: Int[Tensor, "n j"] | None = None
+
+    def __len__(self) -> int:
+        return self.params["means"].shape[0]
+
+    @torch.no_grad()
+    def initialize(
+        self, points: Float[Tensor, "n 3"], rgb: Float[Tensor, "n 3"], opacity: float, scale_factor: float = 1.0
+    ) -> None:
+        """Start from coloured points: round Gaussians as large as the spacing of the points."""
+        spacing = nearest_distances(points, 3).mean(1).clamp_min(1e-6) * scale_factor
+        quats = points.new_zeros(len(points), 4)
+        quats[:, 0] = 1.0
+        start = {
+            "means": points,
+            "scales": spacing.log()[:, None].expand(-1, 3),
+            "quats": quats,
+            "opacities": torch.full_like(spacing, opacity).logit(),
+            "sh_dc": rgb_to_sh(rgb)[:, None],
+            "sh_rest": points.new_zeros(len(points), self.params["sh_rest"].shape[1], 3),
+        }
+        for name, value in start.items():
+            self.params[name] = nn.Parameter(value.clone())
+        self.forget_neighbors()
+
+    @torch.no_grad()
+    def bind(self, poses: Pose) -> None:
+        """Bind the Gaussians, where they now are, to tokens at these poses; radii follow the token spacing."""
+        self.bind_quats.copy_(poses[0])
+        self.bind_translations.copy_(poses[1])
+        self.token_log_radii.copy_(nearest_distances(poses[1], 3).mean(1).clamp_min(1e-6).log())
+        self.forget_neighbors()
+
+    def canonical(self) -> Gaussians:
+        """The Gaussians as bound, before any motion."""
+        p = self.params
+        return Gaussians(
+            means=p["means"],
+            quats=quat_normalize(p["quats"]),
+            scales=p["scales"].exp(),
+            opacities=p["opacities"].sigmoid(),
+            sh=torch.cat([p["sh_dc"], p["sh_rest"]], 1),
+        )
+
+    def forward(self, latent: SceneLatent) -> Gaussians:
+        rest = self.canonical()
+        deltas = se3_compose(
+            (latent.quats, latent.translations), se3_inverse((self.bind_quats, self.bind_translations))
+        )
+        return skin(rest, deltas, *self.skinning(rest.means))
+
+    def skinning(self, means: Float[Tensor, "n 3"]) -> tuple[Int[Tensor, "n j"], Float[Tensor, "n j"]]:
+        """Nearest tokens of each Gaussian and their weights, which sum to one."""
+        if self._neighbors is None or len(self._neighbors) != len(means):
+            with torch.no_grad():
+                distances = torch.cdist(means, self.bind_translations)
+                self._neighbors = distances.topk(self.num_neighbors, largest=False).indices
+        offsets = means[:, None] - self.bind_translations[self._neighbors]
+        radii = self.token_log_radii[self._neighbors].exp()
+        return self._neighbors, (-0.5 * offsets.square().sum(-1) / radii.square()).softmax(-1)
+
+    def forget_neighbors(self) -> None:
+        """Look the nearest tokens up again at the next use: after Gaussians moved, came or went."""
+        self._neighbors = None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take over as many Gaussians as the checkpoint holds, in the parameters that optimizers already hold."""
+        for name in PARAMETERS:
+            stored = state_dict.get(f"{prefix}params.{name}")
+            if stored is not None and stored.shape != self.params[name].shape:
+                self.params[name].data = self.params[name].data.new_empty(stored.shape)
+        self.forget_neighbors()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def skin(
+    rest: Gaussians, deltas: Pose, neighbors: Int[Tensor, "n j"], weights: Float[Tensor, "n j"]
+) -> Gaussians:
+    """Move Gaussians by blended rigid motions.
+
+    Args:
+        rest: Gaussians before the motion.
+        deltas: rigid motion of each token, world frame: (quats [K, 4], translations [K, 3]).
+        neighbors: tokens that move each Gaussian.
+        weights: their shares.
+    """
+    quats, translations = deltas
+    table = torch.cat([quat_to_rotmat(quats).flatten(1), translations, quats], 1)
+    blended = F.embedding_bag(neighbors, table, per_sample_weights=weights, mode="sum")
+    rotmats, shifts, turn = blended[:, :9].view(-1, 3, 3), blended[:, 9:12], blended[:, 12:]
+    turn = quat_normalize(turn)
+    return Gaussians(
+        means=(rotmats @ rest.means[..., None])[..., 0] + shifts,
+        quats=quat_multiply(turn, rest.quats),
+        scales=rest.scales,
+        opacities=rest.opacities,
+        sh=rotate_sh(rest.sh, quat_to_rotmat(turn)) if rest.sh.shape[1] > 1 else rest.sh,
+    )
+
+
+def nearest_distances(points: Float[Tensor, "n 3"], count: int, chunk: int = 4096) -> Float[Tensor, "n c"]:
+    """Distances from each point to its `count` nearest others (fewer where there are fewer), world units."""
+    count = min(count, len(points) - 1)
+    if count < 1:
+        return points.new_ones(len(points), 1)
+    return torch.cat(
+        [
+            torch.cdist(part, points).topk(count + 1, largest=False).values[:, 1:]
+            for part in points.split(chunk)
+        ]
+    )
+
+
+def farthest_points(points: Float[Tensor, "n 3"], count: int) -> Int[Tensor, " k"]:
+    """Indices of an evenly spread subset (Gonzalez's farthest-point sampling), starting nearest the mean.
+
+    Raises:
+        ValueError: fewer points than asked for.
+    """
+    if len(points) < count:
+        raise ValueError(f"{count} tokens need at least as many points, but there are {len(points)}.")
+    chosen = torch.empty(count, dtype=torch.long, device=points.device)
+    chosen[0] = (points - points.mean(0)).square().sum(1).argmin()
+    nearest = torch.full((len(points),), float("inf"), device=points.device)
+    for i in range(1, count):
+        nearest = torch.minimum(nearest, (points - points[chosen[i - 1]]).square().sum(1))
+        chosen[i] = nearest.argmax()
+    return chosen

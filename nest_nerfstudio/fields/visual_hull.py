@@ -1,0 +1,88 @@
+"""Where a scene can be: points inside every silhouette of a set of views."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nest_nerfstudio.types import Views
+
+
+def sample_visual_hull(
+    views: list[Views],
+    box: Float[Tensor, "2 3"],
+    num_points: int,
+    *,
+    tolerance: float = 0.0,
+    candidates: int = 2_000_000,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "n 3"]:
+    """Random points of a box whose projection lies on the object in the views that see them.
+
+    Laurentini's visual hull, by rejection. A view that does not see a point says nothing about it.
+
+    Args:
+        views: with alpha; each of its own size.
+        box: smallest and largest corner, world units.
+        num_points: how many points to return.
+        tolerance: share of the views that see a point which may find it empty (for motion, noisy masks).
+        candidates: how many points to try at most.
+
+    Returns:
+        Up to `num_points` points; none if the hull is empty.
+    """
+    device = box.device
+    found: list[Tensor] = []
+    for _ in range(max(1, candidates // 100_000)):
+        points = torch.rand(100_000, 3, generator=generator).to(device) * (box[1] - box[0]) + box[0]
+        found.append(points[inside_hull(views, points, tolerance)])
+        if sum(map(len, found)) >= num_points:
+            break
+    return torch.cat(found)[:num_points]
+
+
+def inside_hull(views: list[Views], points: Float[Tensor, "n 3"], tolerance: float = 0.0) -> Bool[Tensor, " n"]:
+    """Whether each point is seen at all, and seen on the object but for a share `tolerance` of the views."""
+    seen = torch.zeros(len(points), device=points.device)
+    empty = torch.zeros(len(points), device=points.device)
+    for view in views:
+        assert view.alphas is not None
+        for i in range(len(view)):
+            pixels, in_image = _project(view, i, points)
+            alpha = _sample(view.alphas[i], pixels)[..., 0]
+            seen += in_image
+            empty += in_image & (alpha < 0.5)
+    return (seen > 0) & (empty <= tolerance * seen)
+
+
+def mean_colors(views: list[Views], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """Mean colour of the pixels on which points fall, over the views that see them on the object; else grey."""
+    total = torch.zeros(len(points), 3, device=points.device)
+    weight = torch.zeros(len(points), 1, device=points.device)
+    for view in views:
+        assert view.images is not None
+        for i in range(len(view)):
+            pixels, in_image = _project(view, i, points)
+            seen = in_image[:, None].float()
+            if view.alphas is not None:
+                seen = seen * (_sample(view.alphas[i], pixels) > 0.5)
+            total += seen * _sample(view.images[i], pixels)
+            weight += seen
+    return torch.where(weight > 0, total / weight.clamp_min(1), torch.full_like(total, 0.5))
+
+
+def _project(view: Views, i: int, points: Tensor) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, " n"]]:
+    camera = points @ view.viewmats[i, :3, :3].T + view.viewmats[i, :3, 3]
+    image = camera @ view.Ks[i].T
+    pixels = image[:, :2] / image[:, 2:].clamp_min(1e-6)
+    limits = torch.tensor([view.width, view.height], device=points.device)
+    return pixels, (camera[:, 2] > 1e-3) & ((pixels >= 0) & (pixels < limits)).all(1)
+
+
+def _sample(image: Float[Tensor, "h w c"], pixels: Float[Tensor, "n 2"]) -> Float[Tensor, "n c"]:
+    size = torch.tensor([image.shape[1], image.shape[0]], device=pixels.device)
+    grid = (pixels / size * 2 - 1)[None, None]
+    sampled = F.grid_sample(image.permute(2, 0, 1)[None], grid, align_corners=False, padding_mode="border")
+    return sampled[0, :, 0].T

@@ -1,0 +1,410 @@
+"""One dynamic scene: Z → Φ_t → f_θ → π, as a nerfstudio Model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+from torch.nn import Parameter
+
+from nest_nerfstudio.dynamics.base import StaticDynamics
+from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
+from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians, farthest_points
+from nest_nerfstudio.fields.deformation_mlp import DeformedGaussians
+from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
+from nest_nerfstudio.geometry.cameras import cameras_to_views, ray_lengths
+from nest_nerfstudio.geometry.se3 import se3_compose, se3_inverse
+from nest_nerfstudio.geometry.sh import rgb_to_sh
+from nest_nerfstudio.losses.motion import as_rigid_as_possible_loss, nearest_tokens, smoothness_loss
+from nest_nerfstudio.losses.photometric import depth_loss, photometric_loss
+from nest_nerfstudio.models.metrics import ImageMetrics
+from nest_nerfstudio.models.trainable_latent import TrainableLatent
+from nest_nerfstudio.rasterizers import create_rasterizer
+from nest_nerfstudio.rasterizers.base import RenderMode
+from nest_nerfstudio.rasterizers.strategy import create_strategy
+from nest_nerfstudio.types import Gaussians, Rendering, SceneLatent, Views
+
+
+@dataclass
+class NestDynamicModelConfig(ModelConfig):
+    """Settings of `NestDynamicModel`. Fractions are of the whole training, by steps or by time."""
+
+    _target: type = field(default_factory=lambda: NestDynamicModel)
+    enable_collider: bool = False
+    motion: Literal["ode", "mlp", "static"] = "ode"
+    """What moves the scene: tokens on a latent ODE; or, to compare with, a time-conditioned MLP, or nothing."""
+    rasterizer: Literal["auto", "gsplat", "numba", "dense"] = "auto"
+    """auto: gsplat on CUDA, numba on a CPU."""
+    dynamics: LatentODEConfig = field(default_factory=LatentODEConfig)
+    """The latent ODE."""
+    num_tokens: int = 128
+    """K, tokens that carry the motion."""
+    tokens_per_gaussian: int = 4
+    """Nearest tokens that a Gaussian follows."""
+    num_gaussians: int = 4000
+    """Gaussians at the start."""
+    max_gaussians: int = 8000
+    """Gaussians at most ("mcmc"); "default" grows by gradients instead."""
+    strategy: Literal["mcmc", "default"] = "mcmc"
+    """gsplat's strategy that adds, moves and removes Gaussians."""
+    refine_until: float = 0.75
+    """Fraction after which Gaussians are no longer added or removed."""
+    sh_degree: int = 2
+    """Highest degree of the view-dependent colour; reached in steps over the first third."""
+    background: Literal["auto", "random", "white", "black"] = "auto"
+    """Behind the scene. auto: where images have alpha, random in training and white otherwise; else black,
+    or the colour that the data parser put behind its images."""
+    canonical_time: float = 0.5
+    """Clip time whose shape the Gaussians start from."""
+    warmup_window: float = 0.1
+    """Span of clip time used for the static start."""
+    warmup_until: float = 0.03
+    """Fraction for which the scene stands still."""
+    widen_until: float = 0.3
+    """Fraction at which all times are in use."""
+    commit_at: float = 0.6
+    """Fraction at which the free path is replaced by the ODE's roll-out."""
+    ssim_weight: float = 0.2
+    """Share of D-SSIM in the photometric loss."""
+    depth_weight: float = 0.1
+    """Weight of the depth loss, where the data has depth."""
+    rigidity_weight: float = 0.01
+    """Weight of the as-rigid-as-possible term on tokens."""
+    smoothness_weight: float = 0.01
+    """Weight of the token rotation smoothness."""
+    opacity_weight: float = 0.001
+    """Weight of the mean opacity; empties Gaussians that nothing needs, for "mcmc" to use again."""
+    scale_weight: float = 0.001
+    """Weight of the mean scale, likewise."""
+    antialiased: bool = False
+    """Mip-Splatting's opacity compensation."""
+    playback_seconds: float = 3.0
+    """Clip length at 24 frames a second, for renders whose cameras have no time (spiral, interpolate)."""
+    render_motion: bool = True
+    """Also output the magnitude of motion when rendering."""
+
+
+class NestDynamicModel(Model):
+    """Canonical Gaussians that follow posed tokens, whose poses follow an ODE on a small latent state.
+
+    Outputs: "rgb"; "accumulation"; "depth", distance along the ray in world units, as nerfstudio's viewer
+    expects; "motion", speed in world units per clip.
+    """
+
+    config: NestDynamicModelConfig
+
+    def populate_modules(self) -> None:
+        super().populate_modules()
+        config = self.config
+        field_class = DeformedGaussians if config.motion == "mlp" else BoundGaussians
+        self.latent = TrainableLatent(
+            config.num_tokens, config.dynamics.state_dim, config.dynamics.token_code_dim
+        )
+        self.dynamics = LatentODE(config.dynamics) if config.motion == "ode" else StaticDynamics()
+        self.field = field_class(
+            config.num_gaussians, config.num_tokens, config.sh_degree, config.tokens_per_gaussian
+        )
+        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("backdrop", torch.ones(3) if config.background == "white" else torch.zeros(3))
+        self.metrics = ImageMetrics()
+        self._step = 0
+        self._info: dict[str, Any] = {}
+        self._untimed_frames = 0
+        self._rasterizer: Any = None
+        self._crop: OrientedBox | None = None
+        self._has_alpha = False
+        self._supervises_depth = False
+
+    # ---------------------------------------------------------------- Z → Gaussians
+
+    def latent_at(self, time: float | Tensor) -> SceneLatent:
+        """The scene's latent with its tokens posed at a clip time."""
+        return self.latent().at(self._as_time(time), self.dynamics)
+
+    def gaussians_at(self, time: float | Tensor) -> Gaussians:
+        """The scene as Gaussians, world frame, at a clip time; outside [0, 1] it is extrapolated."""
+        return self.field(self.latent_at(time))
+
+    def _as_time(self, time: float | Tensor) -> Tensor:
+        return torch.as_tensor(time, dtype=torch.float32, device=self.device).reshape(())
+
+    def is_still(self) -> bool:
+        """Whether the static warm-up lasts: nothing moves yet."""
+        return self.progress.item() < self.config.warmup_until
+
+    # ---------------------------------------------------------------- start
+
+    def describe_images(self, has_alpha: bool, has_depth: bool, backdrop: Tensor | None) -> None:
+        """Say what the training images hold, and which colour, if any, the parser put behind them."""
+        self._has_alpha, self._supervises_depth = has_alpha, has_depth
+        if self.config.background == "auto":
+            color = backdrop if backdrop is not None else torch.full((3,), float(has_alpha))
+            self.backdrop.copy_(color)
+
+    @torch.no_grad()
+    def initialize(self, views: list[Views], seed_points: tuple[Tensor, Tensor] | None = None) -> None:
+        """Place Gaussians and tokens: on seed points; else in the visual hull; else anywhere in the scene box.
+
+        Args:
+            views: training views from around the canonical time.
+            seed_points: positions [P, 3] in world units, and colours [P, 3] in 0…255, if the data has them.
+        """
+        count, box = self.config.num_gaussians, self.scene_box.aabb.to(self.device)
+        points = rgb = None
+        if seed_points is not None and len(seed_points[0]) >= self.config.num_tokens:
+            chosen = torch.randperm(len(seed_points[0]))[:count]
+            points = seed_points[0][chosen].to(self.device).float()
+            rgb = seed_points[1][chosen].to(self.device).float() / 255
+            CONSOLE.log(f"Starting from {len(points)} seed points.")
+        elif views and all(view.alphas is not None for view in views):
+            points = sample_visual_hull(views, box, count)
+            if len(points) < self.config.num_tokens:
+                CONSOLE.log("[yellow]The visual hull is empty; starting anywhere in the scene box.")
+                points = None
+            else:
+                CONSOLE.log(f"Starting from {len(points)} points in the visual hull.")
+        if points is None:
+            points = torch.rand(count, 3, device=self.device) * (box[1] - box[0]) + box[0]
+        if rgb is None:
+            rgb = mean_colors(views, points) if views else torch.full_like(points, 0.5)
+        self.field.initialize(points, rgb, opacity=0.5 if self.config.strategy == "mcmc" else 0.1)
+        self.place_tokens()
+
+    @torch.no_grad()
+    def place_tokens(self) -> None:
+        """Spread the tokens over the Gaussians that can be seen, and bind the Gaussians to them."""
+        gaussians = self.field.canonical()
+        solid = gaussians.means[gaussians.opacities > 0.3]
+        points = solid if len(solid) >= self.config.num_tokens else gaussians.means
+        positions = points[farthest_points(points, self.config.num_tokens)]
+        self.latent.place_tokens(positions)
+        self.field.bind((self.latent.quats, self.latent.translations))
+
+    # ---------------------------------------------------------------- training
+
+    def set_progress(self, step: int, progress: float) -> None:
+        """Move the schedule on: called before every training step, with a fraction in [0, 1]."""
+        was_still = self._step > 0 and self.is_still()
+        self._step = step
+        self.progress.fill_(progress)
+        if was_still and not self.is_still():
+            self.place_tokens()
+        if step % 100 == 0:
+            self.field.forget_neighbors()
+        if (
+            isinstance(self.dynamics, LatentODE)
+            and progress >= self.config.commit_at
+            and not self.dynamics.committed
+        ):
+            start, gap = self.dynamics.explain()
+            with torch.no_grad():
+                self.latent.start.copy_(start)
+            CONSOLE.log(f"Committed to the ODE: its roll-out is {gap:.3f} standard deviations off the free path.")
+
+    def time_window(self) -> tuple[float, float] | None:
+        """Span of clip times to train on now, in hundredths; None for all."""
+        config, p = self.config, self.progress.item()
+        if config.motion == "static" or p >= config.widen_until:
+            return None
+        widened = max(0.0, p - config.warmup_until) / (config.widen_until - config.warmup_until)
+        half = 0.5 * config.warmup_window + widened * max(config.canonical_time, 1 - config.canonical_time)
+        return round(config.canonical_time - half, 2), round(config.canonical_time + half, 2)
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        groups = {name: [self.field.params[name]] for name in PARAMETERS}
+        if self.config.motion == "ode":
+            assert isinstance(self.dynamics, LatentODE)
+            groups["motion"] = [
+                *self.dynamics.pose_decoder.parameters(),
+                self.latent.token_codes,
+                self.field.token_log_radii,
+            ]
+            groups["path"] = [self.dynamics.path_values, self.dynamics.path_slopes]
+            groups["flow"] = [*self.dynamics.vector_field.parameters(), self.latent.start]
+        elif self.config.motion == "mlp":
+            assert isinstance(self.field, DeformedGaussians)
+            groups["motion"] = list(self.field.deformation.parameters())
+        return groups
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        self._optimizers = attributes.optimizers
+        strategy_arguments = {"cap_max": self.config.max_gaussians} if self.config.strategy == "mcmc" else {}
+        self._strategy = create_strategy(self.config.strategy, self.device, **strategy_arguments)
+        self._strategy_state = (
+            self._strategy.initialize_state()
+            if self.config.strategy == "mcmc"
+            else self._strategy.initialize_state(scene_scale=1.0)
+        )
+        return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self._densify)]
+
+    def _densify(self, step: int) -> None:
+        optimizers = {name: self._optimizers.optimizers[name] for name in PARAMETERS}
+        self._strategy.refine_stop_iter = (
+            10**9 if self.progress.item() < self.config.refine_until else 0
+        )
+        arguments = {"lr": optimizers["means"].param_groups[0]["lr"]} if self.config.strategy == "mcmc" else {}
+        count = len(self.field)
+        self._strategy.step_post_backward(
+            params=self.field.params,
+            optimizers=optimizers,
+            state=self._strategy_state,
+            step=step,
+            info=self._info,
+            **arguments,
+        )
+        if len(self.field) != count or step % self._strategy.refine_every == 0:
+            self.field.forget_neighbors()
+
+    # ---------------------------------------------------------------- rendering
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Tensor]:  # type: ignore[override]
+        views = cameras_to_views(camera.to(self.device))
+        time = self._as_time(self._next_untimed() if views.times is None else views.times[0])
+        latent = self.latent() if self.is_still() else self.latent_at(time)
+        if self.training:
+            return self._training_outputs(self.field(latent), views, latent)
+        return self._eval_outputs(self.field(latent), views, time)
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+        """Render one camera at its time; a camera without one shows the next frame of the playing clip.
+
+        Args:
+            camera: a single camera; its `times` may lie outside [0, 1].
+            obb_box: draw only what is inside this box.
+        """
+        self._crop = obb_box
+        try:
+            return self.get_outputs(camera)
+        finally:
+            self._crop = None
+
+    def _training_outputs(self, gaussians: Gaussians, views: Views, latent: SceneLatent) -> dict[str, Tensor]:
+        background = torch.rand(3, device=self.device) if self._random_background() else self.backdrop
+        mode = "RGB+ED" if self._supervises_depth else "RGB"
+        rendering = self._rasterize(gaussians, views, background, mode)
+        self._info, self._posed = rendering.info, latent
+        self._strategy.step_pre_backward(
+            self.field.params, self._optimizers.optimizers, self._strategy_state, self._step, self._info
+        )
+        outputs = {"rgb": rendering.rgb[0], "accumulation": rendering.alpha[0], "background": background}
+        return outputs if rendering.depth is None else {**outputs, "z": rendering.depth[0]}
+
+    def _eval_outputs(self, gaussians: Gaussians, views: Views, time: Tensor) -> dict[str, Tensor]:
+        shown = self._cropped(gaussians)
+        rendering = self._rasterize(shown, views, self.backdrop, "RGB+ED")
+        assert rendering.depth is not None
+        outputs = {
+            "rgb": rendering.rgb[0].clamp(0, 1),
+            "accumulation": rendering.alpha[0],
+            "depth": rendering.depth[0] * ray_lengths(views.Ks, views.width, views.height)[0],
+        }
+        if self.config.render_motion:
+            outputs["motion"] = self._motion_image(gaussians, views, time)
+        return {**outputs, "background": self.backdrop.expand_as(outputs["rgb"])}
+
+    def _motion_image(self, gaussians: Gaussians, views: Views, time: Tensor, dt: float = 1 / 256) -> Tensor:
+        """Speed ‖dx/dt‖ drawn in place of colour, world units per clip, 0 where nothing is."""
+        speed = (self.gaussians_at(time + dt).means - gaussians.means).norm(dim=1, keepdim=True) / dt
+        painted = replace(gaussians, sh=rgb_to_sh(speed.expand(-1, 3))[:, None])
+        black = torch.zeros_like(self.backdrop)
+        return self._rasterize(self._cropped(painted), views, black, "RGB").rgb[0, ..., :1]
+
+    def _rasterize(self, gaussians: Gaussians, views: Views, background: Tensor, mode: RenderMode) -> Rendering:
+        if self._rasterizer is None:
+            self._rasterizer = create_rasterizer(self.config.rasterizer, self.device)
+        return self._rasterizer(
+            gaussians,
+            views.viewmats,
+            views.Ks,
+            views.width,
+            views.height,
+            render_mode=mode,
+            sh_degree=min(gaussians.sh_degree, self._sh_degree()),
+            backgrounds=background[None],
+            antialiased=self.config.antialiased,
+        )
+
+    def _cropped(self, gaussians: Gaussians) -> Gaussians:
+        if self._crop is None:
+            return gaussians
+        inside = self._crop.within(gaussians.means)
+        return Gaussians(*(getattr(gaussians, f.name)[inside] for f in fields(gaussians)))
+
+    def _sh_degree(self) -> int:
+        ramp = self.progress.item() / self.config.widen_until
+        return min(self.config.sh_degree, int(ramp * (self.config.sh_degree + 1)))
+
+    def _random_background(self) -> bool:
+        return self.config.background == "random" or (self.config.background == "auto" and self._has_alpha)
+
+    def _next_untimed(self) -> float:
+        """Time of the next frame of a clip that plays forth and back, for cameras that have none."""
+        position = self._untimed_frames / (24 * self.config.playback_seconds)
+        self._untimed_frames += 1
+        return 1 - abs(1 - position % 2)
+
+    # ---------------------------------------------------------------- losses and metrics
+
+    def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:  # type: ignore[override]
+        config = self.config
+        target = self._composite(batch["image"], outputs["background"])
+        mask = batch["mask"].to(self.device).float() if "mask" in batch else None
+        losses = {"photometric": photometric_loss(outputs["rgb"], target, config.ssim_weight, mask)}
+        if not self.training:
+            return losses
+        if "z" in outputs:
+            depth = batch["depth_image"].to(self.device)
+            losses["depth"] = config.depth_weight * depth_loss(outputs["z"], depth, outputs["accumulation"])
+        if config.motion == "ode" and not self.is_still():
+            losses.update(self._motion_losses())
+        if config.strategy == "mcmc":
+            losses["opacity"] = config.opacity_weight * self.field.params["opacities"].sigmoid().mean()
+            losses["scale"] = config.scale_weight * self.field.params["scales"].exp().mean()
+        return losses
+
+    def _motion_losses(self) -> dict[str, Tensor]:
+        rest = self.field.bind_translations
+        neighbors = nearest_tokens(rest, 8)
+        deltas = se3_compose(
+            (self._posed.quats, self._posed.translations), se3_inverse((self.field.bind_quats, rest))
+        )
+        spacing = (rest[neighbors] - rest[:, None]).norm(dim=-1).mean().item()
+        rigidity = as_rigid_as_possible_loss(deltas, rest, neighbors, spacing)
+        return {
+            "rigidity": self.config.rigidity_weight * rigidity,
+            "smoothness": self.config.smoothness_weight * smoothness_loss(deltas, neighbors),
+        }
+
+    def get_metrics_dict(self, outputs, batch) -> dict[str, Tensor]:  # type: ignore[override]
+        target = self._composite(batch["image"], outputs["background"])
+        mse = (outputs["rgb"].detach() - target).square().mean()
+        return {
+            "psnr": -10 * mse.clamp_min(1e-10).log10(),
+            "gaussian_count": torch.tensor(len(self.field)),
+        }
+
+    def get_image_metrics_and_images(self, outputs, batch):  # type: ignore[override]
+        target = self._composite(batch["image"].to(self.device), outputs["background"])
+        metrics = self.metrics(outputs["rgb"], target)
+        images = {"img": torch.cat([target, outputs["rgb"]], 1), "accumulation": outputs["accumulation"]}
+        return metrics, images
+
+    @staticmethod
+    def _composite(image: Tensor, background: Tensor) -> Tensor:
+        """Straight-alpha image over a background; an image without alpha as it is."""
+        image = image.to(background.device)
+        return image if image.shape[-1] == 3 else image[..., :3] * image[..., 3:] + background * (1 - image[..., 3:])
+
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
+        """The picture with straight alpha, for renders over another background."""
+        alpha = outputs["accumulation"]
+        color = outputs[output_name] - outputs["background"] * (1 - alpha)
+        return torch.cat([(color / alpha.clamp_min(1e-6)).clamp(0, 1), alpha], -1)

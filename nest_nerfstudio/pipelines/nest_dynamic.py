@@ -1,0 +1,81 @@
+"""Pipeline of one dynamic scene: starts the model from the data, and keeps both on one schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+
+from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
+from nest_nerfstudio.geometry.cameras import cameras_to_views
+from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
+from nest_nerfstudio.types import Views
+
+
+@dataclass
+class NestDynamicPipelineConfig(VanillaPipelineConfig):
+    """Settings of `NestDynamicPipeline`."""
+
+    _target: type = field(default_factory=lambda: NestDynamicPipeline)
+    datamanager: DataManagerConfig = field(default_factory=DynamicDatamanagerConfig)
+    model: NestDynamicModelConfig = field(default_factory=NestDynamicModelConfig)  # type: ignore[assignment]
+
+
+class NestDynamicPipeline(VanillaPipeline):
+    """nerfstudio's pipeline, plus a start from the training images and a schedule by progress."""
+
+    def __init__(self, config: NestDynamicPipelineConfig, device: str, *args, test_mode="val", **kwargs) -> None:
+        super().__init__(config, device, test_mode, *args, **kwargs)
+        self._window: tuple[float, float] | None = None
+        if test_mode == "val":
+            self._start_model()
+
+    @property
+    def dynamic_model(self) -> NestDynamicModel:
+        return cast(NestDynamicModel, self.model)
+
+    def _start_model(self) -> None:
+        datamanager, model = cast(DynamicDatamanager, self.datamanager), self.dynamic_model
+        parsed, first = datamanager.train_dataparser_outputs, datamanager.cached_train[0]
+        has_alpha = first["image"].shape[-1] == 4
+        model.describe_images(has_alpha, "depth_image" in first, None if has_alpha else parsed.alpha_color)
+        seed_points = None
+        if "points3D_xyz" in parsed.metadata:
+            seed_points = parsed.metadata["points3D_xyz"], parsed.metadata["points3D_rgb"]
+        model.initialize(self._views_in(model.time_window()), seed_points)
+
+    def _views_in(self, window: tuple[float, float] | None) -> list[Views]:
+        """Training views in a span of clip time, one camera each; at least eight, or all there are."""
+        datamanager = cast(DynamicDatamanager, self.datamanager)
+        cameras = datamanager.train_dataset.cameras
+        times = cameras.times.reshape(-1)
+        centre = 0.5 if window is None else 0.5 * sum(window)
+        order = (times - centre).abs().argsort()
+        inside = len(times) if window is None else int(((times >= window[0]) & (times <= window[1])).sum())
+        return [self._view(int(i)) for i in order[: max(8, inside)]]
+
+    def _view(self, index: int) -> Views:
+        datamanager = cast(DynamicDatamanager, self.datamanager)
+        views = cameras_to_views(datamanager.train_dataset.cameras[index : index + 1].to(self.device))
+        image = datamanager.cached_train[index]["image"].to(self.device)
+        image = image.float() / 255 if image.dtype == torch.uint8 else image
+        return Views(
+            viewmats=views.viewmats,
+            Ks=views.Ks,
+            width=views.width,
+            height=views.height,
+            times=views.times,
+            images=image[None, ..., :3],
+            alphas=image[None, ..., 3:] if image.shape[-1] == 4 else None,
+        )
+
+    def set_progress(self, step: int, progress: float) -> None:
+        """Bring model and data to this point of the schedule, a fraction in [0, 1]."""
+        self.dynamic_model.set_progress(step, progress)
+        window = self.dynamic_model.time_window()
+        if window != self._window:
+            self._window = window
+            cast(DynamicDatamanager, self.datamanager).set_time_window(*(window or (None, None)), min_views=8)

@@ -1,0 +1,162 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig, VectorField
+from nest_nerfstudio.geometry.quaternion import quat_normalize
+from nest_nerfstudio.geometry.se3 import se3_compose, se3_exp
+from nest_nerfstudio.types import MotionCode, SceneLatent
+
+
+def make_latent(num_tokens: int = 5, dtype: torch.dtype = torch.float32, state_dim: int = 4) -> SceneLatent:
+    def rand(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=dtype)
+
+    return SceneLatent(
+        quats=quat_normalize(rand(num_tokens, 4)),
+        translations=rand(num_tokens, 3),
+        shape=rand(num_tokens, 2),
+        appearance=rand(num_tokens, 2),
+        light=rand(3, 9),
+        motion=MotionCode(rand(state_dim), rand(num_tokens, 6), rand(0), rand(())),
+    )
+
+
+def make_moving_ode(dtype: torch.dtype = torch.float32, committed: bool = True) -> LatentODE:
+    ode = LatentODE(LatentODEConfig(state_dim=4, token_code_dim=6, hidden_dim=16)).to(dtype)
+    for module in (ode.vector_field.layers[-1], ode.pose_decoder.head[-1]):
+        torch.nn.init.normal_(module.weight, std=0.3)
+    ode.committed.fill_(committed)
+    return ode.eval()
+
+
+class Rotation(VectorField):
+    """dz/dt = 2π·turns · J z: known circles."""
+
+    def __init__(self, turns: float) -> None:
+        super().__init__(2, 4)
+        self.turns = turns
+
+    def forward(self, time, z):
+        return 2 * math.pi * self.turns * torch.stack([-z[..., 1], z[..., 0]], -1)
+
+
+def test_zero_initialised_flow_is_the_identity() -> None:
+    ode = LatentODE(LatentODEConfig(state_dim=4, token_code_dim=6))
+    latent = make_latent()
+    for committed in (False, True):
+        ode.committed.fill_(committed)
+        moved = latent.at(torch.tensor(0.7), ode)
+        torch.testing.assert_close(moved.translations, latent.translations)
+        torch.testing.assert_close(moved.quats, latent.quats)
+        assert moved.motion.time == 0.7
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("committed", [False, True])
+def test_flow_commutes_with_rigid_motion(dtype: torch.dtype, tolerance: float, committed: bool) -> None:
+    ode, latent = make_moving_ode(dtype, committed), make_latent(dtype=dtype)
+    g = tuple(x[0] for x in se3_exp(torch.randn(1, 6, dtype=dtype)))
+    time = torch.tensor(0.6, dtype=dtype)
+    moved_then_turned = latent.at(time, ode).turn_world(g)
+    turned_then_moved = latent.turn_world(g).at(time, ode)
+    gap = (moved_then_turned.translations - turned_then_moved.translations).norm()
+    assert gap <= tolerance * moved_then_turned.translations.norm()
+    assert (moved_then_turned.quats - turned_then_moved.quats).norm() <= tolerance * 5
+    assert (latent.at(time, ode).translations - latent.translations).norm() > 0.1  # it does move
+
+
+def test_flow_commutes_with_permutations() -> None:
+    ode, latent, order = make_moving_ode(), make_latent(), torch.randperm(5)
+    time = torch.tensor(1.3)
+    torch.testing.assert_close(
+        latent.at(time, ode).permute(order).translations, latent.permute(order).at(time, ode).translations
+    )
+
+
+def test_roll_out_is_fourth_order_on_an_exact_solution() -> None:
+    def error(steps: int) -> float:
+        ode = LatentODE(LatentODEConfig(state_dim=2, steps_per_clip=steps)).double()
+        ode.vector_field = Rotation(1.5)
+        path = ode.roll_out(torch.tensor([1.0, 0.0], dtype=torch.float64))
+        angle = 2 * math.pi * 1.5 * torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        exact = torch.stack([angle.cos(), angle.sin()], 1)
+        return float((path.values - exact).norm(dim=1).max())
+
+    assert math.log2(error(32) / error(64)) == pytest.approx(4, abs=0.3)
+
+
+def test_rolls_out_before_and_after_the_clip() -> None:
+    ode = LatentODE(LatentODEConfig(state_dim=2, steps_per_clip=64)).double()
+    ode.vector_field = Rotation(1.0)
+    path = ode.roll_out(torch.tensor([1.0, 0.0], dtype=torch.float64), -1, 3)
+    times = torch.tensor([-0.75, 0.0, 0.25, 2.5], dtype=torch.float64)
+    exact = torch.stack([(2 * math.pi * times).cos(), (2 * math.pi * times).sin()], 1)
+    torch.testing.assert_close(path(times), exact, atol=1e-4, rtol=0)
+
+
+def test_gradient_matches_finite_differences() -> None:
+    ode = make_moving_ode(torch.float64)
+    ode.config = replace(ode.config, steps_per_clip=4)
+    weights = torch.randn(5, 4, dtype=torch.float64)
+    start = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z: (ode.roll_out(z).values * weights).sum(), start)
+
+
+def test_shared_roll_out_gives_the_gradient_of_separate_ones() -> None:
+    """Four steps that share one solve give the sum of four solves' gradients."""
+    ode, latent = make_moving_ode(torch.float64).train(), make_latent(dtype=torch.float64)
+    start = latent.motion.start.requires_grad_()
+    times = [torch.tensor(t, dtype=torch.float64) for t in (0.1, 0.4, 0.8, 0.95)]
+
+    def loss(path, t):
+        return path(t).square().sum()
+
+    for t in times:
+        loss(ode.trajectory(latent), t).backward()
+    shared = [p.grad.clone() for p in ode.vector_field.layers.parameters()], start.grad.clone()
+    ode.zero_grad()
+    start.grad = None
+    sum(loss(ode.roll_out(start), t) for t in times).backward()
+    torch.testing.assert_close(shared[0], [p.grad for p in ode.vector_field.layers.parameters()])
+    torch.testing.assert_close(shared[1], start.grad)
+
+
+def test_explains_a_path_and_goes_on_past_its_end() -> None:
+    """A path that circles 1.5 times is learned, and continued by half a turn that was never seen."""
+    ode = LatentODE(LatentODEConfig(state_dim=2, steps_per_clip=32))
+    t = torch.linspace(0, 1, 33)[:, None]
+    angle = 2 * math.pi * 1.5 * t
+    with torch.no_grad():
+        ode.path_values.copy_(torch.cat([angle.cos(), angle.sin()], 1))
+        ode.path_slopes.copy_(3 * math.pi * torch.cat([-angle.sin(), angle.cos()], 1))
+    start, gap = ode.explain()
+    assert ode.committed
+    assert gap < 0.05
+    path = ode.roll_out(start, 0, 2)
+    angle = 2 * math.pi * 1.5 * torch.tensor([1.1, 1.25, 1.33])
+    torch.testing.assert_close(path(angle / (3 * math.pi)), torch.stack([angle.cos(), angle.sin()], 1), atol=0.15, rtol=0)
+
+
+def test_dense_roll_out_is_reused_until_training_goes_on() -> None:
+    ode, latent = make_moving_ode(), make_latent()
+    calls = 0
+    original = ode.roll_out
+
+    def counted(*args):
+        nonlocal calls
+        calls += 1
+        return original(*args)
+
+    ode.roll_out = counted
+    for t in (0.1, 0.9, 1.0):
+        latent.at(torch.tensor(t), ode)
+    assert calls == 1
+    latent.at(torch.tensor(2.5), ode)
+    latent.at(torch.tensor(2.9), ode)
+    assert calls == 2
+    ode.train().eval()
+    latent.at(torch.tensor(0.5), ode)
+    assert calls == 3

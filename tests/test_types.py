@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from nest_nerfstudio.geometry.quaternion import quat_to_rotmat
+from nest_nerfstudio.geometry.se3 import se3_apply, se3_exp
+from nest_nerfstudio.geometry.sh import eval_sh
+from nest_nerfstudio.types import Gaussians, MotionCode, SceneLatent, Views
+
+
+def make_latent(k: int = 4) -> SceneLatent:
+    quats, translations = se3_exp(torch.randn(k, 6, dtype=torch.float64))
+    rand = lambda *shape: torch.randn(*shape, dtype=torch.float64)  # noqa: E731
+    return SceneLatent(
+        quats, translations, rand(k, 3), rand(k, 2), rand(3, 9), MotionCode(rand(5), rand(k, 2), rand(0), rand(()))
+    )
+
+
+def random_pose():
+    quats, translations = se3_exp(torch.randn(6, dtype=torch.float64))
+    return quats, translations
+
+
+def test_shapes_are_checked_at_run_time() -> None:
+    with pytest.raises(Exception, match="shape|type"):
+        Gaussians(torch.zeros(3, 3), torch.zeros(2, 4), torch.zeros(3, 3), torch.zeros(3), torch.zeros(3, 1, 3))
+    with pytest.raises(Exception, match="shape|type"):
+        Views(torch.zeros(1, 4, 4), torch.zeros(2, 3, 3), 8, 8)
+
+
+def test_sh_degree_of_gaussians() -> None:
+    gaussians = Gaussians(
+        torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2, 3), torch.zeros(2), torch.zeros(2, 9, 3)
+    )
+    assert gaussians.sh_degree == 2
+    assert len(gaussians) == 2
+
+
+def test_moving_acts_on_poses_alone() -> None:
+    latent, g = make_latent(), random_pose()
+    moved = latent.move(g)
+    torch.testing.assert_close(moved.translations, se3_apply(g, latent.translations))
+    assert moved.shape is latent.shape
+    assert moved.light is latent.light
+
+
+def test_moving_some_tokens_leaves_the_others() -> None:
+    latent, g = make_latent(), random_pose()
+    moved = latent.move(g, torch.tensor([1, 3]))
+    torch.testing.assert_close(moved.translations[[0, 2]], latent.translations[[0, 2]])
+    torch.testing.assert_close(moved.translations[[1, 3]], se3_apply(g, latent.translations[[1, 3]]))
+
+
+def test_turning_the_world_turns_light_with_it() -> None:
+    latent, g = make_latent(), random_pose()
+    turned, direction = latent.turn_world(g), torch.nn.functional.normalize(torch.randn(3).double(), dim=0)
+    before = eval_sh(2, direction, latent.light.mT)
+    after = eval_sh(2, quat_to_rotmat(g[0]) @ direction, turned.light.mT)
+    torch.testing.assert_close(after, before)
+
+
+def test_actions_compose_as_a_group() -> None:
+    latent, g, h = make_latent(), random_pose(), random_pose()
+    from nest_nerfstudio.geometry.se3 import se3_compose
+
+    torch.testing.assert_close(
+        latent.turn_world(h).turn_world(g).translations, latent.turn_world(se3_compose(g, h)).translations
+    )
+    torch.testing.assert_close(
+        latent.turn_world(h).turn_world(g).light, latent.turn_world(se3_compose(g, h)).light
+    )
+
+
+def test_factors_commute() -> None:
+    """A direct product: what acts on different parts can be done in any order."""
+    latent, g, order = make_latent(), random_pose(), torch.tensor([2, 0, 3, 1])
+    rotation = quat_to_rotmat(random_pose()[0])
+    one = latent.move(g).relight(rotation, 0.5).permute(order)
+    two = latent.permute(order).relight(rotation, 0.5).move(g)
+    torch.testing.assert_close(one.translations, two.translations)
+    torch.testing.assert_close(one.light, two.light)
+    torch.testing.assert_close(one.motion.token_codes, two.motion.token_codes)
+
+
+def test_selecting_keeps_tokens_together() -> None:
+    latent = make_latent()
+    kept = latent.select(torch.tensor([True, False, True, False]))
+    assert len(kept) == 2
+    torch.testing.assert_close(kept.motion.token_codes, latent.motion.token_codes[[0, 2]])
