@@ -1,0 +1,232 @@
+"""Whole pictures with their cameras and times, from a window of the clip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
+from nerfstudio.data.datamanagers.base_datamanager import DataManager, VanillaDataManager
+from nerfstudio.data.datamanagers.full_images_datamanager import (
+    FullImageDatamanager,
+    FullImageDatamanagerConfig,
+)
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig, natural_order
+from nest_nerfstudio.data.dataset import DynamicDataset
+
+View = tuple[Cameras, dict[str, Any]]
+
+
+@dataclass
+class DynamicDatamanagerConfig(FullImageDatamanagerConfig):
+    """Settings of `DynamicDatamanager`."""
+
+    _target: type = field(default_factory=lambda: DynamicDatamanager)
+    dataparser: AnnotatedDataParserUnion = field(default_factory=NestDynamicDataParserConfig)
+    missing_times: Literal["error", "frame-order", "static"] = "error"
+    """Where a data parser gives no times: stop; take the order of the file names, evenly spaced; or set all
+    times to 0."""
+
+
+class _VanillaByName(VanillaDataManager):
+    """Lets `ns-render spiral` accept the data manager: it tests for nerfstudio's ray managers by class."""
+
+    def __init__(self) -> None:
+        DataManager.__init__(self)
+
+
+class DynamicDatamanager(FullImageDatamanager[DynamicDataset], _VanillaByName):  # pyright: ignore
+    """Gives one train picture a step, in shuffled passes over the cameras of a time window.
+
+    Works with every nerfstudio data parser, and with or without CUDA.
+
+    Args:
+        config: its settings.
+        device: where cameras and batches live.
+        test_mode: "val" and "test" evaluate on these splits; "inference" wants cameras only.
+        world_size: number of processes.
+        local_rank: of this process.
+
+    Raises:
+        ValueError: the data parser gives no times, and `config.missing_times` is "error".
+    """
+
+    config: DynamicDatamanagerConfig
+    includes_time = True
+
+    def __init__(
+        self,
+        config: DynamicDatamanagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **kwargs: Any,
+    ):
+        self._window: list[int] | None = None
+        super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
+        self.includes_time = True
+        if self.train_dataset.cameras.times is None:
+            self._fill_times()
+
+    def set_time_window(self, lo: float | None = None, hi: float | None = None, min_views: int = 1) -> None:
+        """Draw train views from this part of the clip only, from the next step on.
+
+        Args:
+            lo: first time; None for no lower end.
+            hi: last time; None for no upper end.
+            min_views: where fewer views lie inside, the nearest in time join them.
+
+        Raises:
+            ValueError: lo > hi.
+        """
+        lo, hi = -torch.inf if lo is None else lo, torch.inf if hi is None else hi
+        if lo > hi:
+            raise ValueError(f"the time window [{lo:g}, {hi:g}] is empty")
+        times = self._train_times
+        outside = (lo - times).clamp(min=0) + (times - hi).clamp(min=0)
+        count = max(int((outside == 0).sum()), min(min_views, len(times)))
+        window = outside.argsort(stable=True)[:count].tolist()
+        # The views of this pass that are still to come stay; those that enter the window join them.
+        waiting, before = (
+            set(self.train_unseen_cameras),
+            set(self._all_train if self._window is None else self._window),
+        )
+        self._window = window
+        self.train_unseen_cameras = self._shuffled(i for i in window if i in waiting or i not in before)
+
+    def sample_train_cameras(self) -> list[int]:
+        """The train cameras of the time window, in the order of one pass over them."""
+        if self._window is None:
+            return super().sample_train_cameras()
+        return self._shuffled(self._window)
+
+    def next_train(self, step: int) -> View:
+        """The next train view: one camera, and its batch with `image` as float32 [h, w, 3 or 4]."""
+        if not self.train_unseen_cameras:
+            self.train_unseen_cameras = self.sample_train_cameras()
+        camera, batch = self._train_views[self.train_unseen_cameras.pop()]
+        return copy(camera), self._ready(batch)
+
+    def next_eval_image(self, step: int) -> View:
+        """The next view of the eval split, in its own order."""
+        if not self.eval_unseen_cameras:
+            self.eval_unseen_cameras = list(range(len(self.eval_dataset)))
+        camera, batch = self._eval_views[self.eval_unseen_cameras.pop(0)]
+        return copy(camera), self._ready(batch)
+
+    # Cached, because the viewer reads every plain property of the data manager when it starts.
+    @cached_property
+    def fixed_indices_eval_dataloader(self) -> list[View]:
+        """All views of the eval split, in order."""
+        return [(copy(camera), self._ready(batch)) for camera, batch in self._eval_views]
+
+    @cached_property
+    def eval_dataloader(self) -> FixedIndicesEvalDataloader:
+        """The eval split as nerfstudio's ray managers give it, for `ns-render spiral`."""
+        return FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
+
+    @cached_property
+    def train_views_times(self) -> Float[Tensor, " v"]:
+        """Times of the train views, sorted, with repetitions, on the device."""
+        return self._train_times.sort().values.to(self.device)
+
+    @cached_property
+    def _train_times(self) -> Float[Tensor, " v"]:
+        times = self.train_dataset.cameras.times
+        assert times is not None
+        return times.flatten().cpu()
+
+    @cached_property
+    def _train_views(self) -> list[View]:
+        batches = self.cached_train  # first: undistorting the images changes the cameras
+        return _single_views(self.train_dataset.cameras.to(self.device), batches)
+
+    @cached_property
+    def _eval_views(self) -> list[View]:
+        batches = self.cached_eval
+        return _single_views(self.eval_dataset.cameras.to(self.device), batches)
+
+    @property
+    def _all_train(self) -> range:
+        return range(len(self.train_dataset))
+
+    def _shuffled(self, indices: Iterable[int]) -> list[int]:
+        order = sorted(indices)
+        self.random_generator.shuffle(order)
+        return order
+
+    def _ready(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch that may be changed: its tensors on the device, its image in float32."""
+        ready = {
+            k: v.to(self.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()
+        }
+        if ready["image"].dtype == torch.uint8:
+            ready["image"] = ready["image"].float() / 255.0
+        return ready
+
+    def _load_images(
+        self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
+    ) -> list[dict[str, Any]]:
+        """Load, undistort and cache all pictures of a split, with a progress bar."""
+        if torch.device(self.device).type == "cpu":
+            cache_images_device = (
+                "gpu"  # means "on the device"; nerfstudio's "cpu" pins memory, which needs CUDA
+            )
+        batches = super()._load_images(split, cache_images_device)
+        if "depth_image" in batches[0]:
+            self._settle_depths(batches, split, cache_images_device)
+        if "mask" in batches[0] and not any(batch["mask"].any() for batch in batches):
+            raise ValueError(
+                f"the masks of all {len(batches)} {split} views are empty; white marks what to use"
+            )
+        return batches
+
+    def _settle_depths(self, batches: list[dict[str, Any]], split: str, cache_images_device: str) -> None:
+        """Move depths to the device; leave them out where lens distortion would displace them."""
+        cameras = (self.train_dataset if split == "train" else self.eval_dataset).cameras
+        distorted = cameras.distortion_params is not None and bool(cameras.distortion_params.any())
+        if distorted:
+            CONSOLE.log(
+                "Depth images are left out: the cameras have lens distortion; undistort the capture first"
+            )
+        for batch in batches:
+            depth = batch.pop("depth_image")
+            if not distorted:
+                batch["depth_image"] = depth.to(self.device) if cache_images_device == "gpu" else depth
+
+    def _fill_times(self) -> None:
+        """Give the cameras times where their data parser has none, as far as the settings allow it."""
+        if self.config.missing_times == "error":
+            raise ValueError(
+                f"the data parser {type(self.dataparser).__name__} gives no times. Use `nest-dynamic-data`, "
+                "with --time-from frame-order for a video without time stamps, or set "
+                "--pipeline.datamanager.missing-times to frame-order or static."
+            )
+        datasets = (self.train_dataset, self.eval_dataset)
+        names = {str(name) for dataset in datasets for name in dataset.image_filenames}
+        rank = {name: i / max(len(names) - 1, 1) for i, name in enumerate(sorted(names, key=natural_order))}
+        static = self.config.missing_times == "static"
+        for dataset in datasets:
+            times = [0.0 if static else rank[str(name)] for name in dataset.image_filenames]
+            dataset.cameras.times = torch.tensor(times)[:, None]
+
+
+def _single_views(cameras: Cameras, batches: list[dict[str, Any]]) -> list[View]:
+    """Each camera alone with its batch, sliced once, since slicing costs more than a step should."""
+    views = []
+    for i, batch in enumerate(batches):
+        camera = cameras[i : i + 1]
+        camera.metadata = {**(camera.metadata or {}), "cam_idx": i}
+        views.append((camera, batch))
+    return views

@@ -1,0 +1,88 @@
+"""Rigid motions SE(3). A pose is a pair (unit quaternion wxyz, translation): x ↦ R(q) x + t."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nest_nerfstudio.geometry.quaternion import (
+    polynomial,
+    quat_conjugate,
+    quat_exp,
+    quat_log,
+    quat_multiply,
+    quat_rotate,
+    stumpff,
+)
+
+Pose: TypeAlias = tuple[Float[Tensor, "*#b 4"], Float[Tensor, "*#b 3"]]
+
+# |B_2k| / (2k)! for k = 1, 2, …: the series of (1 - (θ/2) cot(θ/2)) / θ² in θ².
+_INVERSE_SERIES = [1 / 12, 1 / 720, 1 / 30240, 1 / 1209600, 1 / 47900160, 691 / 1307674368000]
+
+
+def se3_exp(xi: Float[Tensor, "... 6"]) -> tuple[Float[Tensor, "... 4"], Float[Tensor, "... 3"]]:
+    """Pose of a twist, smooth at 0: (exp φ, V ρ), V = I + c2 [φ]ₓ + c3 [φ]ₓ².
+
+    c2 and c3 are the Stumpff functions of ‖φ‖²; see J. Solà et al., arXiv 1812.01537, eq. 172-174.
+
+    Args:
+        xi: twists (ρ, φ): translational part in world units, then rotation vector in radians.
+
+    Returns:
+        quats: unit, wxyz.
+        translations: world units.
+    """
+    rho, phi = xi.split(3, dim=-1)
+    theta_sq = (phi * phi).sum(-1, keepdim=True)
+    turned = torch.linalg.cross(phi, rho)
+    twice = torch.linalg.cross(phi, turned)
+    return quat_exp(phi), rho + stumpff(theta_sq, 2) * turned + stumpff(theta_sq, 3) * twice
+
+
+def se3_log(pose: Pose) -> Float[Tensor, "... 6"]:
+    """Twist (ρ, φ) of a pose, ‖φ‖ ≤ π: the inverse of `se3_exp`, smooth at the identity.
+
+    ρ = V⁻¹ t, V⁻¹ = I - ½ [φ]ₓ + (1 - (θ/2) cot(θ/2)) / θ² [φ]ₓ².
+
+    Args:
+        pose: unit quaternions wxyz, and translations.
+
+    Returns:
+        Twists: translational part in world units, then rotation vector in radians.
+    """
+    quats, translations = pose
+    phi = quat_log(quats)
+    turned = torch.linalg.cross(phi, translations)
+    twice = torch.linalg.cross(phi, turned)
+    gain = _inverse_gain((phi * phi).sum(-1, keepdim=True))
+    return torch.cat([translations - turned / 2 + gain * twice, phi], dim=-1)
+
+
+def _inverse_gain(theta_sq: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """(1 - (θ/2) cot(θ/2)) / θ² with finite derivatives at 0."""
+    near = theta_sq < 0.25
+    far_sq = torch.where(near, torch.ones_like(theta_sq), theta_sq)
+    half = far_sq.sqrt() / 2
+    closed = (1 - half * torch.cos(half) / torch.sin(half)) / far_sq
+    small = torch.where(near, theta_sq, torch.zeros_like(theta_sq))
+    return torch.where(near, polynomial(small, _INVERSE_SERIES), closed)
+
+
+def se3_compose(a: Pose, b: Pose) -> Pose:
+    """a·b: the motion that applies b first, then a. Batch shapes broadcast."""
+    return quat_multiply(a[0], b[0]), se3_apply(a, b[1])
+
+
+def se3_inverse(pose: Pose) -> Pose:
+    """(q, t)⁻¹ = (q*, -R(q)ᵀ t)."""
+    inverse = quat_conjugate(pose[0])
+    return inverse, -quat_rotate(inverse, pose[1])
+
+
+def se3_apply(pose: Pose, points: Float[Tensor, "*#b 3"]) -> Float[Tensor, "*#b 3"]:
+    """R(q) x + t; the batch shapes of poses and points broadcast."""
+    return quat_rotate(pose[0], points) + pose[1]

@@ -1,0 +1,31 @@
+"""Small scenes, written to disk as the two formats have them."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Edit = Callable[[dict[str, Any]], None]
+
+
+def orbit(turn: float) -> list[list[float]]:
+    """A camera to world matrix on a circle around the z axis, looking at the origin (OpenGL axes)."""
+    c, s = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
+    return [[-s, 0.0, c, 4 * c], [c, 0.0, s, 4 * s], [0.0, 1.0, 0.0, 0.5], [0.0, 0.0, 0.0, 1.0]]
+
+
+def write_image(path: Path, size: tuple[int, int] = (12, 8), mode: str = "RGBA", seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], len(mode)), dtype=np.uint8)
+    Image.fromarray(pixels if len(mode) > 1 else pixels[..., 0], mode).save(path)
+
+
+def edit_json(path: Path, edit: Edit) -> None:
+    """Change a transforms file in place."""
+    meta = json.loads(path.read_text())
+    edit(meta)
+    path.write_text(json.dumps(meta))

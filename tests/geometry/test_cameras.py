@@ -1,0 +1,112 @@
+"""Camera conventions against the rays that nerfstudio itself makes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from nest_nerfstudio.geometry.cameras import cameras_to_views, ray_lengths, viewmats_to_c2w
+
+WIDTH, HEIGHT = 12, 8
+
+
+def random_poses(count: int) -> Tensor:
+    rotations = torch.from_numpy(Rotation.random(count, random_state=0).as_matrix()).float()
+    return torch.cat([rotations, torch.randn(count, 3, 1)], dim=-1)
+
+
+def make_cameras(poses: Tensor, times: Tensor | None = None, width: Tensor | int = WIDTH) -> Cameras:
+    return Cameras(
+        camera_to_worlds=poses, fx=15.0, fy=13.0, cx=5.5, cy=4.25, width=width, height=HEIGHT, times=times
+    )
+
+
+def test_points_on_nerfstudios_rays_project_to_their_pixel_centres() -> None:
+    cameras = make_cameras(random_poses(3))
+    views = cameras_to_views(cameras)
+    for i in range(3):
+        rays = cameras.generate_rays(camera_indices=i)
+        points = rays.origins + 2.5 * rays.directions  # [h, w, 3]
+        local = points @ views.viewmats[i, :3, :3].T + views.viewmats[i, :3, 3]
+        pixels = local @ views.Ks[i].T
+        v, u = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) + 0.5, indexing="ij")
+        torch.testing.assert_close(
+            pixels[..., :2] / pixels[..., 2:], torch.stack([u, v], dim=-1), rtol=0, atol=1e-4
+        )
+        assert (local[..., 2] > 0).all()
+
+
+def test_ray_lengths_turn_z_into_distance_along_nerfstudios_rays() -> None:
+    cameras = make_cameras(random_poses(2))
+    views = cameras_to_views(cameras)
+    rays = cameras.generate_rays(camera_indices=1)
+    local = 2.5 * rays.directions @ views.viewmats[1, :3, :3].T
+    lengths = ray_lengths(views.Ks, WIDTH, HEIGHT)
+    assert lengths.shape == (2, HEIGHT, WIDTH, 1)
+    torch.testing.assert_close(local[..., 2:] * lengths[1], torch.full((HEIGHT, WIDTH, 1), 2.5))
+
+
+def test_ray_lengths_with_skew() -> None:
+    K = torch.tensor([[15.0, 2, 5.5], [0, 13, 4.25], [0, 0, 1]], dtype=torch.float64)
+    v, u = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) + 0.5, indexing="ij")
+    pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1).double()
+    expected = (pixels @ torch.linalg.inv(K).T).norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(ray_lengths(K, WIDTH, HEIGHT), expected)
+
+
+def test_poses_come_back() -> None:
+    poses = random_poses(4)
+    views = cameras_to_views(make_cameras(poses))
+    torch.testing.assert_close(viewmats_to_c2w(views.viewmats), poses, rtol=0, atol=1e-6)
+    identity = views.viewmats[:, :3, :3] @ views.viewmats[:, :3, :3].mT
+    torch.testing.assert_close(identity, torch.eye(3).expand(4, 3, 3), rtol=0, atol=1e-6)
+
+
+def test_one_camera_without_batch_and_times() -> None:
+    cameras = make_cameras(random_poses(3), times=torch.tensor([[0.0], [0.5], [1.25]]))
+    views = cameras_to_views(cameras)
+    assert (len(views), views.width, views.height) == (3, WIDTH, HEIGHT)
+    torch.testing.assert_close(views.times, torch.tensor([0.0, 0.5, 1.25]))
+    one = cameras_to_views(cameras[2])
+    assert len(one) == 1
+    assert one.times is not None
+    assert one.times.tolist() == [1.25]
+    torch.testing.assert_close(one.viewmats, views.viewmats[2:])
+    assert cameras_to_views(make_cameras(random_poses(2))).times is None
+
+
+def test_gradient_reaches_the_poses() -> None:
+    poses = random_poses(2).requires_grad_()
+    cameras_to_views(make_cameras(poses)).viewmats.square().sum().backward()
+    assert poses.grad is not None
+    assert (poses.grad[:, :, 3] != 0).all()
+
+
+def test_mixed_sizes_are_refused() -> None:
+    cameras = make_cameras(random_poses(2), width=torch.tensor([[10], [12]]))
+    with pytest.raises(ValueError, match=r"one image size.*10×8, 12×8"):
+        cameras_to_views(cameras)
+
+
+@pytest.mark.parametrize("field", ["camera_to_worlds", "fx", "times"])
+def test_values_that_are_not_finite_are_refused(field: str) -> None:
+    cameras = make_cameras(random_poses(3), times=torch.zeros(3, 1))
+    values = getattr(cameras, field).clone()
+    values[1] = float("nan")
+    with pytest.raises(ValueError, match=rf"{field} of camera \[1\] is not finite"):
+        cameras_to_views(replace(cameras, **{field: values}))
+
+
+def test_panoramas_are_refused() -> None:
+    cameras = make_cameras(random_poses(1))
+    cameras.camera_type = torch.full_like(cameras.camera_type, CameraType.EQUIRECTANGULAR.value)
+    with pytest.raises(ValueError, match="EQUIRECTANGULAR"):
+        cameras_to_views(cameras)
+
+
+def test_no_cameras_are_refused() -> None:
+    with pytest.raises(ValueError, match="no cameras"):
+        cameras_to_views(make_cameras(random_poses(2))[:0])
