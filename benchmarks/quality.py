@@ -33,7 +33,9 @@ class Quality:
     splits: tuple[str, ...] = ("test",)
     """Splits to score."""
     minutes: float = 20.0
-    """Budget of training time."""
+    """Budget of training time; 0: by steps."""
+    steps: int = 20_000
+    """Budget in steps, where there is none of time."""
     marks: tuple[float, ...] = (5.0, 10.0, 20.0)
     """Minutes at which to score; the end is always scored."""
     motion: Literal["ode", "mlp", "static"] = "ode"
@@ -61,6 +63,7 @@ class Quality:
     def _config(self):
         config = deepcopy(nest_dynamic.config)
         config.output_dir, config.experiment_name = self.output, self.name or f"{self.data.name}_{self.motion}"
+        config.max_num_iterations = self.steps
         config.vis, config.max_minutes, config.data = "tensorboard", self.minutes, self.data
         config.steps_per_eval_image, config.steps_per_save = 0, 10**9
         config.pipeline.datamanager.data = self.data

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import torch
-from nerfstudio.configs.base_config import MachineConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.configs.base_config import LoggingConfig, MachineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from nest_nerfstudio.data.datamanager import DynamicDatamanagerConfig
 from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModelConfig
 from nest_nerfstudio.pipelines.nest_dynamic import NestDynamicPipelineConfig
-from nest_nerfstudio.pipelines.trainer import NestTrainerConfig, ProgressSchedulerConfig
+from nest_nerfstudio.pipelines.schedules import FusedAdamConfig, ProgressSchedulerConfig
+from nest_nerfstudio.pipelines.trainer import NestTrainerConfig
 
 _ON_CUDA = torch.cuda.is_available()
 
 
-def _adam(lr: float, final_ratio: float | None = None, begin: float = 0.0) -> dict:
+def _adam(lr: float, final_ratio: float) -> dict:
     return {
-        "optimizer": AdamOptimizerConfig(lr=lr, eps=1e-15),
-        "scheduler": None if final_ratio is None else ProgressSchedulerConfig(final_ratio=final_ratio, begin=begin),
+        "optimizer": FusedAdamConfig(lr=lr),
+        "scheduler": ProgressSchedulerConfig(final_ratio=final_ratio),
     }
 
 
@@ -38,7 +38,7 @@ nest_dynamic = MethodSpecification(
         steps_per_eval_image=500,
         steps_per_eval_all_images=0,
         steps_per_save=1000,
-        mixed_precision=False,
+        logging=LoggingConfig(steps_per_log=50),
         pipeline=NestDynamicPipelineConfig(
             datamanager=DynamicDatamanagerConfig(dataparser=NestDynamicDataParserConfig()), model=_MODEL
         ),

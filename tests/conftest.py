@@ -32,3 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cuda" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small dynamic scene on disk, D-NeRF JSON."""
+    from tests.small_capture import write_capture
+
+    return write_capture(tmp_path_factory.mktemp("capture"))

@@ -255,16 +255,26 @@ def posed_meshes(
         yield part.material, (vertices + part.center) @ rotation.T + translation, normals @ rotation.T, faces
 
 
-def random_camera(rng: np.random.Generator) -> Float[np.ndarray, "4 4"]:
-    """Camera to world, OpenGL axes, looking at the origin from a random place with z in [0.2, 3.2]."""
-    azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.8)
+def look_at_origin(azimuth: float, height: float, radius: float = CAMERA_RADIUS) -> Float[np.ndarray, "4 4"]:
+    """Camera to world, OpenGL axes, without roll.
+
+    Args:
+        azimuth: of the camera's place, from +x towards +y, radians.
+        height: of the camera's place over its distance, the sine of its elevation.
+        radius: distance from the origin, world units.
+    """
     ring = np.sqrt(1 - height**2)
     back = np.array([ring * np.cos(azimuth), ring * np.sin(azimuth), height])
     right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
     pose = np.eye(4)
     pose[:3, :3] = np.stack([right, np.cross(back, right), back], axis=-1)
-    pose[:3, 3] = CAMERA_RADIUS * back
+    pose[:3, 3] = radius * back
     return pose
+
+
+def random_camera(rng: np.random.Generator) -> Float[np.ndarray, "4 4"]:
+    """Camera to world, OpenGL axes, from a random place of the upper hemisphere."""
+    return look_at_origin(azimuth=rng.uniform(0, 2 * np.pi), height=rng.uniform(0.05, 0.8))
 
 
 def frames_of(split: Split, config: ToySceneConfig) -> list[tuple[float, Float[np.ndarray, "4 4"]]]:

@@ -30,7 +30,7 @@ class LatentODEConfig(InstantiateConfig):
     """Width of the vector field and of the pose decoder."""
     steps_per_clip: int = 32
     """Fixed rk4 steps over the observed clip, and nodes of the free path."""
-    solve_every: int = 4
+    solve_every: int = 8
     """Training steps that share one roll-out; their gradients go through it together."""
     explain_iterations: int = 800
     """Optimiser steps that fit the vector field to the free path, before and again after windows grow."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nest_nerfstudio.fields.base import Field
-from nest_nerfstudio.geometry.quaternion import quat_multiply, quat_normalize, quat_to_rotmat
+from nest_nerfstudio.fields.skinning import skin, skinning_weights
+from nest_nerfstudio.geometry.quaternion import quat_normalize
 from nest_nerfstudio.geometry.se3 import Pose, se3_compose, se3_inverse
-from nest_nerfstudio.geometry.sh import rgb_to_sh, rotate_sh
+from nest_nerfstudio.geometry.sh import rgb_to_sh
 from nest_nerfstudio.types import Gaussians, SceneLatent
 
 PARAMETERS = ("means", "scales", "quats", "opacities", "sh_dc", "sh_rest")
@@ -27,6 +28,9 @@ class BoundGaussians(Field):
     w_k ∝ exp(−‖x − b_k‖² / 2r_k²) over the nearest tokens (as the control points of SC-GS, arXiv 2312.14937).
     Rotations blend as normalised quaternions. Turning all tokens by g turns the Gaussians by g, SH included.
     """
+
+    bind_quats: Tensor
+    bind_translations: Tensor
 
     def __init__(self, num_gaussians: int, num_tokens: int, sh_degree: int, num_neighbors: int = 4) -> None:
         super().__init__()
@@ -51,7 +55,11 @@ class BoundGaussians(Field):
 
     @torch.no_grad()
     def initialize(
-        self, points: Float[Tensor, "n 3"], rgb: Float[Tensor, "n 3"], opacity: float, scale_factor: float = 1.0
+        self,
+        points: Float[Tensor, "n 3"],
+        rgb: Float[Tensor, "n 3"],
+        opacity: float,
+        scale_factor: float = 1.0,
     ) -> None:
         """Start from coloured points: round Gaussians as large as the spacing of the points."""
         spacing = nearest_distances(points, 3).mean(1).clamp_min(1e-6) * scale_factor
@@ -71,7 +79,7 @@ class BoundGaussians(Field):
 
     @torch.no_grad()
     def bind(self, poses: Pose) -> None:
-        """Bind the Gaussians, where they now are, to tokens at these poses; radii follow the token spacing."""
+        """Bind the Gaussians, where they now are, to tokens at these poses; radii follow the spacing."""
         self.bind_quats.copy_(poses[0])
         self.bind_translations.copy_(poses[1])
         self.token_log_radii.copy_(nearest_distances(poses[1], 3).mean(1).clamp_min(1e-6).log())
@@ -79,69 +87,52 @@ class BoundGaussians(Field):
 
     def canonical(self) -> Gaussians:
         """The Gaussians as bound, before any motion."""
+        rest = self._rest()
+        return replace(rest, quats=quat_normalize(rest.quats))
+
+    def _rest(self) -> Gaussians:
+        """As `canonical`, but with quaternions of any length: `skin` normalises them."""
         p = self.params
         return Gaussians(
             means=p["means"],
-            quats=quat_normalize(p["quats"]),
+            quats=p["quats"],
             scales=p["scales"].exp(),
             opacities=p["opacities"].sigmoid(),
             sh=torch.cat([p["sh_dc"], p["sh_rest"]], 1),
         )
 
     def forward(self, latent: SceneLatent) -> Gaussians:
-        rest = self.canonical()
+        rest = self._rest()
         deltas = se3_compose(
             (latent.quats, latent.translations), se3_inverse((self.bind_quats, self.bind_translations))
         )
-        return skin(rest, deltas, *self.skinning(rest.means))
+        neighbors = self._nearest_tokens(rest.means)
+        return skin(rest, deltas, self.bind_translations, self.token_log_radii, neighbors)
 
     def skinning(self, means: Float[Tensor, "n 3"]) -> tuple[Int[Tensor, "n j"], Float[Tensor, "n j"]]:
         """Nearest tokens of each Gaussian and their weights, which sum to one."""
+        neighbors = self._nearest_tokens(means)
+        return neighbors, skinning_weights(means, self.bind_translations, self.token_log_radii, neighbors)
+
+    def _nearest_tokens(self, means: Float[Tensor, "n 3"]) -> Int[Tensor, "n j"]:
         if self._neighbors is None or len(self._neighbors) != len(means):
             with torch.no_grad():
                 distances = torch.cdist(means, self.bind_translations)
                 self._neighbors = distances.topk(self.num_neighbors, largest=False).indices
-        offsets = means[:, None] - self.bind_translations[self._neighbors]
-        radii = self.token_log_radii[self._neighbors].exp()
-        return self._neighbors, (-0.5 * offsets.square().sum(-1) / radii.square()).softmax(-1)
+        return self._neighbors
 
     def forget_neighbors(self) -> None:
         """Look the nearest tokens up again at the next use: after Gaussians moved, came or went."""
         self._neighbors = None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take over as many Gaussians as the checkpoint holds, in the parameters that optimizers already hold."""
+        """Take over as many Gaussians as the checkpoint holds, in the parameters that optimizers hold."""
         for name in PARAMETERS:
             stored = state_dict.get(f"{prefix}params.{name}")
             if stored is not None and stored.shape != self.params[name].shape:
                 self.params[name].data = self.params[name].data.new_empty(stored.shape)
         self.forget_neighbors()
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def skin(
-    rest: Gaussians, deltas: Pose, neighbors: Int[Tensor, "n j"], weights: Float[Tensor, "n j"]
-) -> Gaussians:
-    """Move Gaussians by blended rigid motions.
-
-    Args:
-        rest: Gaussians before the motion.
-        deltas: rigid motion of each token, world frame: (quats [K, 4], translations [K, 3]).
-        neighbors: tokens that move each Gaussian.
-        weights: their shares.
-    """
-    quats, translations = deltas
-    table = torch.cat([quat_to_rotmat(quats).flatten(1), translations, quats], 1)
-    blended = F.embedding_bag(neighbors, table, per_sample_weights=weights, mode="sum")
-    rotmats, shifts, turn = blended[:, :9].view(-1, 3, 3), blended[:, 9:12], blended[:, 12:]
-    turn = quat_normalize(turn)
-    return Gaussians(
-        means=(rotmats @ rest.means[..., None])[..., 0] + shifts,
-        quats=quat_multiply(turn, rest.quats),
-        scales=rest.scales,
-        opacities=rest.opacities,
-        sh=rotate_sh(rest.sh, quat_to_rotmat(turn)) if rest.sh.shape[1] > 1 else rest.sh,
-    )
 
 
 def nearest_distances(points: Float[Tensor, "n 3"], count: int, chunk: int = 4096) -> Float[Tensor, "n c"]:

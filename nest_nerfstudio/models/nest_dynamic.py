@@ -30,6 +30,7 @@ from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.rasterizers.base import RenderMode
 from nest_nerfstudio.rasterizers.strategy import create_strategy
 from nest_nerfstudio.types import Gaussians, Rendering, SceneLatent, Views
+from nest_nerfstudio.viewer.controls import DynamicViewerControls
 
 
 @dataclass
@@ -121,6 +122,9 @@ class NestDynamicModel(Model):
         self._crop: OrientedBox | None = None
         self._has_alpha = False
         self._supervises_depth = False
+        self.viewer_controls = DynamicViewerControls(
+            self.latent_at, config.playback_seconds, config.render_motion
+        )
 
     # ---------------------------------------------------------------- Z → Gaussians
 
@@ -301,12 +305,14 @@ class NestDynamicModel(Model):
         shown = self._cropped(gaussians)
         rendering = self._rasterize(shown, views, self.backdrop, "RGB+ED")
         assert rendering.depth is not None
+        depth = rendering.depth[0] * ray_lengths(views.Ks, views.width, views.height)[0]
+        nothing = self.viewer_controls.empty_depth or float(depth.max())
         outputs = {
             "rgb": rendering.rgb[0].clamp(0, 1),
             "accumulation": rendering.alpha[0],
-            "depth": rendering.depth[0] * ray_lengths(views.Ks, views.width, views.height)[0],
+            "depth": torch.where(rendering.alpha[0] > 0, depth, nothing),
         }
-        if self.config.render_motion:
+        if self.viewer_controls.motion:
             outputs["motion"] = self._motion_image(gaussians, views, time)
         return {**outputs, "background": self.backdrop.expand_as(outputs["rgb"])}
 

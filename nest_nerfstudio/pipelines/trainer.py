@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from nerfstudio.configs.base_config import ViewerConfig
-from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from nest_nerfstudio.pipelines.nest_dynamic import NestDynamicPipeline
+from nest_nerfstudio.pipelines.schedules import ProgressScheduler
+
+LOCAL_HOST = "127.0.0.1"
 
 
 @dataclass
@@ -26,7 +27,30 @@ class NestTrainerConfig(TrainerConfig):
     _target: type = field(default_factory=lambda: NestTrainer)
     max_minutes: float = 0.0
     """Train for this long instead of `max_num_iterations` steps; 0: by steps. The schedule fits either."""
-    viewer: ViewerConfig = field(default_factory=lambda: ViewerConfig(websocket_host="127.0.0.1"))
+    viewer: ViewerConfig = field(default_factory=lambda: ViewerConfig(websocket_host=LOCAL_HOST))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep the viewer on this machine when `ns-viewer` puts its own settings in place of the run's.
+
+        nerfstudio's default is to listen on every interface, and `ns-viewer` assigns that to the loaded
+        configuration whatever the run was trained with. The only trace of what the user asked for is the
+        command line. YAML and `copy` restore attributes directly and do not come through here.
+        """
+        is_replaced = name == "viewer" and name in vars(self)
+        if is_replaced and not _names_option(sys.argv, "--viewer.websocket-host"):
+            value = _on_this_machine(value)
+        super().__setattr__(name, value)
+
+
+def _on_this_machine(viewer: ViewerConfig) -> ViewerConfig:
+    """The same settings, with nerfstudio's default address replaced by the loopback."""
+    is_default = viewer.websocket_host == ViewerConfig().websocket_host
+    return replace(viewer, websocket_host=LOCAL_HOST) if is_default else viewer
+
+
+def _names_option(arguments: list[str], option: str) -> bool:
+    """Whether a command line sets an option, as `--name value` or `--name=value`, with - or _ in the name."""
+    return any(argument.split("=")[0].replace("_", "-") == option for argument in arguments)
 
 
 class NestTrainer(Trainer):
@@ -36,6 +60,7 @@ class NestTrainer(Trainer):
     pipeline: NestDynamicPipeline
 
     def setup(self, test_mode="val") -> None:
+        torch.set_flush_denormal(True)  # on a CPU, tails of exponentials and of Adam's moments cost a third more
         super().setup(test_mode)
         self._resumed_seconds = self.pipeline.dynamic_model.progress.item() * self.config.max_minutes * 60
         self._clock = Stopwatch()
@@ -117,35 +142,3 @@ class Stopwatch:
     def seconds(self) -> float:
         """Time on the clock."""
         return self._total + (0.0 if self._started is None else time.perf_counter() - self._started)
-
-
-@dataclass
-class ProgressSchedulerConfig(SchedulerConfig):
-    """Exponential decay of a learning rate over the whole training, however long it is."""
-
-    _target: type = field(default_factory=lambda: ProgressDecay)
-    final_ratio: float = 0.01
-    """Last learning rate over the first."""
-    begin: float = 0.0
-    """Fraction of the training at which the decay begins."""
-
-
-class ProgressDecay(Scheduler):
-    """nerfstudio's factory around `ProgressScheduler`."""
-
-    config: ProgressSchedulerConfig
-
-    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LRScheduler:
-        return ProgressScheduler(optimizer, self.config.final_ratio, self.config.begin)
-
-
-class ProgressScheduler(LRScheduler):
-    """lr = lr₀ · ratio^((p − begin) / (1 − begin)) with the progress p that the trainer sets."""
-
-    def __init__(self, optimizer: Optimizer, final_ratio: float, begin: float) -> None:
-        self.final_ratio, self.begin, self.progress = final_ratio, begin, 0.0
-        super().__init__(optimizer)
-
-    def get_lr(self) -> list[float]:  # type: ignore[override]
-        share = max(0.0, self.progress - self.begin) / (1 - self.begin)
-        return [float(lr * self.final_ratio**share) for lr in self.base_lrs]

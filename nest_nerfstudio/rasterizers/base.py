@@ -53,7 +53,7 @@ class Rasterizer(ABC):
             near_plane: Gaussians nearer than this are left out, world units.
             far_plane: Gaussians farther than this are left out, world units.
             antialiased: scale opacities by √(det Σ₂D / det(Σ₂D + 0.3 I)) (Mip-Splatting, arXiv 2311.16493).
-            absgrad: also sum |∂L/∂means2d| per pixel into `info["means2d"].absgrad` (AbsGS, arXiv 2404.10484).
+            absgrad: also sum |∂L/∂means2d| per pixel in `info["means2d"].absgrad` (AbsGS, arXiv 2404.10484).
 
         Returns:
             The pictures; `info["means2d"]` is part of the graph, so `retain_grad` works on it.

@@ -93,3 +93,22 @@ def test_nearest_tokens_exclude_the_token_itself() -> None:
     neighbors = nearest_tokens(torch.randn(6, 3), 10)
     assert neighbors.shape == (6, 5)
     assert not (neighbors == torch.arange(6)[:, None]).any()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [((0, 5), (3, 9)), ((30, 40), (40, 50)), ((58, 60), (0, 70))])
+def test_structure_of_a_small_difference_equals_that_of_the_whole_picture(rows, columns) -> None:
+    from pytorch_msssim import ssim
+
+    from nest_nerfstudio.losses.photometric import dissimilarity
+
+    target = torch.rand(60, 70, 3, dtype=torch.float64)
+    rgb = target.clone()
+    rgb[slice(*rows), slice(*columns)] = torch.rand(rgb[slice(*rows), slice(*columns)].shape).double()
+    rgb.requires_grad_()
+    whole = 1 - ssim(rgb.permute(2, 0, 1)[None], target.permute(2, 0, 1)[None], data_range=1.0)
+    (expected,) = torch.autograd.grad(whole, rgb)
+    part = dissimilarity(rgb, target)
+    (actual,) = torch.autograd.grad(part, rgb)
+    torch.testing.assert_close(part, whole)
+    differing = (rgb != target).any(-1)
+    torch.testing.assert_close(actual[differing], expected[differing])

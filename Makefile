@@ -1,0 +1,48 @@
+# make demo: a small dynamic scene, trained, scored and filmed    make test: lint and tests    make lint
+#
+# Each sets up what it needs: a .venv with the versions of constraints.txt. Only Python 3.10-3.12 has to be
+# there; PYTHON=/path/to/python chooses one, DEMO="--train-minutes 1" passes options to the demo.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO ?=
+PYTEST ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+help:
+	@sed -n '1,4s/^# \{0,1\}//p' Makefile
+
+setup: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/python -m nest_nerfstudio.scripts.demo $(DEMO)
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) demo_output
+
+# A name on the path is not enough: version managers leave stubs there that only print an error.
+$(BIN)/python:
+	@for python in $(PYTHON) $(if $(PYTHON),,python3.11 python3.12 python3.10 python3 python); do \
+		if $$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then \
+			echo "$$python -m venv $(VENV)"; exec $$python -m venv $(VENV); \
+		fi; \
+	done; \
+	echo "Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python" >&2; exit 1
+
+# uv installs in a tenth of pip's time; pip does where uv cannot.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	-$(BIN)/python -m pip install --quiet -c constraints.txt uv
+	$(BIN)/python -m uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev,synth]' \
+		|| $(BIN)/python -m pip install -c constraints.txt -e '.[dev,synth]'
+	@touch $@

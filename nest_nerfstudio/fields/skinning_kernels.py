@@ -1,0 +1,423 @@
+"""Compiled kernels of skinning and its hand-written gradients.
+
+Arithmetic is in float64 whatever the arrays hold. `no_type_check` keeps jaxtyping's import hook, which wraps
+every function it sees, away from compiled ones.
+"""
+
+import math
+from typing import no_type_check
+
+import numpy as np
+from numba import njit
+
+kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+inlined = njit(nogil=True, inline="always", error_model="numpy", fastmath={"contract"})
+"""For helpers that take arrays, which LLVM alone would leave as calls."""
+
+# One row per token: what is blended (rotation matrix, translation, quaternion), then where it is bound
+# and 1 / r².
+SHIFT, TURN, BLENDED, CENTRE, SHARPNESS, ROW = 9, 12, 16, 16, 19, 20
+# One row of gradients per token: of what is blended, and of log r.
+LOG_RADIUS, GRADS = 16, 17
+
+TINY = 1e-12
+"""Shorter quaternions are divided by this instead of their length, as torch's `normalize` does."""
+
+# Harmonics are turned many at once: one lane per Gaussian and channel, one plane of lanes per quantity.
+# The planes lie at fixed distances in one array because LLVM then knows that they do not overlap.
+LANES = 96
+ROTMAT, SH, QUAT, PLANES = 0, 9, 25, 29
+
+# Ratios of the constants in the harmonics of degree 2, and of those of degree 3.
+ROOT3 = math.sqrt(3.0)
+RING, CROSS, POLE = math.sqrt(3.0 / 5.0), math.sqrt(2.0 / 3.0), math.sqrt(2.0 / 5.0)
+
+
+@kernel
+@no_type_check
+def _rotmat(w, x, y, z):
+    """Rotation matrix of a unit quaternion, row by row."""
+    return (
+        1.0 - 2.0 * (y * y + z * z),
+        2.0 * (x * y - w * z),
+        2.0 * (x * z + w * y),
+        2.0 * (x * y + w * z),
+        1.0 - 2.0 * (x * x + z * z),
+        2.0 * (y * z - w * x),
+        2.0 * (x * z - w * y),
+        2.0 * (y * z + w * x),
+        1.0 - 2.0 * (x * x + y * y),
+    )
+
+
+@kernel
+@no_type_check
+def _rotmat_vjp(q, v):
+    """Gradient of Σ v_i rotmat_i in the quaternion."""
+    w, x, y, z = q
+    return (
+        2.0 * (x * (v[7] - v[5]) + y * (v[2] - v[6]) + z * (v[3] - v[1])),
+        2.0 * (y * (v[1] + v[3]) + z * (v[2] + v[6]) + w * (v[7] - v[5])) - 4.0 * x * (v[4] + v[8]),
+        2.0 * (x * (v[1] + v[3]) + z * (v[5] + v[7]) + w * (v[2] - v[6])) - 4.0 * y * (v[0] + v[8]),
+        2.0 * (x * (v[2] + v[6]) + y * (v[5] + v[7]) + w * (v[3] - v[1])) - 4.0 * z * (v[0] + v[4]),
+    )
+
+
+@inlined
+@no_type_check
+def _quat(array, n):
+    return float(array[n, 0]), float(array[n, 1]), float(array[n, 2]), float(array[n, 3])
+
+
+@kernel
+@no_type_check
+def _conjugate(q):
+    return q[0], -q[1], -q[2], -q[3]
+
+
+@kernel
+@no_type_check
+def _multiply(p, q):
+    return (
+        p[0] * q[0] - p[1] * q[1] - p[2] * q[2] - p[3] * q[3],
+        p[0] * q[1] + p[1] * q[0] + p[2] * q[3] - p[3] * q[2],
+        p[0] * q[2] - p[1] * q[3] + p[2] * q[0] + p[3] * q[1],
+        p[0] * q[3] + p[1] * q[2] - p[2] * q[1] + p[3] * q[0],
+    )
+
+
+@kernel
+@no_type_check
+def _normalize(q):
+    """Unit quaternion, and its former inverse length."""
+    inv = 1.0 / max(math.sqrt(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]), TINY)
+    return (q[0] * inv, q[1] * inv, q[2] * inv, q[3] * inv), inv
+
+
+@kernel
+@no_type_check
+def _normalize_vjp(unit, inv, v):
+    along = unit[0] * v[0] + unit[1] * v[1] + unit[2] * v[2] + unit[3] * v[3]
+    along = along if inv < 1.0 / TINY else 0.0
+    return (
+        (v[0] - along * unit[0]) * inv,
+        (v[1] - along * unit[1]) * inv,
+        (v[2] - along * unit[2]) * inv,
+        (v[3] - along * unit[3]) * inv,
+    )
+
+
+@kernel
+@no_type_check
+def token_table(quats, translations, centres, log_radii):
+    """What Gaussians read of each token, [K, ROW]."""
+    table = np.empty((len(quats), ROW))
+    for k in range(len(quats)):
+        q = _quat(quats, k)
+        rot = _rotmat(q[0], q[1], q[2], q[3])
+        for i in range(9):
+            table[k, i] = rot[i]
+        for i in range(3):
+            table[k, SHIFT + i] = translations[k, i]
+            table[k, CENTRE + i] = centres[k, i]
+        for i in range(4):
+            table[k, TURN + i] = q[i]
+        table[k, SHARPNESS] = math.exp(-2.0 * log_radii[k])
+    return table
+
+
+@inlined
+@no_type_check
+def _exponent(table, k, x, y, z):
+    """-‖x − b_k‖² / 2r_k²."""
+    dx, dy, dz = x - table[k, CENTRE], y - table[k, CENTRE + 1], z - table[k, CENTRE + 2]
+    return -0.5 * (dx * dx + dy * dy + dz * dz) * table[k, SHARPNESS]
+
+
+@inlined
+@no_type_check
+def _weigh(table, neighbors, n, x, y, z, exponents, weights):
+    """Write the softmax of the neighbours' exponents to row n."""
+    real = weights.dtype.type  # float32's exponential is twice as fast, and exact enough below the largest
+    largest, total = -np.inf, 0.0
+    for j in range(neighbors.shape[1]):
+        exponents[j] = _exponent(table, neighbors[n, j], x, y, z)
+        largest = max(largest, exponents[j])
+    for j in range(neighbors.shape[1]):
+        exponents[j] = math.exp(real(exponents[j] - largest))
+        total += exponents[j]
+    for j in range(neighbors.shape[1]):
+        weights[n, j] = exponents[j] / total
+
+
+@inlined
+@no_type_check
+def _blend(table, neighbors, n, weights, motion):
+    """Write the weighted mean of the neighbours' motions."""
+    motion[:] = 0.0
+    for j in range(neighbors.shape[1]):
+        k, w = neighbors[n, j], weights[n, j]
+        for i in range(BLENDED):
+            motion[i] += w * table[k, i]
+
+
+@kernel
+@no_type_check
+def skin_forward(table, neighbors, means, quats, weights, moved, turned, turns):
+    """Move Gaussians with their tokens.
+
+    Args:
+        table: [K, ROW], from `token_table`.
+        neighbors: [N, J].
+        means, quats: [N, 3] and [N, 4], at rest; quaternions of any length.
+        weights: [N, J], written.
+        moved, turned: [N, 3] and [N, 4], moved means and unit quaternions, written.
+        turns: [N, 4], blended unit rotation of each Gaussian, written.
+    """
+    motion, exponents = np.empty(BLENDED), np.empty(neighbors.shape[1])
+    for n in range(len(means)):
+        x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
+        _weigh(table, neighbors, n, x, y, z, exponents, weights)
+        _blend(table, neighbors, n, weights, motion)
+        for i in range(3):
+            row = 3 * i
+            moved[n, i] = motion[row] * x + motion[row + 1] * y + motion[row + 2] * z + motion[SHIFT + i]
+        turn, _ = _normalize((motion[TURN], motion[TURN + 1], motion[TURN + 2], motion[TURN + 3]))
+        unit, _ = _normalize(_quat(quats, n))
+        quat = _multiply(turn, unit)
+        for i in range(4):
+            turned[n, i] = quat[i]
+            turns[n, i] = turn[i]
+
+
+@kernel
+@no_type_check
+def skin_backward(table, sums, neighbors, means, quats, weights, v_moved, v_turned, v_means, v_quats):
+    """Gradients of `skin_forward`.
+
+    With P = Σ_j w_j P_j the blended motion and e_j the exponents, ∂L/∂w_j = P_j · ∂L/∂P and
+    ∂L/∂e_j = w_j (∂L/∂w_j − Σ_i w_i ∂L/∂w_i).
+
+    Args:
+        table, neighbors, means, quats, weights: as for `skin_forward`.
+        sums: [K, GRADS], gradients of what is blended and of log r, added to.
+        v_moved, v_turned: gradients of its results.
+        v_means, v_quats: gradients of its inputs, written.
+    """
+    motion, v_motion = np.empty(BLENDED), np.empty(BLENDED)
+    for n in range(len(means)):
+        x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
+        _blend(table, neighbors, n, weights, motion)
+        v = float(v_moved[n, 0]), float(v_moved[n, 1]), float(v_moved[n, 2])
+        for i in range(3):
+            v_motion[3 * i], v_motion[3 * i + 1], v_motion[3 * i + 2] = v[i] * x, v[i] * y, v[i] * z
+            v_motion[SHIFT + i] = v[i]
+
+        turn, turn_inv = _normalize((motion[TURN], motion[TURN + 1], motion[TURN + 2], motion[TURN + 3]))
+        unit, unit_inv = _normalize(_quat(quats, n))
+        v_quat = _quat(v_turned, n)
+        v_turn = _normalize_vjp(turn, turn_inv, _multiply(v_quat, _conjugate(unit)))
+        v_rest = _normalize_vjp(unit, unit_inv, _multiply(_conjugate(turn), v_quat))
+        for i in range(4):
+            v_motion[TURN + i] = v_turn[i]
+            v_quats[n, i] = v_rest[i]
+
+        mean_share = 0.0
+        for i in range(BLENDED):
+            mean_share += motion[i] * v_motion[i]
+        v_x = motion[0] * v[0] + motion[3] * v[1] + motion[6] * v[2]
+        v_y = motion[1] * v[0] + motion[4] * v[1] + motion[7] * v[2]
+        v_z = motion[2] * v[0] + motion[5] * v[1] + motion[8] * v[2]
+        for j in range(neighbors.shape[1]):
+            k, w = neighbors[n, j], float(weights[n, j])
+            share = 0.0
+            for i in range(BLENDED):
+                share += table[k, i] * v_motion[i]
+                sums[k, i] += w * v_motion[i]
+            v_exponent = w * (share - mean_share)
+            pull = v_exponent * table[k, SHARPNESS]
+            v_x -= pull * (x - table[k, CENTRE])
+            v_y -= pull * (y - table[k, CENTRE + 1])
+            v_z -= pull * (z - table[k, CENTRE + 2])
+            sums[k, LOG_RADIUS] -= 2.0 * v_exponent * _exponent(table, k, x, y, z)
+        v_means[n, 0], v_means[n, 1], v_means[n, 2] = v_x, v_y, v_z
+
+
+@kernel
+@no_type_check
+def token_backward(table, sums, v_quats, v_translations, v_log_radii):
+    """Gradients of `token_table`: from the rows of `sums` to poses and log radii, written."""
+    for k in range(len(table)):
+        row = table[k]
+        v_q = _rotmat_vjp((row[TURN], row[TURN + 1], row[TURN + 2], row[TURN + 3]), sums[k])
+        for i in range(4):
+            v_quats[k, i] = v_q[i] + sums[k, TURN + i]
+        for i in range(3):
+            v_translations[k, i] = sums[k, SHIFT + i]
+        v_log_radii[k] = sums[k, LOG_RADIUS]
+
+
+@kernel
+@no_type_check
+def _turn_form(r, m):
+    """R M Rᵀ for a symmetric matrix given as (xx, xy, xz, yy, yz, zz)."""
+    xx, xy, xz, yy, yz, zz = m
+    a0, a1, a2 = (
+        r[0] * xx + r[1] * xy + r[2] * xz,
+        r[0] * xy + r[1] * yy + r[2] * yz,
+        r[0] * xz + r[1] * yz + r[2] * zz,
+    )
+    b0, b1, b2 = (
+        r[3] * xx + r[4] * xy + r[5] * xz,
+        r[3] * xy + r[4] * yy + r[5] * yz,
+        r[3] * xz + r[4] * yz + r[5] * zz,
+    )
+    c0, c1, c2 = (
+        r[6] * xx + r[7] * xy + r[8] * xz,
+        r[6] * xy + r[7] * yy + r[8] * yz,
+        r[6] * xz + r[7] * yz + r[8] * zz,
+    )
+    return (
+        a0 * r[0] + a1 * r[1] + a2 * r[2],
+        a0 * r[3] + a1 * r[4] + a2 * r[5],
+        a0 * r[6] + a1 * r[7] + a2 * r[8],
+        b0 * r[3] + b1 * r[4] + b2 * r[5],
+        b0 * r[6] + b1 * r[7] + b2 * r[8],
+        c0 * r[6] + c1 * r[7] + c2 * r[8],
+    )
+
+
+@kernel
+@no_type_check
+def _at(plane, p):
+    """Where entry p of a plane stands; unsigned, as numba otherwise guards against negative indices."""
+    return np.uint64(plane * LANES + p)
+
+
+@kernel
+@no_type_check
+def _rotation(planes, p):
+    """Rotation matrix of lane p, row by row."""
+    return (
+        planes[_at(ROTMAT, p)],
+        planes[_at(ROTMAT + 1, p)],
+        planes[_at(ROTMAT + 2, p)],
+        planes[_at(ROTMAT + 3, p)],
+        planes[_at(ROTMAT + 4, p)],
+        planes[_at(ROTMAT + 5, p)],
+        planes[_at(ROTMAT + 6, p)],
+        planes[_at(ROTMAT + 7, p)],
+        planes[_at(ROTMAT + 8, p)],
+    )
+
+
+@kernel
+@no_type_check
+def _fill_rotations(planes, sign):
+    """Rotation matrices of the lanes' quaternions, or of their conjugates where the sign is -1."""
+    for p in range(LANES):
+        rot = _rotmat(
+            planes[_at(QUAT, p)],
+            sign * planes[_at(QUAT + 1, p)],
+            sign * planes[_at(QUAT + 2, p)],
+            sign * planes[_at(QUAT + 3, p)],
+        )
+        planes[_at(ROTMAT, p)], planes[_at(ROTMAT + 1, p)], planes[_at(ROTMAT + 2, p)] = rot[0:3]
+        planes[_at(ROTMAT + 3, p)], planes[_at(ROTMAT + 4, p)], planes[_at(ROTMAT + 5, p)] = rot[3:6]
+        planes[_at(ROTMAT + 6, p)], planes[_at(ROTMAT + 7, p)], planes[_at(ROTMAT + 8, p)] = rot[6:9]
+
+
+@kernel
+@no_type_check
+def _turn_vectors(planes):
+    """Degree 1: c · Y is linear in the direction."""
+    for p in range(LANES):
+        r = _rotation(planes, p)
+        x, y, z = -planes[_at(SH + 3, p)], -planes[_at(SH + 1, p)], planes[_at(SH + 2, p)]
+        planes[_at(SH + 1, p)] = -(r[3] * x + r[4] * y + r[5] * z)
+        planes[_at(SH + 2, p)] = r[6] * x + r[7] * y + r[8] * z
+        planes[_at(SH + 3, p)] = -(r[0] * x + r[1] * y + r[2] * z)
+
+
+@kernel
+@no_type_check
+def _turn_forms(planes):
+    """Degree 2: c · Y is a quadratic form dᵀ M d without trace."""
+    for p in range(LANES):
+        ring, edge = planes[_at(SH + 6, p)] * (1.0 / ROOT3), planes[_at(SH + 8, p)]
+        xy, yz, xz = planes[_at(SH + 4, p)], -planes[_at(SH + 5, p)], -planes[_at(SH + 7, p)]
+        m = (edge - ring, xy, xz, -edge - ring, yz, 2.0 * ring)
+        xx, xy, xz, yy, yz, zz = _turn_form(_rotation(planes, p), m)
+        planes[_at(SH + 4, p)] = xy
+        planes[_at(SH + 5, p)] = -yz
+        planes[_at(SH + 6, p)] = 0.5 * ROOT3 * zz
+        planes[_at(SH + 7, p)] = -xz
+        planes[_at(SH + 8, p)] = 0.5 * (xx - yy)
+
+
+@kernel
+@no_type_check
+def _turn_cubics(planes):
+    """Degree 3: c · Y is a cubic form Σ_a d_a (dᵀ M_a d), so R turns each M_a and then mixes the three."""
+    for p in range(LANES):
+        ring_y, ring_x = RING * planes[_at(SH + 11, p)], RING * planes[_at(SH + 13, p)]
+        wing_y, wing_x = planes[_at(SH + 9, p)], planes[_at(SH + 15, p)]
+        pole, edge = POLE * planes[_at(SH + 12, p)], CROSS * planes[_at(SH + 14, p)]
+        xyz = CROSS * planes[_at(SH + 10, p)]
+        xxx, xyy, xzz = ring_x - wing_x, 1.0 / 3.0 * ring_x + wing_x, -4.0 / 3.0 * ring_x
+        yyy, xxy, yzz = ring_y + wing_y, 1.0 / 3.0 * ring_y - wing_y, -4.0 / 3.0 * ring_y
+        zzz, xxz, yyz = 2.0 * pole, edge - pole, -edge - pole
+        r = _rotation(planes, p)
+        a = _turn_form(r, (xxx, xxy, xxz, xyy, xyz, xzz))
+        b = _turn_form(r, (xxy, xyy, xyz, yyy, yyz, yzz))
+        c = _turn_form(r, (xxz, xyz, xzz, yyz, yzz, zzz))
+        xxy = r[0] * a[1] + r[1] * b[1] + r[2] * c[1]
+        xyy = r[0] * a[3] + r[1] * b[3] + r[2] * c[3]
+        xxz = r[6] * a[0] + r[7] * b[0] + r[8] * c[0]
+        xyz = r[6] * a[1] + r[7] * b[1] + r[8] * c[1]
+        xzz = r[6] * a[2] + r[7] * b[2] + r[8] * c[2]
+        yyz = r[6] * a[3] + r[7] * b[3] + r[8] * c[3]
+        yzz = r[6] * a[4] + r[7] * b[4] + r[8] * c[4]
+        zzz = r[6] * a[5] + r[7] * b[5] + r[8] * c[5]
+        planes[_at(SH + 9, p)] = -xxy - 0.25 * yzz
+        planes[_at(SH + 10, p)] = (1.0 / CROSS) * xyz
+        planes[_at(SH + 11, p)] = (-0.75 / RING) * yzz
+        planes[_at(SH + 12, p)] = (0.5 / POLE) * zzz
+        planes[_at(SH + 13, p)] = (-0.75 / RING) * xzz
+        planes[_at(SH + 14, p)] = (0.5 / CROSS) * (xxz - yyz)
+        planes[_at(SH + 15, p)] = xyy + 0.25 * xzz
+
+
+@kernel
+@no_type_check
+def turn_sh(turns, inverse, sh, out):
+    """Turn spherical harmonics of degree 0 to 3, in gsplat's order and sign.
+
+    Args:
+        turns: [N, 4], unit quaternions.
+        inverse: turn back instead, which is also the gradient, as these rotations are orthogonal.
+        sh: [N, (degree + 1)², 3].
+        out: turned coefficients, written.
+    """
+    count = sh.shape[1]
+    planes = np.zeros(PLANES * LANES)
+    for first in range(0, len(sh), LANES // 3):
+        width = min(LANES // 3, len(sh) - first)
+        for g in range(width):
+            for i in range(4):
+                for c in range(3):
+                    planes[_at(QUAT + i, 3 * g + c)] = turns[first + g, i]
+            for i in range(count):
+                for c in range(3):
+                    planes[_at(SH + i, 3 * g + c)] = sh[first + g, i, c]
+        _fill_rotations(planes, -1.0 if inverse else 1.0)
+        if count > 1:
+            _turn_vectors(planes)
+        if count > 4:
+            _turn_forms(planes)
+        if count > 9:
+            _turn_cubics(planes)
+        for g in range(width):
+            for i in range(count):
+                for c in range(3):
+                    out[first + g, i, c] = planes[_at(SH + i, 3 * g + c)]

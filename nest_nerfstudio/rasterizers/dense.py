@@ -1,0 +1,331 @@
+"""The reference: every rule of the drawing in plain differentiable torch, slow, obvious, any float type."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nest_nerfstudio.rasterizers.base import Rasterizer, RenderMode
+from nest_nerfstudio.rasterizers.checks import check_inputs, drawn_degree
+from nest_nerfstudio.types import Gaussians, Rendering
+
+TILE = 16
+ALPHA_MIN = 1.0 / 255.0
+ALPHA_MAX = 0.999
+T_MIN = 1e-4
+EPS2D = 0.3
+
+
+class Camera(NamedTuple):
+    """One pinhole camera: world to camera, intrinsics in pixels, and what is in reach."""
+
+    viewmat: Float[Tensor, "4 4"]
+    K: Float[Tensor, "3 3"]
+    width: int
+    height: int
+    near: float
+    far: float
+
+
+class Splats(NamedTuple):
+    """N Gaussians as one camera sees them.
+
+    Attributes:
+        means2d: centres, pixels.
+        conics: inverse covariance [[a, b], [b, c]] as (a, b, c), pixels⁻².
+        radii: half the side of the square that is drawn, pixels.
+        depths: camera-space z.
+        compensations: √(det Σ / det(Σ + 0.3 I)), what antialiasing takes from the opacity.
+    """
+
+    means2d: Float[Tensor, "n 2"]
+    conics: Float[Tensor, "n 3"]
+    radii: Float[Tensor, " n"]
+    depths: Float[Tensor, " n"]
+    compensations: Float[Tensor, " n"]
+
+
+@final
+class DenseRasterizer(Rasterizer):
+    """Draws tile by tile with torch alone and leaves gradients to autograd; for tests and small scenes."""
+
+    name = "dense (reference)"
+
+    def __call__(
+        self,
+        gaussians: Gaussians,
+        viewmats: Float[Tensor, "c 4 4"],
+        Ks: Float[Tensor, "c 3 3"],
+        width: int,
+        height: int,
+        *,
+        render_mode: RenderMode = "RGB",
+        sh_degree: int | None = None,
+        backgrounds: Float[Tensor, "c 3"] | None = None,
+        near_plane: float = 0.01,
+        far_plane: float = 1e10,
+        antialiased: bool = False,
+        absgrad: bool = False,
+    ) -> Rendering:
+        """See `Rasterizer`."""
+        check_inputs(gaussians, viewmats, Ks, width, height, backgrounds)
+        degree = drawn_degree(gaussians, sh_degree)
+        if backgrounds is None:
+            backgrounds = viewmats.new_zeros(len(viewmats), 3)
+        cameras = [
+            Camera(viewmat, K, width, height, near_plane, far_plane)
+            for viewmat, K in zip(viewmats, Ks, strict=True)
+        ]
+        with torch.no_grad():
+            indices = [_visible(gaussians, camera, degree) for camera in cameras]
+        drawn = [select(gaussians, index) for index in indices]
+        splats = [project(g, camera) for g, camera in zip(drawn, cameras, strict=True)]
+        n = len(gaussians)
+        means2d = torch.stack([_spread(s.means2d, i, n) for s, i in zip(splats, indices, strict=True)])
+        info = {
+            "means2d": means2d,
+            "radii": torch.stack(
+                [_spread(s.radii, i, n) for s, i in zip(splats, indices, strict=True)]
+            ).int(),
+            "depths": torch.stack([_spread(s.depths, i, n) for s, i in zip(splats, indices, strict=True)]),
+            "width": width,
+            "height": height,
+            "n_cameras": len(cameras),
+            "gaussian_ids": None,
+        }
+        totals = torch.zeros_like(means2d) if absgrad else None
+        if totals is not None:
+            means2d.absgrad = totals  # type: ignore[attr-defined]
+        pictures = []
+        for c, (g, s, index) in enumerate(zip(drawn, splats, indices, strict=True)):
+            s = s._replace(means2d=means2d[c, index])
+            opacities = g.opacities * s.compensations if antialiased else g.opacities
+            features = torch.cat([shade(g, cameras[c], degree), s.depths[:, None]], -1)
+            total = None if totals is None else (totals[c], index)
+            pictures.append(composite(s, opacities, features, width, height, total))
+        color, alpha = (torch.stack(x) for x in zip(*pictures, strict=True))
+        rgb = color[..., :3] + (1 - alpha) * backgrounds[:, None, None]
+        depth = None if render_mode == "RGB" else color[..., 3:]
+        if render_mode == "RGB+ED":
+            depth = color[..., 3:] / alpha.clamp(min=1e-10)
+        return Rendering(rgb, alpha, depth, info)
+
+
+def select(gaussians: Gaussians, index: Int[Tensor, " m"]) -> Gaussians:
+    """The Gaussians at the given indices."""
+    g = gaussians
+    return Gaussians(g.means[index], g.quats[index], g.scales[index], g.opacities[index], g.sh[index])
+
+
+def project(gaussians: Gaussians, camera: Camera) -> Splats:
+    """EWA splatting: Σ₂D = P Pᵀ with P = J W R S, J the pinhole's Jacobian (3D Gaussian Splatting, Eq. 5).
+
+    Args:
+        gaussians: world frame.
+        camera: J takes x/z and y/z clamped to 1.3 times its field of view; the means are not clamped.
+
+    Returns:
+        The Gaussians on the image plane.
+    """
+    width, height = camera.width, camera.height
+    (fx, _, cx), (_, fy, cy) = camera.K[0], camera.K[1]
+    turn, shift = camera.viewmat[:3, :3], camera.viewmat[:3, 3]
+    x, y, z = (gaussians.means @ turn.T + shift).unbind(-1)
+    margin_x, margin_y = 0.3 * 0.5 * width / fx, 0.3 * 0.5 * height / fy
+    slope_x = torch.clamp(x / z, -(cx / fx + margin_x), (width - cx) / fx + margin_x)
+    slope_y = torch.clamp(y / z, -(cy / fy + margin_y), (height - cy) / fy + margin_y)
+    zero = torch.zeros_like(z)
+    J = torch.stack([fx / z, zero, -fx * slope_x / z, zero, fy / z, -fy * slope_y / z], -1).reshape(-1, 2, 3)
+    P = J @ turn @ (quat_to_rotmat(gaussians.quats) * gaussians.scales[:, None, :])
+    p0, p1 = P.unbind(1)
+    a, b, c = (p0 * p0).sum(-1), (p0 * p1).sum(-1), (p1 * p1).sum(-1)
+    # Lagrange's identity: a c - b² and the blurred determinant without their cancellation.
+    det_sharp = torch.linalg.cross(p0, p1).square().sum(-1)
+    det = det_sharp + EPS2D * (a + c) + EPS2D**2
+    a, c = a + EPS2D, c + EPS2D
+    half = (a + c) / 2
+    radii = torch.ceil(3 * torch.sqrt(half + torch.sqrt(torch.clamp(half**2 - det, min=0.01))))
+    return Splats(
+        means2d=torch.stack([fx * x / z + cx, fy * y / z + cy], -1),
+        conics=torch.stack([c, -b, a], -1) / det[:, None],
+        radii=radii.detach(),
+        depths=z,
+        compensations=_GuardedSqrt.apply(det_sharp / det),
+    )
+
+
+def quat_to_rotmat(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
+    """Rotation matrices of quaternions wxyz, which are normalised here."""
+    w, x, y, z = (quats / quats.norm(dim=-1, keepdim=True)).unbind(-1)
+    rows = [
+        torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
+        torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
+        torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
+    ]
+    return torch.stack(rows, -2)
+
+
+def shade(gaussians: Gaussians, camera: Camera, degree: int) -> Float[Tensor, "n 3"]:
+    """Colour towards a camera: max(0, Σ sh_i Y_i(direction from the camera's centre) + 0.5)."""
+    centre = torch.inverse(camera.viewmat)[:3, 3]
+    basis = sh_basis(degree, F.normalize(gaussians.means - centre, dim=-1))
+    return torch.clamp_min((basis[..., None] * gaussians.sh[:, : basis.shape[-1]]).sum(1) + 0.5, 0.0)
+
+
+def sh_basis(degree: int, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n k"]:
+    """Real spherical harmonics (Sloan, "Efficient Spherical Harmonic Evaluation", JCGT 2013), gsplat's order.
+
+    Args:
+        degree: 0 to 4.
+        directions: unit vectors.
+
+    Returns:
+        Y_lm at l² + l + m, k = (degree + 1)².
+    """
+    x, y, z = directions.unbind(-1)
+    zz = z * z
+    c1, s1 = x, y  # c_m + i s_m = (x + i y)^m
+    c2, s2 = x * c1 - y * s1, x * s1 + y * c1
+    c3, s3 = x * c2 - y * s2, x * s2 + y * c2
+    c4, s4 = x * c3 - y * s3, x * s3 + y * c3
+    a1 = 0.48860251190292
+    a2, b2 = 0.5462742152960395, -1.092548430592079 * z
+    a3, b3, d3 = -0.5900435899266435, 1.445305721320277 * z, 0.4570457994644658 - 2.285228997322329 * zz
+    a4, b4, d4 = 0.6258357354491763, -1.770130769779931 * z, 3.31161143515146 * zz - 0.47308734787878
+    e4 = z * (2.007139630671868 - 4.683325804901025 * zz)
+    y20 = 0.9461746957575601 * zz - 0.3153915652525201
+    y30 = z * (1.865881662950577 * zz - 1.119528997770346)
+    y40 = 1.984313483298443 * z * y30 - 1.006230589874905 * y20
+    bands = [
+        [torch.full_like(x, 0.2820947917738781)],
+        [-a1 * s1, a1 * z, -a1 * c1],
+        [a2 * s2, b2 * s1, y20, b2 * c1, a2 * c2],
+        [a3 * s3, b3 * s2, d3 * s1, y30, d3 * c1, b3 * c2, a3 * c3],
+        [a4 * s4, b4 * s3, d4 * s2, e4 * s1, y40, e4 * c1, d4 * c2, b4 * c3, a4 * c4],
+    ]
+    return torch.stack([value for band in bands[: degree + 1] for value in band], -1)
+
+
+def composite(
+    splats: Splats,
+    opacities: Float[Tensor, " n"],
+    features: Float[Tensor, "n k"],
+    width: int,
+    height: int,
+    absgrad: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Float[Tensor, "h w k"], Float[Tensor, "h w 1"]]:
+    """Blend Gaussians front to back.
+
+    Args:
+        splats: Gaussians on the image plane.
+        opacities: of the Gaussians, as this camera sees them.
+        features: what is blended, colour and depth.
+        width: pixels.
+        height: pixels.
+        absgrad: where Σ_pixels |∂L/∂means2d| is added, and the rows that belong to `splats`.
+
+    Returns:
+        Blended features over nothing, and alpha.
+    """
+    order = torch.argsort(splats.depths.detach(), stable=True)
+    reach = (splats.radii / TILE)[:, None]
+    first = torch.floor(splats.means2d.detach() / TILE - reach)
+    last = torch.ceil(splats.means2d.detach() / TILE + reach)
+    rows = []
+    for y0 in range(0, height, TILE):
+        row = []
+        for x0 in range(0, width, TILE):
+            tile = torch.tensor([x0 // TILE, y0 // TILE], device=first.device)
+            index = order[((first <= tile) & (tile < last)).all(-1)[order]]
+            size = min(TILE, height - y0), min(TILE, width - x0)
+            place = None if absgrad is None else (absgrad[0], absgrad[1][index])
+            row.append(_tile(splats, opacities, features, index, x0, y0, *size, place))
+        rows.append(torch.cat(row, 1))
+    picture = torch.cat(rows, 0)
+    return picture[..., :-1], picture[..., -1:]
+
+
+def _tile(
+    splats: Splats,
+    opacities: Tensor,
+    features: Tensor,
+    index: Tensor,
+    x0: int,
+    y0: int,
+    rows: int,
+    cols: int,
+    absgrad: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Pixels [rows, cols, k + 1] of a tile: features of the Gaussians at `index`, in order, and alpha."""
+    like = {"dtype": features.dtype, "device": features.device}
+    y, x = torch.meshgrid(torch.arange(rows, **like), torch.arange(cols, **like), indexing="ij")
+    pixels = torch.stack([x + (x0 + 0.5), y + (y0 + 0.5)], -1).reshape(-1, 1, 2)
+    means2d = _PerPixel.apply(splats.means2d[index], len(pixels), absgrad)
+    dx, dy = (pixels - means2d).unbind(-1)
+    a, b, c = splats.conics[index].unbind(-1)
+    sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
+    alpha = torch.clamp(opacities[index] * torch.exp(-sigma), max=ALPHA_MAX)
+    alpha = torch.where((sigma >= 0) & (alpha >= ALPHA_MIN), alpha, 0.0)
+    # Transmittance only falls, so all that lies behind the first Gaussian that fails the test fails it too.
+    after = torch.cumprod(1 - alpha, -1)
+    alpha = torch.where(after > T_MIN, alpha, 0.0)
+    before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], -1)
+    weights = alpha * before
+    picture = torch.cat([weights @ features[index], weights.sum(-1, keepdim=True)], -1)
+    return picture.reshape(rows, cols, -1)
+
+
+def _visible(gaussians: Gaussians, camera: Camera, degree: int) -> Tensor:
+    """Indices of the Gaussians that a camera draws: finite, in range, their square in the picture."""
+    splats = project(gaussians, camera)
+    (x, y), r, z = splats.means2d.unbind(-1), splats.radii, splats.depths
+    colors = shade(gaussians, camera, degree)
+    sh = gaussians.sh[:, : (degree + 1) ** 2].flatten(1)
+    finite = torch.isfinite(torch.cat([splats.conics, colors, sh, gaussians.opacities[:, None]], -1)).all(-1)
+    finite &= r < 1e9
+    in_range = (z >= camera.near) & (z <= camera.far) & (z > 0)
+    in_picture = (x + r > 0) & (x - r < camera.width) & (y + r > 0) & (y - r < camera.height)
+    return torch.nonzero(finite & in_range & in_picture)[:, 0]
+
+
+def _spread(values: Tensor, index: Tensor, n: int) -> Tensor:
+    """Values at `index` of n rows, zero elsewhere."""
+    return values.new_zeros(n, *values.shape[1:]).index_copy(0, index, values)
+
+
+class _GuardedSqrt(torch.autograd.Function):
+    """√x whose gradient divides by 2 (√x + 1e-6), as gsplat's does: finite at 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        root = x.sqrt()
+        ctx.save_for_backward(root)
+        return root
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (root,) = ctx.saved_tensors
+        return 0.5 * grad / (root + 1e-6)
+
+
+class _PerPixel(torch.autograd.Function):
+    """A copy of the means for every pixel, so that absolute gradients can be summed before they cancel."""
+
+    @staticmethod
+    def forward(ctx: Any, means2d: Tensor, pixels: int, absgrad: tuple[Tensor, Tensor] | None) -> Tensor:
+        ctx.absgrad = absgrad
+        return means2d.expand(pixels, -1, -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.absgrad is not None:
+            total, index = ctx.absgrad
+            total.index_add_(0, index, grad.abs().sum(0))
+        return grad.sum(0), None, None

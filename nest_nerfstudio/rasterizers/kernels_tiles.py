@@ -1,0 +1,240 @@
+"""Compiled kernels that sort the projected Gaussians by depth and hand them out to 16 × 16 pixel tiles.
+
+All cameras are handled at once: a tile belongs to one camera, so one stable sort by depth orders every tile.
+Both sorts are counting sorts and stable, so equal depths stay in the order of the Gaussians.
+"""
+
+import math
+from typing import no_type_check
+
+import numpy as np
+
+from .kernels import ALPHA_MIN, TILE, kernel
+from .kernels_composite import (
+    BLUE,
+    DEPTH,
+    GREEN,
+    MEAN_X,
+    MEAN_Y,
+    OPACITY,
+    RED,
+    WHITE_XX,
+    WHITE_XY,
+    WHITE_YY,
+    Y_FIRST,
+    Y_LAST,
+)
+
+DIGIT = 11
+
+LEVEL_SLACK = 1e-2
+"""Widens the ellipses, so that rounding never drops a pixel that the alpha test keeps."""
+
+
+@kernel
+@no_type_check
+def sort_by_depth(keys, radii):
+    """Indices of the visible Gaussians (radius > 0), nearest first: a radix sort of the depths' bits.
+
+    Args:
+        keys: [C * N] depths, all positive, seen as unsigned integers, which keeps their order.
+        radii: [C * N], 0 where not visible.
+    """
+    count = 0
+    for i in range(radii.size):
+        count += radii[i] > 0
+    order, other = np.empty(count, np.int32), np.empty(count, np.int32)
+    passes = (keys.itemsize * 8 + DIGIT - 1) // DIGIT
+    mask = (1 << DIGIT) - 1
+    places = np.zeros((passes, 1 << DIGIT), np.int64)
+    j = 0
+    for i in range(radii.size):
+        if radii[i] > 0:
+            order[j] = i
+            j += 1
+            key = np.int64(keys[i])
+            for digit in range(passes):
+                places[digit, (key >> (digit * DIGIT)) & mask] += 1
+    for digit in range(passes):
+        if places[digit].max() == count:
+            continue
+        total = 0
+        for value in range(places.shape[1]):
+            total, places[digit, value] = total + places[digit, value], total
+        for j in range(count):
+            i = order[j]
+            value = (np.int64(keys[i]) >> (digit * DIGIT)) & mask
+            other[places[digit, value]] = i
+            places[digit, value] += 1
+        order, other = other, order
+    return order
+
+
+@kernel
+@no_type_check
+def _box(mean, radius, tiles):
+    """Tiles first..last of one axis that the square mean ± radius meets."""
+    first = np.floor(mean / TILE - radius / TILE)
+    last = np.ceil(mean / TILE + radius / TILE)
+    return int(min(max(first, 0), tiles)), int(min(max(last, 0), tiles))
+
+
+@kernel
+@no_type_check
+def _reach(record):
+    """(level, half height) of the ellipse |W d|² ≤ level outside which alpha < 1/255; level < 0: nowhere."""
+    opacity = float(record[OPACITY])
+    if not opacity >= ALPHA_MIN:
+        return -1.0, 0.0
+    level = 2.0 * math.log(opacity / ALPHA_MIN) + LEVEL_SLACK
+    return level, math.sqrt(level) / record[WHITE_YY]
+
+
+@kernel
+@no_type_check
+def _span(record, level, half, row, first, last):
+    """Tiles first..last of a row of tiles that the ellipse meets, within the given ones."""
+    xx, xy, yy = float(record[WHITE_XX]), float(record[WHITE_XY]), float(record[WHITE_YY])
+    low = max(row * TILE + 0.5 - record[MEAN_Y], -half)
+    high = min(row * TILE + TILE - 0.5 - record[MEAN_Y], half)
+    if low > high:
+        return first, first
+    # At height y the ellipse spans x = (-xy y ± √(level - (yy y)²)) / xx, widest to the right at y = tip.
+    tip = -math.sqrt(level) * xy / (yy * math.sqrt(xy * xy + yy * yy))
+    y = min(max(tip, low), high)
+    right = record[MEAN_X] + (-xy * y + math.sqrt(max(level - yy * yy * y * y, 0.0))) / xx
+    y = min(max(-tip, low), high)
+    left = record[MEAN_X] + (-xy * y - math.sqrt(max(level - yy * yy * y * y, 0.0))) / xx
+    # Pixel centres of tile k lie in [16 k + 0.5, 16 k + 15.5].
+    first = int(min(max(np.ceil((left + 0.5) / TILE) - 1, first), last))
+    last = int(min(max(np.floor((right - 0.5) / TILE) + 1, first), last))
+    return first, last
+
+
+@kernel
+@no_type_check
+def fill_records(first, last, bounds, frame, order, radii, splats, records, counts, slots):
+    """Gather Gaussians into `records`, for the parts first..last, and count the tiles that each meets.
+
+    Args:
+        bounds: [parts + 1], part k holds the Gaussians order[bounds[k]..bounds[k + 1]].
+        frame: `Frame`.
+        order: [V], from `sort_by_depth`.
+        radii: [C, N].
+        splats: `Splats`.
+        records: [V, RECORD], written.
+        counts: [parts, tiles], added to.
+        slots: [V + 1], the number of tiles of Gaussian i is written to i + 1.
+    """
+    for part in range(first, last):
+        for i in range(bounds[part], bounds[part + 1]):
+            record = records[i]
+            camera, n = divmod(order[i], radii.shape[1])
+            record[MEAN_X], record[MEAN_Y] = splats.means2d[camera, n, 0], splats.means2d[camera, n, 1]
+            white = splats.whitenings[camera, n]
+            record[WHITE_XX], record[WHITE_XY], record[WHITE_YY] = white[0], white[1], white[2]
+            record[OPACITY], record[DEPTH] = splats.opacities[camera, n], splats.depths[camera, n]
+            color = splats.colors[camera, n]
+            record[RED], record[GREEN], record[BLUE] = color[0], color[1], color[2]
+            level, half = _reach(record)
+            height = float(frame.height)
+            y_mean = float(record[MEAN_Y])
+            record[Y_FIRST] = min(max(np.ceil(y_mean - half - 0.5), 0.0), height)
+            record[Y_LAST] = max(min(np.floor(y_mean + half - 0.5), height), -1.0)
+            slots[i + 1] = 0
+            if level < 0:
+                continue
+            x0, x1 = _box(record[MEAN_X], radii[camera, n], frame.tiles_x)
+            y0, y1 = _box(record[MEAN_Y], radii[camera, n], frame.tiles_y)
+            base = camera * frame.tiles_x * frame.tiles_y
+            total = 0
+            for row in range(y0, y1):
+                left, right = _span(record, level, half, row, x0, x1)
+                total += right - left
+                corner = base + row * frame.tiles_x
+                for tile in range(corner + left, corner + right):
+                    counts[part, tile] += 1
+            slots[i + 1] = total
+
+
+@kernel
+@no_type_check
+def place_tiles(counts, slots):
+    """Turn counts into positions, in place; returns where each tile's entries start, [tiles + 1].
+
+    Args:
+        counts: [parts, tiles], becomes the position where each part writes its first entry of a tile.
+        slots: [V + 1], becomes the running total.
+    """
+    parts, tiles = counts.shape
+    starts = np.empty(tiles + 1, np.int64)
+    total = 0
+    for tile in range(tiles):
+        starts[tile] = total
+        for part in range(parts):
+            total, counts[part, tile] = total + counts[part, tile], total
+    starts[tiles] = total
+    for i in range(slots.size - 1):
+        slots[i + 1] += slots[i]
+    return starts
+
+
+@kernel
+@no_type_check
+def fill_tiles(first, last, bounds, frame, order, radii, first_slots, positions, bins):
+    """Write the Gaussians of the parts first..last into the lists of the tiles they meet.
+
+    Args:
+        bounds, frame, order, radii: as for `fill_records`.
+        first_slots: [V + 1], where each Gaussian's rows in the gradient buffer start.
+        positions: [parts, tiles], where to write next in each tile, advanced.
+        bins: `Bins`, whose entries and slots are written.
+    """
+    for part in range(first, last):
+        for i in range(bounds[part], bounds[part + 1]):
+            if first_slots[i + 1] == first_slots[i]:
+                continue
+            camera, n = divmod(order[i], radii.shape[1])
+            record = bins.records[i]
+            level, half = _reach(record)
+            x0, x1 = _box(record[MEAN_X], radii[camera, n], frame.tiles_x)
+            y0, y1 = _box(record[MEAN_Y], radii[camera, n], frame.tiles_y)
+            base = camera * frame.tiles_x * frame.tiles_y
+            slot = first_slots[i]
+            for row in range(y0, y1):
+                left, right = _span(record, level, half, row, x0, x1)
+                corner = base + row * frame.tiles_x
+                for tile in range(corner + left, corner + right):
+                    position = positions[part, tile]
+                    positions[part, tile] += 1
+                    bins.entries[position] = i
+                    bins.slots[position] = slot
+                    slot += 1
+
+
+@kernel
+@no_type_check
+def sum_grads(first, last, order, first_slots, grads, v_splats, absgrad):
+    """Add up the rows of `grads` of each Gaussian order[first..last], always in the same order.
+
+    Args:
+        order, first_slots: as for `fill_tiles`.
+        grads: [M, GRADS], from `composite_backward`.
+        v_splats: `Splats`, gradients, written for the Gaussians in `order`.
+        absgrad: [C, N, 2], written alike.
+    """
+    total = np.empty(grads.shape[1], grads.dtype)
+    for i in range(first, last):
+        total[:] = 0
+        for slot in range(first_slots[i], first_slots[i + 1]):
+            for k in range(total.size):
+                total[k] += grads[slot, k]
+        camera, n = divmod(order[i], absgrad.shape[1])
+        for k in range(2):
+            v_splats.means2d[camera, n, k] = total[k]
+            absgrad[camera, n, k] = total[10 + k]
+        for k in range(3):
+            v_splats.whitenings[camera, n, k] = total[2 + k]
+            v_splats.colors[camera, n, k] = total[6 + k]
+        v_splats.opacities[camera, n] = total[5]
+        v_splats.depths[camera, n] = total[9]

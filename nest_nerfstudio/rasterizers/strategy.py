@@ -1,0 +1,179 @@
+"""Which Gaussians to add, move and drop while training: gsplat's strategies, the MCMC one also without CUDA.
+
+As in gsplat, `params` holds at least "means", "quats", "scales" (their logarithms) and "opacities" (their
+logits), and `optimizers` one optimizer of the same name for each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from gsplat.strategy import DefaultStrategy, MCMCStrategy
+from gsplat.strategy.base import Strategy
+from gsplat.strategy.ops import _multinomial_sample, _update_param_with_optimizer
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nest_nerfstudio.rasterizers.dense import quat_to_rotmat
+
+MAX_RATIO = 51
+"""More copies than this of one Gaussian count as this many, as in gsplat."""
+
+Params = dict[str, torch.nn.Parameter] | torch.nn.ParameterDict
+Optimizers = dict[str, torch.optim.Optimizer]
+
+
+def create_strategy(
+    name: Literal["default", "mcmc"], device: torch.device | str, **settings: Any
+) -> Strategy:
+    """Make a densification strategy that runs on `device`.
+
+    Args:
+        name: "default" clones, splits and prunes (3D Gaussian Splatting); "mcmc" relocates and perturbs.
+        device: where the Gaussians live; gsplat's own MCMC strategy is taken on CUDA.
+        settings: fields of gsplat's `DefaultStrategy` or `MCMCStrategy`.
+
+    Returns:
+        A strategy with gsplat's interface.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: an unknown setting.
+    """
+    if name == "default":
+        return DefaultStrategy(**settings)
+    if name == "mcmc":
+        return (MCMCStrategy if torch.device(device).type == "cuda" else TorchMCMCStrategy)(**settings)
+    raise ValueError(f'unknown strategy "{name}"; there are "default" and "mcmc"')
+
+
+def compute_relocation(
+    opacities: Float[Tensor, " n"], scales: Float[Tensor, "n 3"], ratios: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
+    """What N equal Gaussians at one place must be to look like the one they replace.
+
+    o' = 1 - (1 - o)^(1/N) and Σ' = (o / D)² Σ with
+    D = Σ_{i=1}^N Σ_{k=0}^{i-1} C(i-1, k) (-1)^k o'^(k+1) / √(k+1) (3DGS as MCMC, arXiv 2404.09591, Eq. 9).
+    Summed over i first, D = Σ_{k=1}^N C(N, k) (-1)^(k-1) o'^k / √k.
+
+    Args:
+        opacities: o, in [0, 1).
+        scales: standard deviations.
+        ratios: N, how many take the place of each; cut to 1..MAX_RATIO.
+
+    Returns:
+        Opacities and scales of each of the N.
+    """
+    old, copies = opacities.double(), ratios.clamp(1, MAX_RATIO)
+    new = -torch.expm1(torch.log1p(-old) / copies)
+    powers = new[:, None] ** torch.arange(1, MAX_RATIO + 1, device=new.device)
+    denominator = (_relocation_weights().to(new.device)[copies] * powers).sum(-1)
+    shrink = torch.where(old > 0, old / denominator, 1.0)
+    return new.to(opacities.dtype), (shrink[:, None] * scales).to(scales.dtype)
+
+
+@cache
+def _relocation_weights() -> Tensor:
+    """[N, k - 1]: C(N, k) (-1)^(k-1) / √k."""
+    rows = [
+        [math.comb(n, k) * (-1) ** (k - 1) / math.sqrt(k) for k in range(1, MAX_RATIO + 1)]
+        for n in range(MAX_RATIO + 1)
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@dataclass
+class TorchMCMCStrategy(MCMCStrategy):
+    """gsplat's `MCMCStrategy` without its CUDA operators; settings and behaviour are the same."""
+
+    @torch.no_grad()
+    def step_post_backward(
+        self,
+        params: Params,
+        optimizers: Optimizers,
+        state: dict[str, Any],
+        step: int,
+        info: dict[str, Any],
+        lr: float,
+    ) -> None:
+        """Relocate, add and perturb; to be called after the optimizers' step.
+
+        Args:
+            params: see the module; replaced in place.
+            optimizers: whose state is kept in step with `params`.
+            state: from `initialize_state`.
+            step: of the training.
+            info: of the rendering; not used.
+            lr: learning rate of the means, scales the noise.
+        """
+        if self.refine_start_iter < step < self.refine_stop_iter and step % self.refine_every == 0:
+            moved = self._relocate_gs(params, optimizers, state["binoms"])
+            added = self._add_new_gs(params, optimizers, state["binoms"])
+            if self.verbose:
+                print(f"Step {step}: {moved} Gaussians relocated, {added} added, now {len(params['means'])}.")
+        _add_noise(params, lr * self.noise_lr)
+
+    @torch.no_grad()
+    def _relocate_gs(self, params: Params, optimizers: Optimizers, binoms: Tensor) -> int:
+        opacities = torch.sigmoid(params["opacities"].flatten())
+        dead = torch.nonzero(opacities <= self.min_opacity)[:, 0]
+        alive = torch.nonzero(opacities > self.min_opacity)[:, 0]
+        if len(dead) == 0 or len(alive) == 0:
+            return 0
+        chosen = alive[_multinomial_sample(opacities[alive], len(dead), replacement=True)]
+        shares = self._share(params, chosen)
+
+        def update_param(name: str, p: Tensor) -> torch.nn.Parameter:
+            p[chosen] = shares.get(name, p[chosen])
+            p[dead] = p[chosen]
+            return torch.nn.Parameter(p)
+
+        def update_moment(key: str, moment: Tensor) -> Tensor:
+            moment[chosen] = 0
+            return moment
+
+        _update_param_with_optimizer(update_param, update_moment, params, optimizers)  # type: ignore[arg-type]
+        return len(dead)
+
+    @torch.no_grad()
+    def _add_new_gs(self, params: Params, optimizers: Optimizers, binoms: Tensor) -> int:
+        count = len(params["means"])
+        added = max(0, min(self.cap_max, int(1.05 * count)) - count)
+        if added == 0:
+            return 0
+        chosen = _multinomial_sample(torch.sigmoid(params["opacities"].flatten()), added, replacement=True)
+        shares = self._share(params, chosen)
+
+        def update_param(name: str, p: Tensor) -> torch.nn.Parameter:
+            p[chosen] = shares.get(name, p[chosen])
+            return torch.nn.Parameter(torch.cat([p, p[chosen]]))
+
+        def update_moment(key: str, moment: Tensor) -> Tensor:
+            return torch.cat([moment, moment.new_zeros(added, *moment.shape[1:])])
+
+        _update_param_with_optimizer(update_param, update_moment, params, optimizers)  # type: ignore[arg-type]
+        return added
+
+    def _share(self, params: Params, chosen: Tensor) -> dict[str, Tensor]:
+        """New logits and log scales of Gaussians that share their place with their copies."""
+        logits = params["opacities"][chosen]
+        opacities, scales = compute_relocation(
+            torch.sigmoid(logits.flatten()),
+            torch.exp(params["scales"][chosen]),
+            torch.bincount(chosen)[chosen] + 1,
+        )
+        opacities = opacities.clamp(self.min_opacity, 1.0 - torch.finfo(torch.float32).eps)
+        return {"opacities": torch.logit(opacities).reshape(logits.shape), "scales": torch.log(scales)}
+
+
+def _add_noise(params: Params, scale: float) -> None:
+    """Move the means by noise of each Gaussian's own covariance, the less the more opaque (Eq. 8 there)."""
+    opacities = torch.sigmoid(params["opacities"].flatten())
+    gate = torch.sigmoid(100.0 * ((1.0 - opacities) - 0.995))
+    root = quat_to_rotmat(params["quats"]) * torch.exp(params["scales"])[:, None, :]
+    noise = torch.randn_like(params["means"]) * (gate * scale)[:, None]
+    params["means"].add_(torch.einsum("nij,nkj,nk->ni", root, root, noise))

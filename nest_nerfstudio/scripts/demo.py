@@ -1,0 +1,185 @@
+"""The demo: make a small moving scene, train on it, score it, film it, each by a command you can type."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from PIL import Image, ImageDraw
+
+from nest_nerfstudio.data.synthetic import CAMERA_ANGLE_X, CAMERA_RADIUS, look_at_origin
+
+FRAMES_PER_SECOND = 24
+
+
+@dataclass
+class Demo:
+    """Make a small moving scene, train `nest-dynamic` on it, score it and film it."""
+
+    output: Path = Path("demo_output")
+    """Folder for all results; a scene that is already there is used again."""
+    train_minutes: float = 3.0
+    """Time to train."""
+    size: int = 160
+    """Width and height of the scene's pictures, pixels."""
+    samples: int = 100
+    """Light paths per pixel of the scene's pictures."""
+    video_size: int = 320
+    """Width and height of the video, pixels."""
+    video_seconds: float = 5.0
+    """Length of the video, in which time runs from 0 to 2: the clip, and as much again beyond it."""
+
+    def main(self) -> None:
+        """Run all steps and say where the results are."""
+        began = time.monotonic()
+        scene = self.output / f"scene_{self.size}"
+        run("nest-data", "toy", "--output", scene, "--size", self.size, "--samples", self.samples)
+        config = self._train(scene)
+        scores = self._evaluate(config)
+        sheet = self._contact_sheet(config, scene)
+        video = self._film(config)
+        minutes = (time.monotonic() - began) / 60
+        print(f"\nDone in {minutes:.1f} minutes. Test frames: " + ", ".join(scores))
+        print(f"  contact sheet  {sheet}")
+        print(f"  video          {video or 'left out: the program ffmpeg is not installed'}")
+        print(f"  trained run    {config.parent}")
+        print(f"  look around    {shlex.join(['ns-viewer', '--load-config', str(config)])}")
+
+    def _train(self, scene: Path) -> Path:
+        """Train, and return the run's config file."""
+        runs = self.output / "runs"
+        run(
+            "ns-train",
+            "nest-dynamic",
+            *("--data", scene),
+            *("--output-dir", runs),
+            *("--experiment-name", "toy"),
+            *("--vis", "tensorboard"),
+            *("--max-minutes", self.train_minutes),
+        )
+        return max(runs.glob("toy/nest-dynamic/*/config.yml"), key=lambda path: path.stat().st_mtime)
+
+    def _evaluate(self, config: Path) -> list[str]:
+        """Score the test frames; one phrase per metric."""
+        path = config.parent / "eval.json"
+        run("ns-eval", "--load-config", config, "--output-path", path)
+        results = json.loads(path.read_text())["results"]
+        names = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
+        return [text.format(results[name]) for name, text in names.items() if name in results]
+
+    def _contact_sheet(self, config: Path, scene: Path) -> Path:
+        """Draw test frames by `ns-render` and lay them out under the true ones."""
+        renders = config.parent / "renders"
+        run(
+            *("ns-render", "dataset"),
+            *("--load-config", config),
+            *("--output-path", renders),
+            *("--split", "test"),
+            *("--rendered-output-names", "rgb", "depth", "motion"),
+            *("--image-format", "png"),
+            *("--colormap-options.normalize", True),
+        )
+        frames = json.loads((scene / "transforms_test.json").read_text())["frames"]
+        chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, min(6, len(frames))).round().astype(int)]
+        rows = {"truth": [scene / f"{frame['file_path']}.png" for frame in chosen]}
+        for label, output in (("rendering", "rgb"), ("depth", "depth"), ("motion", "motion")):
+            rows[label] = [
+                renders / "test" / output / f"{Path(frame['file_path']).name}.png" for frame in chosen
+            ]
+        path = self.output / "contact_sheet.png"
+        contact_sheet(rows, [f"t = {frame['time']:.2f}" for frame in chosen], self.size).save(path)
+        return path
+
+    def _film(self, config: Path) -> Path | None:
+        """Film the scene from a circling camera by `ns-render`; None without ffmpeg."""
+        if shutil.which("ffmpeg") is None:
+            return None
+        path, video = config.parent / "camera_path.json", self.output / "video.mp4"
+        path.write_text(json.dumps(orbit(self.video_size, self.video_seconds)))
+        run(
+            *("ns-render", "camera-path"),
+            *("--load-config", config),
+            *("--camera-path-filename", path),
+            *("--output-path", video),
+            *("--rendered-output-names", "rgb"),
+        )
+        return video
+
+
+def orbit(size: int, seconds: float) -> dict:
+    """A nerfstudio camera path: once around the origin while time runs from 0 to 2.
+
+    Args:
+        size: width and height, pixels.
+        seconds: length of the video.
+    """
+    frames = []
+    count = max(2, round(seconds * FRAMES_PER_SECOND))
+    for i in range(count):
+        pose = look_at_origin(
+            azimuth=2 * np.pi * i / count - np.pi / 2, height=0.35, radius=0.85 * CAMERA_RADIUS
+        )
+        frames.append(
+            {
+                "camera_to_world": pose.flatten().tolist(),
+                "fov": float(np.degrees(CAMERA_ANGLE_X)),
+                "aspect": 1.0,
+                "render_time": 2 * i / (count - 1),
+            }
+        )
+    return {
+        "camera_type": "perspective",
+        "render_width": size,
+        "render_height": size,
+        "fps": FRAMES_PER_SECOND,
+        "seconds": seconds,
+        "camera_path": frames,
+    }
+
+
+def contact_sheet(rows: dict[str, list[Path]], titles: list[str], size: int) -> Image.Image:
+    """Pictures in a labelled grid, on white.
+
+    Args:
+        rows: picture files of each row, by label.
+        titles: of the columns.
+        size: width and height of a cell, pixels.
+    """
+    margin, head = 64, 18
+    sheet = Image.new("RGB", (margin + len(titles) * size, head + len(rows) * size), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        draw.text((margin + (column + 0.5) * size, head / 2), title, fill="black", anchor="mm")
+    for row, (label, paths) in enumerate(rows.items()):
+        draw.text((4, head + (row + 0.5) * size), label, fill="black", anchor="lm")
+        for column, path in enumerate(paths):
+            picture = Image.open(path).convert("RGBA").resize((size, size))
+            sheet.paste(picture, (margin + column * size, head + row * size), picture)
+    return sheet
+
+
+def run(program: str, *arguments: object) -> None:
+    """Run a command of this Python environment, and stop with its name if it fails."""
+    words = [str(argument) for argument in arguments]
+    print(f"\n$ {shlex.join([program, *words])}", flush=True)
+    executable = shutil.which(program, path=str(Path(sys.executable).parent)) or shutil.which(program)
+    if executable is None:
+        raise SystemExit(f"{program} is not installed beside {sys.executable}")
+    # nerfstudio's own use of old torch names would bury what the commands say.
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore::FutureWarning"}
+    status = subprocess.run([executable, *words], env=environment, check=False).returncode
+    if status != 0:
+        raise SystemExit(f"{program} failed with exit status {status}")
+
+
+if __name__ == "__main__":
+    tyro.cli(Demo).main()

@@ -1,0 +1,199 @@
+"""Controls that a dynamic scene adds to nerfstudio's viewer."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import viser
+from nerfstudio.viewer.viewer_elements import ViewerControl
+
+from nest_nerfstudio.types import SceneLatent
+from nest_nerfstudio.viewer.playback import Playback
+from nest_nerfstudio.viewer.token_overlay import TokenOverlay
+
+FAR_DEPTH = 1000.0
+"""World units, past all that viser can store: its depths end at 168, which is 16.8 world units."""
+_FIRST_TIME, _LAST_TIME, _TIME_STEP = -1.0, 3.0, 0.001
+_FASTEST, _SLOWEST = 0.5, 30.0
+_FRAMES_PER_SECOND = 24
+_REFRESH_SECONDS = 1.0
+
+
+class DynamicViewerControls(ViewerControl):
+    """Time inside and beyond the clip, playing, a token overlay, and whether motion is rendered.
+
+    An attribute of a model: nerfstudio's viewer finds it there and calls `_setup`; without a viewer it only
+    holds settings. A copy of it, pickled or not, starts without a viewer.
+
+    Args:
+        latent_at: gives the scene's latent at a clip time.
+        seconds_per_clip: speed of playing at the start.
+        motion: whether the model's "motion" output is rendered at the start.
+    """
+
+    def __init__(
+        self, latent_at: Callable[[float], SceneLatent], seconds_per_clip: float = 3.0, motion: bool = True
+    ) -> None:
+        self.motion = motion
+        self.playing = False
+        self._latent_at = latent_at
+        self._seconds_per_clip = seconds_per_clip
+        self._panel: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._latent_at, self._seconds_per_clip, self.motion)
+
+    def _setup(self, viewer: Any) -> None:
+        super()._setup(viewer)
+        self._panel = viewer.control_panel
+        self._overlay = TokenOverlay(viewer.viser_server, self._panel.viser_scale_ratio)
+        self._wake = threading.Event()
+        self._closed = False
+        self._add_elements()
+        self.viser_server.on_client_connect(self._show_scene)
+        self._thread = threading.Thread(target=self._run, name="viewer-time", daemon=True)
+        self._thread.start()
+        # Ended before the interpreter is: a daemon thread killed inside torch can abort the process.
+        atexit.register(self.close)
+
+    @property
+    def empty_depth(self) -> float | None:
+        """Depth for pixels that show nothing; None where the viewer does not care.
+
+        The viewer hides its own objects behind what it takes for the scene, so nothing must be far away. But
+        where depth itself is looked at, a far background would leave it no contrast.
+        """
+        panel = self._panel
+        if panel is None or not panel.layer_depth:
+            return None
+        shown = [panel.output_render] + ([panel.split_output_render] if panel.split else [])
+        return None if "depth" in shown else FAR_DEPTH
+
+    def play(self) -> None:
+        """Let time run from where it is."""
+        self._last_tick = time.monotonic()
+        self._set_playing(True)
+
+    def pause(self) -> None:
+        """Hold time where it is."""
+        self._set_playing(False)
+
+    def close(self) -> None:
+        """End the thread that moves time and tokens."""
+        self.playing, self._closed = False, True
+        self._wake.set()
+        self._thread.join(timeout=2.0)
+        atexit.unregister(self.close)
+
+    def _show_scene(self, client: Any) -> None:
+        """Start just in front of a training camera: viser starts inside most scenes."""
+        dataset = self.viewer.pipeline.datamanager.train_dataset
+        assert dataset is not None
+        position = dataset.cameras.camera_to_worlds[0, :, 3].double().numpy(force=True)
+        with client.atomic():
+            client.camera.position = 0.9 * position * self._panel.viser_scale_ratio
+            client.camera.look_at = (0.0, 0.0, 0.0)
+
+    # ---------------------------------------------------------------- elements
+
+    def _add_elements(self) -> None:
+        gui = self.viser_server.gui
+        # Above the tabs, so that it is at hand in all of them.
+        with gui.add_folder("Time and motion", order=self.viewer.stats_markdown.order + 0.5):
+            self._widen_time_slider()
+            self._play_button = gui.add_button("Play", icon=viser.Icon.PLAYER_PLAY_FILLED)
+            self._pause_button = gui.add_button("Pause", icon=viser.Icon.PLAYER_PAUSE_FILLED, visible=False)
+            speed = min(max(self._seconds_per_clip, _FASTEST), _SLOWEST)
+            self._speed = gui.add_slider(
+                "Seconds per clip", _FASTEST, _SLOWEST, 0.1, speed, hint="Speed of playing"
+            )
+            self._loop = gui.add_multi_slider(
+                "Loop", _FIRST_TIME, _LAST_TIME, 0.01, (0.0, 1.0), hint="Playing starts over at its end"
+            )
+            self._tokens = gui.add_checkbox(
+                "Show tokens", False, hint="Over the picture: depth compositing is off meanwhile"
+            )
+            self._motion = gui.add_checkbox(
+                "Compute motion", self.motion, hint='Offer the output "motion"; a frame takes twice as long'
+            )
+        self._play_button.on_click(lambda _: self.play())
+        self._pause_button.on_click(lambda _: self.pause())
+        self._tokens.on_update(lambda _: self._toggle_tokens())
+        self._motion.on_update(lambda _: self._toggle_motion())
+
+    def _widen_time_slider(self) -> None:
+        """Put nerfstudio's one time slider here, with a range beyond the clip: its own is fixed to [0, 1].
+
+        viser cannot change the range of a slider, so it is made again; the viewer goes on reading it.
+        """
+        self._time = slider = self._panel._time
+        rerender = slider.cb_hook
+        slider.remove()
+        slider.min, slider.max, slider.step = _FIRST_TIME, _LAST_TIME, _TIME_STEP
+        slider.hint = "Clip time: [0, 1] was observed, the rest is extrapolated"
+        slider.cb_hook = lambda element: [rerender(element), self._wake.set()]
+        slider.install(self.viser_server)
+
+    def _set_playing(self, playing: bool) -> None:
+        self.playing = playing
+        self._play_button.visible, self._pause_button.visible = not playing, playing
+        self._wake.set()
+
+    def _toggle_tokens(self) -> None:
+        # Tokens lie inside the scene, where its own depth would hide them.
+        compositing = self._panel._layer_depth
+        if self._tokens.value:
+            self._composited = compositing.value
+        compositing.value = not self._tokens.value and self._composited
+        self._wake.set()
+
+    def _toggle_motion(self) -> None:
+        self.motion = self._motion.value
+        self.viewer._trigger_rerender()
+
+    # ---------------------------------------------------------------- what goes on in the background
+
+    def _run(self) -> None:
+        """Move time on and tokens after it, away from viser's threads, which must never wait for training."""
+        while not self._closed:
+            if self.playing:
+                time.sleep(1 / _FRAMES_PER_SECOND)
+                self._tick()
+            else:
+                # While a model trains, its tokens move without anyone touching the time.
+                self._wake.wait(_REFRESH_SECONDS if self._tokens.value else None)
+                self._wake.clear()
+            self._draw_tokens()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        seconds, self._last_tick = now - self._last_tick, now
+        if self.playing:
+            start, end = sorted(self._loop.value)
+            playback = Playback(max(self._speed.value, _FASTEST), (start, end))
+            with self._while_viser_lives():
+                self._time.value = playback.advance(self._time.value, seconds)
+
+    def _draw_tokens(self) -> None:
+        if self._tokens.value and not self._closed:
+            with self.viewer.train_lock or nullcontext(), torch.no_grad():
+                positions = self._latent_at(self._time.value).translations
+            with self._while_viser_lives():
+                self._overlay.draw(positions)
+        elif self._overlay.visible:
+            with self._while_viser_lives():
+                self._overlay.hide()
+
+    @contextmanager
+    def _while_viser_lives(self) -> Iterator[None]:
+        """End with viser, whose server or whose threads, at the interpreter's exit, may stop at any time."""
+        try:
+            yield
+        except RuntimeError:
+            self._closed = True

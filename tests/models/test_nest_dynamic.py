@@ -1,0 +1,154 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from nest_nerfstudio.geometry.se3 import se3_apply, se3_exp
+from nest_nerfstudio.pipelines.trainer import NestTrainer
+from tests.small_run import make_config, make_trainer
+
+
+@pytest.fixture(scope="module")
+def trained(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
+    trainer = make_trainer(make_config(capture, tmp_path_factory.mktemp("run"), steps=400))
+    trainer.train()
+    trainer.pipeline.eval()
+    return trainer
+
+
+def score(trainer: NestTrainer, split: str) -> float:
+    """Mean PSNR over a split, dB."""
+    manager, model = trainer.pipeline.datamanager, trainer.pipeline.dynamic_model
+    dataset = manager.dataset_type(manager.dataparser.get_dataparser_outputs(split))
+    model.eval()
+    found = []
+    for i in range(len(dataset)):
+        outputs = model.get_outputs_for_camera(dataset.cameras[i : i + 1])
+        found.append(model.get_image_metrics_and_images(outputs, dataset.get_data(i))[0]["psnr"])
+    return sum(found) / len(found)
+
+
+@pytest.mark.slow
+def test_training_learns_the_motion(trained: NestTrainer, capture: Path, tmp_path: Path) -> None:
+    """Better than the same Gaussians without motion, on views and times not trained on."""
+    static = make_trainer(make_config(capture, tmp_path, steps=400, motion="static"))
+    static.train()
+    assert score(trained, "test") > score(static, "test") + 1.0
+    assert trained.pipeline.dynamic_model.dynamics.committed
+
+
+def test_strides_run_in_order(capture: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(make_config(capture, tmp_path))
+    model = trainer.pipeline.dynamic_model
+    model.set_progress(0, 0.0)
+    assert model.is_still()
+    low, high = model.time_window()
+    assert high - low == pytest.approx(model.config.warmup_window, abs=0.02)
+    model.set_progress(20, 0.2)
+    assert not model.is_still()
+    assert model.time_window()[1] - model.time_window()[0] > high - low
+    model.set_progress(40, 0.5)
+    assert model.time_window() is None
+    assert not model.dynamics.committed
+    model.set_progress(50, 0.7)
+    assert model.dynamics.committed
+
+
+@pytest.mark.parametrize("time", [-0.5, 0.0, 0.5, 1.0, 1.75])
+def test_renders_at_any_time(trained: NestTrainer, time: float) -> None:
+    model = trained.pipeline.dynamic_model
+    camera = trained.pipeline.datamanager.train_dataset.cameras[:1]
+    camera.times = torch.tensor([[time]])
+    outputs = model.get_outputs_for_camera(camera)
+    assert {"rgb", "depth", "accumulation", "motion"} <= outputs.keys()
+    assert outputs["rgb"].shape == (48, 48, 3)
+    for name in ("rgb", "depth", "accumulation", "motion"):
+        assert outputs[name].isfinite().all(), name
+
+
+def test_depth_is_distance_along_the_ray(trained: NestTrainer) -> None:
+    """Where the ball in the middle is seen, the ray ends near it."""
+    model = trained.pipeline.dynamic_model
+    camera = trained.pipeline.datamanager.train_dataset.cameras[:1]
+    outputs = model.get_outputs_for_camera(camera)
+    rays = camera.generate_rays(camera_indices=0)
+    points = rays.origins + rays.directions * outputs["depth"]
+    solid = outputs["accumulation"][..., 0] > 0.9
+    assert solid.sum() > 20
+    assert points[solid].norm(dim=-1).max() < 1.6
+    assert (points[solid].norm(dim=-1) - camera.camera_to_worlds[0, :, 3].norm()).abs().min() > 1
+
+
+def test_turning_the_latent_turns_the_gaussians(trained: NestTrainer) -> None:
+    model, g = trained.pipeline.dynamic_model, se3_exp(torch.randn(6))
+    with torch.no_grad():
+        latent = model.latent_at(0.3)
+        torch.testing.assert_close(
+            model.field(latent.turn_world(g)).means, se3_apply(g, model.field(latent).means), atol=1e-5, rtol=0
+        )
+
+
+def test_cameras_without_times_play_the_clip(trained: NestTrainer) -> None:
+    model = trained.pipeline.dynamic_model
+    camera = trained.pipeline.datamanager.train_dataset.cameras[:1]
+    camera.times = None
+    first = model.get_outputs_for_camera(camera)["rgb"]
+    for _ in range(17):
+        later = model.get_outputs_for_camera(camera)["rgb"]
+    assert (first - later).abs().max() > 0.1
+
+
+def test_crop_box_hides_what_is_outside(trained: NestTrainer) -> None:
+    from nerfstudio.data.scene_box import OrientedBox
+
+    model = trained.pipeline.dynamic_model
+    camera = trained.pipeline.datamanager.train_dataset.cameras[:1]
+    whole = model.get_outputs_for_camera(camera)["accumulation"].sum()
+    box = OrientedBox.from_params((0.6, 0.0, 0.0), (0.0, 0.0, 0.0), (0.8, 0.8, 2.0))
+    part = model.get_outputs_for_camera(camera, obb_box=box)["accumulation"].sum()
+    nothing = model.get_outputs_for_camera(
+        camera, obb_box=OrientedBox.from_params((9.0, 0.0, 0.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    )["accumulation"].sum()
+    assert 0 < part < 0.8 * whole
+    assert nothing == 0
+
+
+def test_checkpoint_restores_the_same_pictures(trained: NestTrainer, capture: Path, tmp_path: Path) -> None:
+    trained.save_checkpoint(399)
+    config = make_config(capture, tmp_path, steps=400)
+    config.load_checkpoint = trained.checkpoint_dir / "step-000000399.ckpt"
+    loaded = make_trainer(config)
+    assert loaded._start_step == 400
+    for time in (0.2, 1.4):
+        torch.testing.assert_close(
+            loaded.pipeline.dynamic_model.eval().gaussians_at(time).means,
+            trained.pipeline.dynamic_model.gaussians_at(time).means,
+        )
+    held = loaded.optimizers.optimizers["means"].param_groups[0]["params"][0]
+    assert held is loaded.pipeline.dynamic_model.field.params["means"]
+
+
+@pytest.mark.parametrize("strategy", ["mcmc", "default"])
+@pytest.mark.parametrize("motion", ["ode", "mlp", "static"])
+def test_every_motion_and_strategy_trains(capture: Path, tmp_path: Path, motion: str, strategy: str) -> None:
+    trainer = make_trainer(make_config(capture, tmp_path, steps=25, motion=motion, strategy=strategy))
+    trainer.train()
+    assert trainer.step == 25 or trainer.stop_training
+
+
+def test_an_empty_hull_starts_in_the_box(capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    trainer = make_trainer(make_config(capture, tmp_path))
+    model, views = trainer.pipeline.dynamic_model, trainer.pipeline._views_in(None)
+    from dataclasses import replace
+
+    model.initialize([replace(view, alphas=torch.zeros_like(view.alphas)) for view in views])
+    assert "visual hull is empty" in capsys.readouterr().out
+    assert len(model.field) == 150
+
+
+def test_seed_points_are_used(capture: Path, tmp_path: Path) -> None:
+    model = make_trainer(make_config(capture, tmp_path)).pipeline.dynamic_model
+    points, colors = torch.randn(90, 3), torch.randint(0, 256, (90, 3))
+    model.initialize([], (points, colors))
+    assert len(model.field) == 90
+    assert torch.cdist(model.field.params["means"].data, points).min(1).values.max() < 1e-6

@@ -1,0 +1,157 @@
+"""Densification on the CPU."""
+
+import math
+from typing import Literal
+
+import pytest
+import torch
+from gsplat.strategy import DefaultStrategy, MCMCStrategy
+from raster_cases import make_case
+
+from nest_nerfstudio.rasterizers.numba_cpu import NumbaRasterizer
+from nest_nerfstudio.rasterizers.strategy import (
+    MAX_RATIO,
+    TorchMCMCStrategy,
+    compute_relocation,
+    create_strategy,
+)
+from nest_nerfstudio.types import Gaussians
+
+Params = dict[str, torch.nn.Parameter]
+
+
+def relocate_naively(opacity: float, ratio: int) -> tuple[float, float]:
+    """Eq. 9 of arXiv 2404.09591 as it is written: the new opacity and what scales are multiplied by."""
+    new = 1 - (1 - opacity) ** (1 / ratio)
+    denominator = 0.0
+    for i in range(1, ratio + 1):
+        for k in range(i):
+            denominator += math.comb(i - 1, k) * (-1) ** k / math.sqrt(k + 1) * new ** (k + 1)
+    return new, opacity / denominator
+
+
+def test_relocation_is_the_formula() -> None:
+    opacities = torch.rand(60, dtype=torch.float64) * 0.99
+    ratios = torch.randint(1, 20, (60,))
+    scales = torch.rand(60, 3, dtype=torch.float64)
+    new_opacities, new_scales = compute_relocation(opacities, scales, ratios)
+    for i in range(60):
+        opacity, factor = relocate_naively(opacities[i].item(), int(ratios[i]))
+        assert new_opacities[i].item() == pytest.approx(opacity, rel=1e-9)
+        torch.testing.assert_close(new_scales[i], factor * scales[i], rtol=1e-7, atol=0)
+
+
+def test_relocation_limits_the_ratio_and_keeps_one_as_it_is() -> None:
+    opacities, scales = torch.tensor([0.3, 0.3, 0.6, 0.0]), torch.rand(4, 3)
+    ratios = torch.tensor([MAX_RATIO, 500, 1, 3])
+    new_opacities, new_scales = compute_relocation(opacities, scales, ratios)
+    assert new_opacities[0] == new_opacities[1]
+    torch.testing.assert_close(new_opacities[2:], opacities[2:])
+    torch.testing.assert_close(new_scales[2:], scales[2:])
+
+
+def training(
+    strategy: DefaultStrategy | MCMCStrategy, steps: int, absgrad: bool = False
+) -> tuple[Params, dict[str, torch.optim.Optimizer]]:
+    """A few steps on a picture of other Gaussians."""
+    case = make_case(n=60, cameras=1)
+    target = make_case(n=60, cameras=1, seed=5)
+    rasterizer = NumbaRasterizer()
+    views = case.viewmats, case.Ks, case.width, case.height
+    picture = rasterizer(target.gaussians, *views).rgb
+    g = case.gaussians
+    opacities = g.opacities.clone()
+    opacities[:10] = 1e-3
+    params = {
+        "means": torch.nn.Parameter(g.means),
+        "quats": torch.nn.Parameter(g.quats),
+        "scales": torch.nn.Parameter(g.scales.log()),
+        "opacities": torch.nn.Parameter(torch.logit(opacities)),
+        "sh": torch.nn.Parameter(g.sh),
+    }
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        name: torch.optim.Adam([p], lr=1e-3) for name, p in params.items()
+    }
+    strategy.check_sanity(params, optimizers)
+    state = strategy.initialize_state()
+    for step in range(1, steps + 1):
+        gaussians = Gaussians(
+            params["means"],
+            torch.nn.functional.normalize(params["quats"], dim=-1),
+            params["scales"].exp(),
+            torch.sigmoid(params["opacities"]),
+            params["sh"],
+        )
+        out = rasterizer(gaussians, *views, absgrad=absgrad)
+        strategy.step_pre_backward(params, optimizers, state, step, out.info)
+        (out.rgb - picture).abs().mean().backward()
+        for optimizer in optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad()
+        extra = {"lr": 1e-6} if isinstance(strategy, MCMCStrategy) else {}
+        strategy.step_post_backward(params, optimizers, state, step, out.info, **extra)
+    return params, optimizers
+
+
+def assert_in_step(params: Params, optimizers: dict[str, torch.optim.Optimizer]) -> None:
+    """Parameters, optimizers and their moments still belong together."""
+    n = len(params["means"])
+    for name, p in params.items():
+        assert len(p) == n
+        assert p.isfinite().all()
+        assert optimizers[name].param_groups[0]["params"] == [p]
+        assert optimizers[name].state[p]["exp_avg"].shape == p.shape
+
+
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_default_strategy_steps(absgrad: bool) -> None:
+    settings = {"refine_start_iter": 2, "refine_every": 3, "reset_every": 1000, "grow_grad2d": 1e-6}
+    strategy = create_strategy("default", "cpu", absgrad=absgrad, **settings)
+    assert isinstance(strategy, DefaultStrategy)
+    params, optimizers = training(strategy, 4, absgrad)
+    assert len(params["means"]) > 60
+    assert (torch.sigmoid(params["opacities"]) >= strategy.prune_opa).all()
+    assert_in_step(params, optimizers)
+
+
+def test_mcmc_strategy_steps() -> None:
+    settings = {"refine_start_iter": 2, "refine_every": 3, "cap_max": 62, "noise_lr": 10.0}
+    strategy = create_strategy("mcmc", "cpu", **settings)
+    assert isinstance(strategy, TorchMCMCStrategy)
+    params, optimizers = training(strategy, 4)
+    assert len(params["means"]) == 62
+    assert (torch.sigmoid(params["opacities"]) > 0.99 * strategy.min_opacity).all()
+    assert_in_step(params, optimizers)
+
+
+def test_mcmc_with_nobody_alive_changes_nothing() -> None:
+    params = {"means": torch.zeros(4, 3), "opacities": torch.full((4,), -20.0), "scales": torch.zeros(4, 3)}
+    params = {name: torch.nn.Parameter(p) for name, p in params.items()}
+    optimizers = {name: torch.optim.Adam([p]) for name, p in params.items()}
+    assert TorchMCMCStrategy()._relocate_gs(params, optimizers, torch.empty(0)) == 0
+
+
+def test_noise_follows_covariance_and_spares_the_opaque() -> None:
+    n = 20000
+    params: Params = {
+        "means": torch.nn.Parameter(torch.zeros(n, 3)),
+        "quats": torch.nn.Parameter(torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(n, 1)),
+        "scales": torch.nn.Parameter(torch.tensor([[1.0, 2.0, 0.5]]).log().repeat(n, 1)),
+        "opacities": torch.nn.Parameter(torch.full((n,), -30.0)),
+    }
+    params["opacities"].data[n // 2 :] = 5.0
+    strategy = TorchMCMCStrategy(noise_lr=1.0)
+    strategy.step_post_backward(params, {}, strategy.initialize_state(), 1, {}, lr=1.0)
+    spread = params["means"].detach()[: n // 2].std(0) / torch.sigmoid(torch.tensor(0.5))
+    torch.testing.assert_close(spread, torch.tensor([1.0, 4.0, 0.25]), rtol=0.05, atol=0)
+    assert params["means"].detach()[n // 2 :].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["default", "mcmc"])
+def test_cuda_takes_gsplats_own(name: Literal["default", "mcmc"]) -> None:
+    assert type(create_strategy(name, "cuda")) is {"default": DefaultStrategy, "mcmc": MCMCStrategy}[name]
+
+
+def test_unknown_settings_are_errors() -> None:
+    with pytest.raises(TypeError, match="no_such"):
+        create_strategy("mcmc", "cpu", no_such=1)

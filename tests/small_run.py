@@ -1,0 +1,30 @@
+"""A small run of nest-dynamic on the small capture."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+
+from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
+from nest_nerfstudio.pipelines.trainer import NestTrainer, NestTrainerConfig
+
+
+def make_config(capture: Path, output: Path, steps: int = 60, **model) -> NestTrainerConfig:
+    config = deepcopy(nest_dynamic.config)
+    config.data = config.pipeline.datamanager.data = capture
+    config.output_dir, config.vis, config.max_num_iterations = output, "tensorboard", steps
+    config.machine.device_type = "cpu"
+    small = {"num_gaussians": 150, "max_gaussians": 200, "num_tokens": 12, "sh_degree": 1} | model
+    for name, value in small.items():
+        assert hasattr(config.pipeline.model, name)
+        setattr(config.pipeline.model, name, value)
+    config.pipeline.model.dynamics.explain_iterations = 60
+    config.set_timestamp()
+    return config
+
+
+def make_trainer(config: NestTrainerConfig) -> NestTrainer:
+    torch.manual_seed(0)
+    trainer = config.setup()
+    trainer.setup()
+    return trainer

@@ -1,0 +1,61 @@
+"""Every example runs and ends in a picture that shows something."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nest_nerfstudio.data.synthetic import ToySceneConfig, make_toy_scene
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str, output: Path, **arguments: object) -> np.ndarray:
+    """Call an example's `main` and load its picture, values in [0, 1]."""
+    runpy.run_path(str(EXAMPLES / name))["main"](output=output, **arguments)
+    return np.asarray(Image.open(output).convert("RGB")) / 255
+
+
+def test_every_example_is_tested() -> None:
+    tests = Path(__file__).read_text()
+    assert all(path.name in tests for path in EXAMPLES.glob("*.py"))
+
+
+def test_draw_gaussians(tmp_path: Path) -> None:
+    picture = run("01_draw_gaussians.py", tmp_path / "torus.png", count=3000, size=64)
+    color, nearness = picture[:, :64], picture[:, 64:]
+    np.testing.assert_array_equal(color[0, 0], 1)
+    assert nearness[0, 0].max() == 0
+    # The rim towards the camera is in the lower half of the picture, and the hole shows the background.
+    assert nearness[45:52, 32].max() > nearness[12:20, 32].max() > 0
+    assert (color[26:34, 28:36] == 1).all(axis=-1).any()
+
+
+def test_fit_an_image(tmp_path: Path) -> None:
+    picture = run("02_fit_an_image.py", tmp_path / "fit.png", size=32, count=200, steps=60)
+    target, fit = picture[:, :32], picture[:, 32:]
+    psnr = -10 * np.log10(np.square(target - fit).mean())
+    assert psnr > 18
+    assert psnr > -10 * np.log10(target.var()) + 6, "much better than one flat colour"
+
+
+@pytest.mark.slow
+def test_train_and_render(tmp_path: Path) -> None:
+    pytest.importorskip("mitsuba")
+    config = ToySceneConfig(size=32, train=8, val=1, test=1, future=1, samples=4)
+    scene = make_toy_scene(tmp_path / "toy", config)
+    picture = run(
+        "03_train_and_render.py",
+        tmp_path / "strip.png",
+        data=scene,
+        runs=tmp_path / "runs",
+        steps=20,
+        times=(0.5, 1.5),
+    )
+    assert picture.shape == (64, 64, 3)
+    assert (picture[:32, :32] < 0.9).any(), "something is drawn before white"
+    assert list((tmp_path / "runs").rglob("config.yml"))

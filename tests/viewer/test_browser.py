@@ -1,0 +1,191 @@
+"""ns-viewer in a real browser: time moves the picture, playing does, tokens show."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
+from PIL import Image
+from waiting import eventually, free_port
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+SIZE, FOCAL = 48, 60.0
+Picture = np.ndarray
+
+
+def camera_at(turn: float) -> np.ndarray:
+    """Camera to world, OpenGL axes, on a circle of radius 3 around the z axis, looking at the origin."""
+    c, s = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
+    return np.array([[-s, 0.0, c, 3 * c], [c, 0.0, s, 3 * s], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+def ball_picture(camera: np.ndarray, centre: np.ndarray, radius: float = 0.35) -> Image.Image:
+    """An orange ball, as a disc with alpha."""
+    x, y, z = np.linalg.inv(camera)[:3] @ [*centre, 1.0]
+    v, u = np.mgrid[:SIZE, :SIZE] + 0.5 - SIZE / 2
+    inside = np.hypot(u - FOCAL * x / -z, -v - FOCAL * y / -z) < FOCAL * radius / -z
+    pixels = np.zeros((SIZE, SIZE, 4), dtype=np.uint8)
+    pixels[inside] = (240, 120, 20, 255)
+    return Image.fromarray(pixels, "RGBA")
+
+
+def write_scene(folder: Path) -> None:
+    """A D-NeRF scene: a ball that rises from z = −0.5 to z = 0.5 during the clip."""
+    for split, count in (("train", 24), ("val", 2), ("test", 2)):
+        (folder / split).mkdir(parents=True)
+        frames = []
+        for i in range(count):
+            moment, camera = i / (count - 1), camera_at(i * 0.382)
+            ball_picture(camera, np.array([0.0, 0.0, moment - 0.5])).save(folder / split / f"r_{i}.png")
+            frames.append(
+                {"file_path": f"./{split}/r_{i}", "time": moment, "transform_matrix": camera.tolist()}
+            )
+        meta = {"camera_angle_x": 2 * math.atan(0.5 * SIZE / FOCAL), "frames": frames}
+        (folder / f"transforms_{split}.json").write_text(json.dumps(meta))
+
+
+@pytest.fixture(scope="module")
+def run_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """config.yml of a run of a few seconds."""
+    folder = tmp_path_factory.mktemp("viewer")
+    write_scene(folder / "scene")
+    config = deepcopy(nest_dynamic.config)
+    config.data, config.output_dir, config.vis = folder / "scene", folder / "runs", "tensorboard"
+    config.pipeline.datamanager.data, config.machine.device_type = config.data, "cpu"
+    config.max_num_iterations, config.steps_per_eval_image, config.timestamp = 200, 0, "now"
+    model = config.pipeline.model
+    model.num_gaussians, model.max_gaussians, model.num_tokens = 400, 400, 16
+    model.dynamics.explain_iterations = 50
+    config.optimizers["motion"]["optimizer"].lr = 1e-2
+    config.save_config()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    trainer.train()
+    return config.get_base_dir() / "config.yml"
+
+
+@pytest.fixture(scope="module")
+def viewer_process(run_config: Path) -> Iterator[tuple[psutil.Process, int]]:
+    """A running `ns-viewer`, without an address on its command line, and its port."""
+    port = free_port()
+    command = [str(Path(sys.executable).parent / "ns-viewer"), "--load-config", str(run_config)]
+    log = run_config.parent / "viewer.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, "--viewer.websocket-port", str(port)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        )
+
+    def listens() -> bool:
+        assert process.poll() is None, log.read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        assert eventually(listens, 120), log.read_text()
+        yield psutil.Process(process.pid), port
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+def test_ns_viewer_listens_on_this_machine_only(viewer_process: tuple[psutil.Process, int]) -> None:
+    process, port = viewer_process
+    listening = {c.laddr for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    assert listening == {("127.0.0.1", port)}
+
+
+@pytest.mark.browser
+def test_time_play_and_tokens_in_a_browser(viewer_process: tuple[psutil.Process, int]) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if shutil.which(CHROMIUM) is None:
+        pytest.skip(f"needs {CHROMIUM}")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=[*FLAGS, "--disable-background-networking"]
+        )
+        page = browser.new_page(viewport={"width": 900, "height": 700})
+        page.goto(f"http://127.0.0.1:{viewer_process[1]}")
+        page.get_by_text("Time and motion").wait_for(timeout=60_000)
+        watch(page)
+        browser.close()
+
+
+def watch(page: Any) -> None:
+    """Use the page as a person would, and look at the picture only."""
+    settled(page, lambda p: is_orange(p).sum() > 1000)
+    set_time(page, 0.0)
+    low = settled(page, lambda p: below_middle(p) > 20)
+    set_time(page, 1.0)
+    high = settled(page, lambda p: below_middle(p) < -20)
+    set_time(page, 2.0)
+    settled(page, lambda p: np.abs(p - high).mean() > 2 and np.abs(p - low).mean() > 2)
+    set_time(page, 0.0)
+    settled(page, lambda p: below_middle(p) > 20)
+    page.get_by_role("button", name="Play").click()
+    settled(page, lambda p: below_middle(p) < -10)
+    page.get_by_role("button", name="Pause", exact=True).click()
+    plain = settled(page, lambda p: True)
+    page.get_by_label("Show tokens").check()
+    settled(page, lambda p: other_colors(p) > other_colors(plain) + 20)
+    page.get_by_label("Show tokens").uncheck()
+    settled(page, lambda p: other_colors(p) < other_colors(plain) + 5)
+
+
+def set_time(page: Any, value: float) -> None:
+    row = page.get_by_text("Time", exact=True).locator("xpath=ancestor::div[contains(@class,'Flex')][1]")
+    row.locator("input[inputmode]").fill(str(value))
+    row.locator("input[inputmode]").press("Enter")
+
+
+def settled(page: Any, holds: Callable[[Picture], bool]) -> Picture:
+    """The first picture for which something holds: rendering takes its time."""
+    seen: list[Picture] = []
+
+    def look() -> bool:
+        seen.append(picture_of(page))
+        return holds(seen[-1])
+
+    assert eventually(look, 30.0)
+    return seen[-1]
+
+
+def picture_of(page: Any) -> Picture:
+    """What the window shows left of the panel, RGB in 0…255."""
+    if folder := os.environ.get("NEST_SHOTS"):
+        page.screenshot(path=f"{folder}/{time.time():.2f}.png")
+    data = page.screenshot(clip={"x": 60, "y": 80, "width": 480, "height": 520})
+    return np.asarray(Image.open(BytesIO(data)).convert("RGB")).astype(float)
+
+
+def is_orange(picture: Picture) -> np.ndarray:
+    red, green, blue = np.moveaxis(picture, -1, 0)
+    return (red > 150) & (red - blue > 80) & (green > 0.3 * red) & (green < 0.8 * red)
+
+
+def below_middle(picture: Picture) -> float:
+    """How far the ball is below the middle of the picture, pixels; 0 where there is no ball."""
+    rows = np.nonzero(is_orange(picture))[0]
+    return float(rows.mean() - 295) if rows.size > 1000 else 0.0
+
+
+def other_colors(picture: Picture) -> int:
+    """Pixels of a strong colour that is not the ball's."""
+    return int((~is_orange(picture) & (np.ptp(picture, axis=-1) > 120)).sum())

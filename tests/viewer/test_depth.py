@@ -1,0 +1,83 @@
+"""Depth as nerfstudio's viewer takes it, to hide its own objects behind the scene."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.cameras.cameras import CameraType
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.viewer.render_state_machine import RenderStateMachine
+from nerfstudio.viewer.utils import CameraState
+
+from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
+from nest_nerfstudio.viewer.controls import FAR_DEPTH
+
+DISTANCE = 4.0
+
+
+@pytest.fixture
+def model() -> NestDynamicModel:
+    """Gaussians on the plane z = 0, out to the corners of the picture on one side only."""
+    config = NestDynamicModelConfig(num_gaussians=400, num_tokens=4, rasterizer="dense", motion="static")
+    box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
+    model = config.setup(scene_box=box, num_train_data=1, metadata={})
+    x, y = torch.meshgrid(torch.linspace(0.3, 2.2, 20), torch.linspace(-2.2, 2.2, 20), indexing="ij")
+    points = torch.stack([x, y, torch.zeros_like(x)], -1).reshape(-1, 3)
+    model.initialize([], (points, torch.full_like(points, 200.0)))
+    return model.eval()
+
+
+def from_above() -> CameraState:
+    """A camera over the plane that looks straight down."""
+    c2w = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, DISTANCE]])
+    return CameraState(fov=1.0, aspect=1.0, c2w=c2w, camera_type=CameraType.PERSPECTIVE)
+
+
+def viewer_outputs(viewer: SimpleNamespace, model: NestDynamicModel) -> dict[str, torch.Tensor]:
+    viewer.include_time, viewer.step, viewer.get_model = True, 0, lambda: model
+    viewer.render_tab_state = SimpleNamespace(preview_render=False)
+    viewer.control_panel._max_res.value = 64
+    model.viewer_controls._setup(viewer)
+    try:
+        return RenderStateMachine(viewer, 10.0, client=None)._render_img(from_above())
+    finally:
+        model.viewer_controls.close()
+
+
+def test_the_viewer_gets_back_camera_depth(viewer, model) -> None:
+    """A plane across the view has one depth, although rays to its edges are longer."""
+    outputs = viewer_outputs(viewer, model)
+    solid = outputs["accumulation"] > 0.9
+    assert solid.sum() > 500
+    depth = outputs["gl_z_buf_depth"][solid]
+    np.testing.assert_allclose(depth.numpy(), DISTANCE, rtol=1e-3)
+    assert outputs["depth"][solid].max() > 1.1 * DISTANCE
+
+
+def test_nothing_hides_nothing(viewer, model) -> None:
+    outputs = viewer_outputs(viewer, model)
+    empty = outputs["accumulation"] == 0
+    assert empty.sum() > 200
+    assert outputs["gl_z_buf_depth"][empty].min() > 0.5 * FAR_DEPTH
+
+
+def test_without_a_viewer_nothing_is_as_far_as_the_farthest(model) -> None:
+    from nerfstudio.viewer.utils import get_camera
+
+    outputs = model.get_outputs_for_camera(get_camera(from_above(), 64, 64))
+    empty = outputs["accumulation"] == 0
+    assert (outputs["depth"][empty] == outputs["depth"][~empty].max()).all()
+
+
+def test_the_motion_output_follows_its_checkbox(model) -> None:
+    from nerfstudio.viewer.utils import get_camera
+
+    camera = get_camera(from_above(), 32, 32)
+    assert "motion" in model.get_outputs_for_camera(camera)
+    model.viewer_controls.motion = False
+    assert "motion" not in model.get_outputs_for_camera(camera)
+
+
+def test_controls_leave_no_trace_in_a_checkpoint(model) -> None:
+    assert not [key for key in model.state_dict() if "viewer" in key]
