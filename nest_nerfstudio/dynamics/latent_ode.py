@@ -95,6 +95,21 @@ class LatentODE(Dynamics):
         times = torch.linspace(0, t_end, num_steps + 1, device=start.device, dtype=start.dtype)
         return odeint(self.vector_field, start, times, method="rk4")  # type: ignore[return-value]
 
+    @torch.no_grad()
+    def continue_outside(self, lo: float, hi: float) -> None:
+        """Let the free path run straight on outside [lo, hi], where no picture has shaped it yet.
+
+        As more of the clip comes into use, the motion there then starts from that of its neighbourhood.
+        """
+        times = torch.linspace(0, 1, len(self.path_values), device=self.path_values.device)
+        inside = ((times >= lo) & (times <= hi)).nonzero()[:, 0]
+        if len(inside) == 0:
+            inside = (times - 0.5 * (lo + hi)).abs().argmin()[None]
+        nearest = torch.arange(len(times), device=times.device).clamp(int(inside[0]), int(inside[-1]))
+        gap = (times - times[nearest])[:, None]
+        self.path_values.copy_(self.path_values[nearest] + gap * self.path_slopes[nearest])
+        self.path_slopes.copy_(self.path_slopes[nearest])
+
     def explain(self) -> tuple[Float[Tensor, " d"], float]:
         """Fit F to the free path, make the path attract its surroundings, and commit to the roll-out.
 

@@ -104,7 +104,7 @@ def _flip_yz(rotations: Float[Tensor, "... 3 3"]) -> Float[Tensor, "... 3 3"]:
 
 
 def _intrinsics(cameras: Cameras) -> Float[Tensor, "v 3 3"]:
-    Ks = torch.zeros(len(cameras.fx), 3, 3, dtype=cameras.fx.dtype, device=cameras.fx.device)
+    Ks = torch.zeros(len(cameras.fx), 3, 3, dtype=cameras.camera_to_worlds.dtype, device=cameras.fx.device)
     Ks[:, 0, 0], Ks[:, 1, 1] = cameras.fx[:, 0], cameras.fy[:, 0]
     Ks[:, 0, 2], Ks[:, 1, 2] = cameras.cx[:, 0], cameras.cy[:, 0]
     Ks[:, 2, 2] = 1.0

@@ -64,6 +64,8 @@ class NestDynamicModelConfig(ModelConfig):
     or the colour that the data parser put behind its images."""
     canonical_time: float = 0.5
     """Clip time whose shape the Gaussians start from."""
+    hull_tolerance: float = 0.1
+    """Share of the first views that may find a point of the visual hull empty; keeps thin parts that move."""
     warmup_window: float = 0.1
     """Span of clip time used for the static start."""
     warmup_until: float = 0.03
@@ -168,7 +170,7 @@ class NestDynamicModel(Model):
             rgb = seed_points[1][chosen].to(self.device).float() / 255
             CONSOLE.log(f"Starting from {len(points)} seed points.")
         elif views and all(view.alphas is not None for view in views):
-            points = sample_visual_hull(views, box, count)
+            points = sample_visual_hull(views, box, count, tolerance=self.config.hull_tolerance)
             if len(points) < self.config.num_tokens:
                 CONSOLE.log("[yellow]The visual hull is empty; starting anywhere in the scene box.")
                 points = None
@@ -202,6 +204,9 @@ class NestDynamicModel(Model):
             self.place_tokens()
         if step % 100 == 0:
             self.field.forget_neighbors()
+        window = self.time_window()
+        if isinstance(self.dynamics, LatentODE) and window is not None and self.config.playback_seconds > 3.5:
+            self.dynamics.continue_outside(*window)
         if (
             isinstance(self.dynamics, LatentODE)
             and progress >= self.config.commit_at

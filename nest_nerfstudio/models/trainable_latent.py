@@ -37,7 +37,8 @@ class TrainableLatent(nn.Module):
         unit = (positions - positions.mean(0)) / spread
         half = self.token_codes.shape[1] // 2
         generator = torch.Generator().manual_seed(0)
-        directions = torch.randn(3, half, generator=generator).to(positions.device)
+        octaves = 2.0 ** torch.linspace(-1, 3, half)
+        directions = (torch.randn(3, half, generator=generator) * octaves).to(positions.device)
         phases = unit @ directions
         codes = torch.cat([phases.sin(), phases.cos()], 1) * math.sqrt(2)
         self.token_codes[:, : 2 * half].copy_(codes)

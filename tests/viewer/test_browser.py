@@ -4,11 +4,9 @@ import json
 import math
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from io import BytesIO
@@ -99,10 +97,10 @@ def viewer_process(run_config: Path) -> Iterator[tuple[psutil.Process, int]]:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        assert eventually(listens, 120), log.read_text()
+        assert eventually(listens, 300), log.read_text()
         yield psutil.Process(process.pid), port
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait(30)
 
 
@@ -169,8 +167,6 @@ def settled(page: Any, holds: Callable[[Picture], bool]) -> Picture:
 
 def picture_of(page: Any) -> Picture:
     """What the window shows left of the panel, RGB in 0…255."""
-    if folder := os.environ.get("NEST_SHOTS"):
-        page.screenshot(path=f"{folder}/{time.time():.2f}.png")
     data = page.screenshot(clip={"x": 60, "y": 80, "width": 480, "height": 520})
     return np.asarray(Image.open(BytesIO(data)).convert("RGB")).astype(float)
 
