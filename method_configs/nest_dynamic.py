@@ -32,6 +32,7 @@ _MODEL = (
 nest_dynamic = MethodSpecification(
     config=NestTrainerConfig(
         method_name="nest-dynamic",
+        vis="viewer",
         machine=MachineConfig(device_type="cuda" if _ON_CUDA else "cpu"),
         max_num_iterations=30_000 if _ON_CUDA else 20_000,
         steps_per_eval_batch=0,
@@ -49,9 +50,9 @@ nest_dynamic = MethodSpecification(
             "opacities": _adam(5e-2, 0.2),
             "sh_dc": _adam(2.5e-3, 0.2),
             "sh_rest": _adam(2.5e-3 / 20, 0.2),
-            "motion": _adam(1e-3, 0.02),
+            "motion": _adam(3e-3, 0.02),
             "path": _adam(1e-2, 0.02),
-            "flow": _adam(1e-4, 0.02),
+            "flow": _adam(1e-3, 0.02),
         },
     ),
     description="Dynamic Gaussians on tokens that follow a latent ODE.",

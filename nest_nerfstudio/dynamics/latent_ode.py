@@ -22,18 +22,22 @@ class LatentODEConfig(InstantiateConfig):
     """Settings of `LatentODE`."""
 
     _target: type = field(default_factory=lambda: LatentODE)
-    state_dim: int = 8
+    state_dim: int = 16
     """D, size of the latent state z of the scene."""
-    token_code_dim: int = 16
+    token_code_dim: int = 32
     """Size of the code that tells how a token answers to the state."""
-    hidden_dim: int = 64
+    hidden_dim: int = 128
     """Width of the vector field and of the pose decoder."""
     steps_per_clip: int = 32
     """Fixed rk4 steps over the observed clip, and nodes of the free path."""
     solve_every: int = 8
     """Training steps that share one roll-out; their gradients go through it together."""
-    explain_iterations: int = 800
-    """Optimiser steps that fit the vector field to the free path, before and again after windows grow."""
+    explain_iterations: int = 1500
+    """Optimiser steps that fit the vector field to the free path, over all lengths of shooting windows."""
+    noise: float = 0.1
+    """Largest offset from the path at which F is trained, in standard deviations of the path."""
+    attraction: float = 4.0
+    """κ, rate at which what strays from the path returns to it, per clip."""
 
 
 class LatentODE(Dynamics):
@@ -73,7 +77,7 @@ class LatentODE(Dynamics):
         While training, roll-outs are shared by `solve_every` calls; otherwise one dense roll-out is kept.
         """
         if not self.committed:
-            return Trajectory(0.0, 1.0, self.path_values, self.path_slopes)
+            return self.path()
         if self.training and torch.is_grad_enabled():
             return self._shared.next(lambda: self.roll_out(latent.motion.start), self.config.solve_every)
         if self._dense is None or not self._dense.t0 <= time <= self._dense.t1:
@@ -95,34 +99,35 @@ class LatentODE(Dynamics):
         times = torch.linspace(0, t_end, num_steps + 1, device=start.device, dtype=start.dtype)
         return odeint(self.vector_field, start, times, method="rk4")  # type: ignore[return-value]
 
-    @torch.no_grad()
-    def continue_outside(self, lo: float, hi: float) -> None:
-        """Let the free path run straight on outside [lo, hi], where no picture has shaped it yet.
+    def path(self) -> Trajectory:
+        """The free path of the first stride."""
+        return Trajectory(0.0, 1.0, self.path_values, self.path_slopes)
 
-        As more of the clip comes into use, the motion there then starts from that of its neighbourhood.
+    def collocation_loss(self, num_times: int = 64) -> Float[Tensor, ""]:
+        """How far the free path is from being a solution of the ODE: mean ‖F(z + ε) − (ż − κε)‖², whitened.
+
+        Collocation at random times (Hairer, Nørsett, Wanner I, II.7) bends the path towards what some F can
+        explain while F learns to explain it. The offsets ε make the path attract what strays from it.
         """
-        times = torch.linspace(0, 1, len(self.path_values), device=self.path_values.device)
-        inside = ((times >= lo) & (times <= hi)).nonzero()[:, 0]
-        if len(inside) == 0:
-            inside = (times - 0.5 * (lo + hi)).abs().argmin()[None]
-        nearest = torch.arange(len(times), device=times.device).clamp(int(inside[0]), int(inside[-1]))
-        gap = (times - times[nearest])[:, None]
-        self.path_values.copy_(self.path_values[nearest] + gap * self.path_slopes[nearest])
-        self.path_slopes.copy_(self.path_slopes[nearest])
+        path = self.path()
+        times = torch.rand(num_times, device=self.path_values.device)
+        scale, speed = self.vector_field.scale, self.vector_field.speed
+        offsets = torch.randn(num_times, len(scale), device=times.device) * scale
+        offsets = offsets * self.config.noise * torch.rand(num_times, 1, device=times.device)
+        target = path.slope(times) - self.config.attraction * offsets
+        return ((self.vector_field(None, path(times) + offsets) - target) / speed).square().mean()
 
     def explain(self) -> tuple[Float[Tensor, " d"], float]:
-        """Fit F to the free path, make the path attract its surroundings, and commit to the roll-out.
+        """Fit F to the free path and commit to its roll-out.
 
-        Whitened regression on noisy states with a target that points back to the path, then multiple
-        shooting from every node over windows that grow up to the whole clip.
+        Multiple shooting: from every node over windows that grow up to the whole clip.
 
         Returns:
             The start state, and the root-mean-square distance of the roll-out to the path in standard
             deviations of the path.
         """
-        path = Trajectory(0.0, 1.0, self.path_values.detach(), self.path_slopes.detach())
-        self.vector_field.whiten(path)
-        _regress_slopes(self.vector_field, path, self.config.explain_iterations)
+        path = self.path().detach()
+        _fit_slopes(self, self.config.explain_iterations)
         _shoot_windows(self.vector_field, path, self.config.explain_iterations)
         self.committed.fill_(True)
         self._dense = None
@@ -232,27 +237,17 @@ def _with_gradient_of(live: Trajectory, leaf: Trajectory) -> Trajectory:
     )
 
 
-def _regress_slopes(field_: VectorField, path: Trajectory, iterations: int, noise: float = 0.1) -> None:
-    """Fit F(z(t) + ε) = ż(t) − ε·pull, so that the path becomes an attractor of the flow."""
-    optimizer = torch.optim.Adam(field_.layers.parameters(), lr=5e-3)
+def _fit_slopes(ode: LatentODE, iterations: int) -> None:
+    """Fit F alone to the path's slopes."""
+    ode.vector_field.whiten(ode.path().detach())
+    optimizer = torch.optim.Adam(ode.vector_field.layers.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-    times = torch.linspace(0, 1, 8 * (len(path.values) - 1) + 1, device=path.values.device)
-    states, pull = path(times), 4.0
-    slopes = _central_difference(path, times)
     for _ in range(iterations):
-        offset = torch.randn_like(states) * noise * torch.rand(len(times), 1, device=times.device)
-        predicted = field_(None, states + offset * field_.scale)
-        target = slopes - pull * offset * field_.scale
-        loss = ((predicted - target) / field_.speed).square().mean()
         optimizer.zero_grad()
-        loss.backward()
+        ode.collocation_loss(128).backward()
         optimizer.step()
         schedule.step()
-
-
-def _central_difference(path: Trajectory, times: Tensor, eps: float = 1e-3) -> Tensor:
-    low, high = (times - eps).clamp(0, 1), (times + eps).clamp(0, 1)
-    return (path(high) - path(low)) / (high - low)[:, None]
+    ode.path_values.grad = ode.path_slopes.grad = None
 
 
 def _shoot_windows(field_: VectorField, path: Trajectory, iterations: int) -> None:
@@ -261,7 +256,7 @@ def _shoot_windows(field_: VectorField, path: Trajectory, iterations: int) -> No
     lengths = [2**i for i in range(1, int(math.log2(num_steps)) + 1)]
     lengths += [num_steps] if lengths[-1] != num_steps else []
     for length in lengths:
-        _shoot(field_, path, length, max(1, iterations // (2 * length)))
+        _shoot(field_, path, length, max(1, iterations // length))
 
 
 def _shoot(field_: VectorField, path: Trajectory, length: int, iterations: int) -> None:

@@ -45,7 +45,7 @@ class NestDynamicModelConfig(ModelConfig):
     """auto: gsplat on CUDA, numba on a CPU."""
     dynamics: LatentODEConfig = field(default_factory=LatentODEConfig)
     """The latent ODE."""
-    num_tokens: int = 128
+    num_tokens: int = 512
     """K, tokens that carry the motion."""
     tokens_per_gaussian: int = 4
     """Nearest tokens that a Gaussian follows."""
@@ -64,7 +64,7 @@ class NestDynamicModelConfig(ModelConfig):
     or the colour that the data parser put behind its images."""
     canonical_time: float = 0.5
     """Clip time whose shape the Gaussians start from."""
-    hull_tolerance: float = 0.1
+    hull_tolerance: float = 0.2
     """Share of the first views that may find a point of the visual hull empty; keeps thin parts that move."""
     warmup_window: float = 0.1
     """Span of clip time used for the static start."""
@@ -72,15 +72,17 @@ class NestDynamicModelConfig(ModelConfig):
     """Fraction for which the scene stands still."""
     widen_until: float = 0.3
     """Fraction at which all times are in use."""
+    collocation_weight: float = 0.001
+    """Weight of the term that bends the free path towards a solution of the ODE, once all times are in use."""
     commit_at: float = 0.6
     """Fraction at which the free path is replaced by the ODE's roll-out."""
     ssim_weight: float = 0.2
     """Share of D-SSIM in the photometric loss."""
     depth_weight: float = 0.1
     """Weight of the depth loss, where the data has depth."""
-    rigidity_weight: float = 0.01
+    rigidity_weight: float = 0.0003
     """Weight of the as-rigid-as-possible term on tokens."""
-    smoothness_weight: float = 0.01
+    smoothness_weight: float = 0.0001
     """Weight of the token rotation smoothness."""
     opacity_weight: float = 0.001
     """Weight of the mean opacity; empties Gaussians that nothing needs, for "mcmc" to use again."""
@@ -120,6 +122,7 @@ class NestDynamicModel(Model):
         self._step = 0
         self._info: dict[str, Any] = {}
         self._untimed_frames = 0
+        self._whitened_at: int | None = None
         self._rasterizer: Any = None
         self._crop: OrientedBox | None = None
         self._has_alpha = False
@@ -204,14 +207,16 @@ class NestDynamicModel(Model):
             self.place_tokens()
         if step % 100 == 0:
             self.field.forget_neighbors()
-        window = self.time_window()
-        if isinstance(self.dynamics, LatentODE) and window is not None and self.config.playback_seconds > 3.5:
-            self.dynamics.continue_outside(*window)
-        if (
-            isinstance(self.dynamics, LatentODE)
-            and progress >= self.config.commit_at
-            and not self.dynamics.committed
-        ):
+        if isinstance(self.dynamics, LatentODE) and self._explains():
+            self._explain(progress)
+
+    def _explain(self, progress: float) -> None:
+        """Between the strides: keep F in the units of the path, and commit when it is time."""
+        assert isinstance(self.dynamics, LatentODE)
+        if self._step % 500 == 0 or self._whitened_at is None:
+            self._whitened_at = self._step
+            self.dynamics.vector_field.whiten(self.dynamics.path().detach())
+        if progress >= self.config.commit_at:
             start, gap = self.dynamics.explain()
             with torch.no_grad():
                 self.latent.start.copy_(start)
@@ -270,6 +275,11 @@ class NestDynamicModel(Model):
         )
         if len(self.field) != count or step % self._strategy.refine_every == 0:
             self.field.forget_neighbors()
+
+    def _explains(self) -> bool:
+        """Whether the free path is being bent towards a solution of the ODE."""
+        assert isinstance(self.dynamics, LatentODE)
+        return self.progress.item() >= self.config.widen_until and not self.dynamics.committed
 
     # ---------------------------------------------------------------- rendering
 
@@ -376,6 +386,8 @@ class NestDynamicModel(Model):
             losses["depth"] = config.depth_weight * depth_loss(outputs["z"], depth, outputs["accumulation"])
         if config.motion == "ode" and not self.is_still():
             losses.update(self._motion_losses())
+        if isinstance(self.dynamics, LatentODE) and self._explains():
+            losses["collocation"] = config.collocation_weight * self.dynamics.collocation_loss()
         if config.strategy == "mcmc":
             losses["opacity"] = config.opacity_weight * self.field.params["opacities"].sigmoid().mean()
             losses["scale"] = config.scale_weight * self.field.params["scales"].exp().mean()
