@@ -9,7 +9,6 @@ Quaternions are wxyz and unit. Time is scaled so that the observed clip spans [0
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -75,7 +74,7 @@ class Gaussians:
     @property
     def sh_degree(self) -> int:
         """Degree of the stored spherical harmonics."""
-        return int(round(self.sh.shape[1] ** 0.5)) - 1
+        return round(self.sh.shape[1] ** 0.5) - 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ class Rendering:
         alpha: accumulated opacity in [0, 1].
         depth: camera-space z in world units, accumulated ("D") or expected ("ED"); None unless asked for.
         info: what gsplat's densification strategies read: `means2d` [C, N, 2] (in the autograd graph),
-            `radii` [C, N], `depths` [C, N], `width`, `height`, `n_cameras`, `gaussian_ids` (None: not packed).
+            `radii` [C, N], `depths` [C, N], `width`, `height`, `n_cameras`, `gaussian_ids` (None: not
+            packed).
     """
 
     rgb: Float[Tensor, "c h w 3"]

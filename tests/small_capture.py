@@ -1,4 +1,4 @@
-"""A small dynamic capture with real pictures: coloured blobs, one of which moves, drawn by the dense reference."""
+"""A small dynamic capture: pictures of coloured blobs, one of which moves, drawn by the dense reference."""
 
 import json
 import math

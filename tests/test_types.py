@@ -11,7 +11,12 @@ def make_latent(k: int = 4) -> SceneLatent:
     quats, translations = se3_exp(torch.randn(k, 6, dtype=torch.float64))
     rand = lambda *shape: torch.randn(*shape, dtype=torch.float64)  # noqa: E731
     return SceneLatent(
-        quats, translations, rand(k, 3), rand(k, 2), rand(3, 9), MotionCode(rand(5), rand(k, 2), rand(0), rand(()))
+        quats,
+        translations,
+        rand(k, 3),
+        rand(k, 2),
+        rand(3, 9),
+        MotionCode(rand(5), rand(k, 2), rand(0), rand(())),
     )
 
 
@@ -21,9 +26,11 @@ def random_pose():
 
 
 def test_shapes_are_checked_at_run_time() -> None:
-    with pytest.raises(Exception, match="shape|type"):
-        Gaussians(torch.zeros(3, 3), torch.zeros(2, 4), torch.zeros(3, 3), torch.zeros(3), torch.zeros(3, 1, 3))
-    with pytest.raises(Exception, match="shape|type"):
+    with pytest.raises(Exception, match=r"shape|type"):
+        Gaussians(
+            torch.zeros(3, 3), torch.zeros(2, 4), torch.zeros(3, 3), torch.zeros(3), torch.zeros(3, 1, 3)
+        )
+    with pytest.raises(Exception, match=r"shape|type"):
         Views(torch.zeros(1, 4, 4), torch.zeros(2, 3, 3), 8, 8)
 
 

@@ -82,6 +82,12 @@ class DynamicDataset(InputDataset):
             data["depth_image"] = self.get_depth(image_idx)
         return data
 
+    def __getitem__(self, image_idx: int) -> dict[str, Any]:
+        """Read one picture to be shown; transparent ones are laid over white, as the model shows them."""
+        data = self.get_data(image_idx)
+        rgb, alpha = data["image"][..., :3], data["image"][..., 3:]
+        return {**data, "image": rgb * alpha + (1 - alpha)} if alpha.shape[-1] else data
+
     def get_mask(self, image_idx: int) -> Bool[Tensor, "h w 1"]:
         """Read which pixels of a picture to use."""
         assert self._dataparser_outputs.mask_filenames is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -34,9 +35,9 @@ class LatentODEConfig(InstantiateConfig):
     """Training steps that share one roll-out; their gradients go through it together."""
     explain_iterations: int = 1500
     """Optimiser steps that fit the vector field to the free path, over all lengths of shooting windows."""
-    noise: float = 0.1
+    noise: float = 0.5
     """Largest offset from the path at which F is trained, in standard deviations of the path."""
-    attraction: float = 4.0
+    attraction: float = 15.0
     """κ, rate at which what strays from the path returns to it, per clip."""
 
 
@@ -47,9 +48,11 @@ class LatentODE(Dynamics):
     and its cost depends neither on the number of Gaussians nor, for F, on the number of tokens.
 
     Training has three strides. *Observe*: z(t) is a free cubic path, fitted to the pictures. *Explain*:
-    F is fitted to that path (`explain`). *Commit*: z(t) is the roll-out of F from one start state, and goes on
-    learning from the pictures; the path is no longer used.
+    F is fitted to that path (`explain`). *Commit*: z(t) is the roll-out of F from one start state, and goes
+    on learning from the pictures; the path is no longer used.
     """
+
+    committed: Tensor
 
     def __init__(self, config: LatentODEConfig) -> None:
         super().__init__()
@@ -97,7 +100,7 @@ class LatentODE(Dynamics):
     def _integrate(self, start: Float[Tensor, "*b d"], t_end: int) -> Float[Tensor, "s *b d"]:
         num_steps = abs(t_end) * self.config.steps_per_clip
         times = torch.linspace(0, t_end, num_steps + 1, device=start.device, dtype=start.dtype)
-        return odeint(self.vector_field, start, times, method="rk4")  # type: ignore[return-value]
+        return cast(Tensor, odeint(self.vector_field, start, times, method="rk4"))
 
     def path(self) -> Trajectory:
         """The free path of the first stride."""
@@ -143,6 +146,10 @@ class LatentODE(Dynamics):
 
 class VectorField(nn.Module):
     """F_ψ: an autonomous vector field on the state; zero-initialised, so that its flow is the identity."""
+
+    centre: Tensor
+    scale: Tensor
+    speed: Tensor
 
     def __init__(self, state_dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -232,9 +239,7 @@ def _with_gradient_of(live: Trajectory, leaf: Trajectory) -> Trajectory:
     def add(x: Tensor, collected: Tensor | None) -> Tensor:
         return x if collected is None else _AddGradient.apply(x, collected)
 
-    return replace(
-        live, values=add(live.values, leaf.values.grad), slopes=add(live.slopes, leaf.slopes.grad)
-    )
+    return replace(live, values=add(live.values, leaf.values.grad), slopes=add(live.slopes, leaf.slopes.grad))
 
 
 def _fit_slopes(ode: LatentODE, iterations: int) -> None:
@@ -265,8 +270,8 @@ def _shoot(field_: VectorField, path: Trajectory, length: int, iterations: int) 
     times = torch.arange(length + 1, device=path.values.device) * path.step
     targets = torch.stack([path.values[i : i + num_windows] for i in range(length + 1)])
     for _ in range(iterations):
-        rolled = odeint(field_, targets[0], times, method="rk4")
-        loss = ((rolled - targets) / field_.scale).square().mean()  # type: ignore[operator]
+        rolled = cast(Tensor, odeint(field_, targets[0], times, method="rk4"))
+        loss = ((rolled - targets) / field_.scale).square().mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(field_.layers.parameters(), 1.0)

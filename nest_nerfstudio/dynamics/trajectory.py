@@ -55,7 +55,7 @@ class Trajectory:
 
 
 def fourier_trajectory(num_nodes: int, dim: int) -> Trajectory:
-    """A smooth, generic path over [0, 1] to start training from: half, one, one and a half, … turns in pairs."""
+    """A smooth, generic path over [0, 1] to start from: half, one, one and a half, … turns, in pairs."""
     t = torch.linspace(0, 1, num_nodes)[:, None]
     frequency = torch.pi * (torch.arange(dim) // 2 + 1)
     phase = torch.pi / 2 * (torch.arange(dim) % 2)

@@ -125,6 +125,12 @@ class BoundGaussians(Field):
         """Look the nearest tokens up again at the next use: after Gaussians moved, came or went."""
         self._neighbors = None
 
+    def train(self, mode: bool = True) -> BoundGaussians:
+        """Nearest tokens wait for a while in training, but what is shown is what a checkpoint would show."""
+        if self.training and not mode:
+            self.forget_neighbors()
+        return super().train(mode)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take over as many Gaussians as the checkpoint holds, in the parameters that optimizers hold."""
         for name in PARAMETERS:

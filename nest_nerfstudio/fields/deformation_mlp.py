@@ -18,6 +18,9 @@ class DeformedGaussians(BoundGaussians):
     here to be compared with, and means nothing outside the observed clip.
     """
 
+    position_bands: Tensor
+    time_bands: Tensor
+
     def __init__(self, *args, hidden_dim: int = 64, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.register_buffer("position_bands", 2.0 ** torch.arange(6) * torch.pi / 2)

@@ -43,7 +43,9 @@ def sample_visual_hull(
     return torch.cat(found)[:num_points]
 
 
-def inside_hull(views: list[Views], points: Float[Tensor, "n 3"], tolerance: float = 0.0) -> Bool[Tensor, " n"]:
+def inside_hull(
+    views: list[Views], points: Float[Tensor, "n 3"], tolerance: float = 0.0
+) -> Bool[Tensor, " n"]:
     """Whether each point is seen at all, and seen on the object but for a share `tolerance` of the views."""
     seen = torch.zeros(len(points), device=points.device)
     empty = torch.zeros(len(points), device=points.device)
@@ -58,7 +60,7 @@ def inside_hull(views: list[Views], points: Float[Tensor, "n 3"], tolerance: flo
 
 
 def mean_colors(views: list[Views], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """Mean colour of the pixels on which points fall, over the views that see them on the object; else grey."""
+    """Mean colour of the pixels a point falls on, over the views that see it on the object; else grey."""
     total = torch.zeros(len(points), 3, device=points.device)
     weight = torch.zeros(len(points), 1, device=points.device)
     for view in views:

@@ -13,10 +13,10 @@ from nest_nerfstudio.geometry.se3 import Pose
 def as_rigid_as_possible_loss(
     deltas: Pose, rest: Float[Tensor, "k 3"], neighbors: Int[Tensor, "k j"], spacing: float
 ) -> Float[Tensor, ""]:
-    """Neighbouring tokens keep their offsets, turned with the token: mean ‖(x_j − x_k) − R_k (p_j − p_k)‖ / spacing.
+    """Neighbouring tokens keep their offsets, turned with the token.
 
-    As-rigid-as-possible energy (Sorkine and Alexa 2007) with the tokens' own rotations, and the norm unsquared,
-    so that a few true joints cost little.
+    mean ‖(x_j − x_k) − R_k (p_j − p_k)‖ / spacing: the as-rigid-as-possible energy (Sorkine and Alexa 2007)
+    with the tokens' own rotations, and the norm unsquared, so that a few true joints cost little.
 
     Args:
         deltas: motion of each token from its rest place: (quats [K, 4], translations [K, 3]), world frame.

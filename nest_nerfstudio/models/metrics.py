@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import Any, cast
 
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -25,13 +25,13 @@ class ImageMetrics:
 
     def __call__(self, rgb: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"]) -> dict[str, float]:
         """PSNR in dB, SSIM, and LPIPS if it is there, of values in [0, 1]."""
-        pair = [x.detach().permute(2, 0, 1)[None].clamp(0, 1) for x in (rgb, target)]
+        shown, seen = (x.detach().permute(2, 0, 1)[None].clamp(0, 1) for x in (rgb, target))
         scores = {
-            "psnr": float(peak_signal_noise_ratio(*pair, data_range=1.0)),
-            "ssim": float(structural_similarity_index_measure(*pair, data_range=1.0)),
+            "psnr": float(peak_signal_noise_ratio(shown, seen, data_range=1.0)),
+            "ssim": float(cast(Tensor, structural_similarity_index_measure(shown, seen, data_range=1.0))),
         }
         lpips = self._find_lpips()
-        return scores if lpips is None else {**scores, "lpips": float(lpips.to(rgb.device)(*pair))}
+        return scores if lpips is None else {**scores, "lpips": float(lpips.to(rgb.device)(shown, seen))}
 
     def _find_lpips(self) -> Any:
         if not self._looked_for_lpips:

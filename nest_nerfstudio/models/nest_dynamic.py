@@ -40,7 +40,7 @@ class NestDynamicModelConfig(ModelConfig):
     _target: type = field(default_factory=lambda: NestDynamicModel)
     enable_collider: bool = False
     motion: Literal["ode", "mlp", "static"] = "ode"
-    """What moves the scene: tokens on a latent ODE; or, to compare with, a time-conditioned MLP, or nothing."""
+    """What moves the scene: tokens on a latent ODE; to compare with, a time-conditioned MLP, or nothing."""
     rasterizer: Literal["auto", "gsplat", "numba", "dense"] = "auto"
     """auto: gsplat on CUDA, numba on a CPU."""
     dynamics: LatentODEConfig = field(default_factory=LatentODEConfig)
@@ -57,7 +57,7 @@ class NestDynamicModelConfig(ModelConfig):
     """gsplat's strategy that adds, moves and removes Gaussians."""
     refine_until: float = 0.75
     """Fraction after which Gaussians are no longer added or removed."""
-    sh_degree: int = 2
+    sh_degree: int = 1
     """Highest degree of the view-dependent colour; reached in steps over the first third."""
     background: Literal["auto", "random", "white", "black"] = "auto"
     """Behind the scene. auto: where images have alpha, random in training and white otherwise; else black,
@@ -73,20 +73,20 @@ class NestDynamicModelConfig(ModelConfig):
     widen_until: float = 0.3
     """Fraction at which all times are in use."""
     collocation_weight: float = 0.001
-    """Weight of the term that bends the free path towards a solution of the ODE, once all times are in use."""
+    """Weight of what bends the free path towards a solution of the ODE, once all times are in use."""
     commit_at: float = 0.6
     """Fraction at which the free path is replaced by the ODE's roll-out."""
     ssim_weight: float = 0.2
     """Share of D-SSIM in the photometric loss."""
     depth_weight: float = 0.1
     """Weight of the depth loss, where the data has depth."""
-    rigidity_weight: float = 0.0003
+    rigidity_weight: float = 0.001
     """Weight of the as-rigid-as-possible term on tokens."""
     smoothness_weight: float = 0.0001
     """Weight of the token rotation smoothness."""
-    opacity_weight: float = 0.001
+    opacity_weight: float = 0.01
     """Weight of the mean opacity; empties Gaussians that nothing needs, for "mcmc" to use again."""
-    scale_weight: float = 0.001
+    scale_weight: float = 0.01
     """Weight of the mean scale, likewise."""
     antialiased: bool = False
     """Mip-Splatting's opacity compensation."""
@@ -104,6 +104,8 @@ class NestDynamicModel(Model):
     """
 
     config: NestDynamicModelConfig
+    progress: Tensor
+    backdrop: Tensor
 
     def populate_modules(self) -> None:
         super().populate_modules()
@@ -123,6 +125,7 @@ class NestDynamicModel(Model):
         self._info: dict[str, Any] = {}
         self._untimed_frames = 0
         self._whitened_at: int | None = None
+        self._graph: tuple[int, Tensor, float] | None = None
         self._rasterizer: Any = None
         self._crop: OrientedBox | None = None
         self._has_alpha = False
@@ -159,7 +162,7 @@ class NestDynamicModel(Model):
 
     @torch.no_grad()
     def initialize(self, views: list[Views], seed_points: tuple[Tensor, Tensor] | None = None) -> None:
-        """Place Gaussians and tokens: on seed points; else in the visual hull; else anywhere in the scene box.
+        """Place Gaussians and tokens on seed points; else in the visual hull; else anywhere in the box.
 
         Args:
             views: training views from around the canonical time.
@@ -220,7 +223,9 @@ class NestDynamicModel(Model):
             start, gap = self.dynamics.explain()
             with torch.no_grad():
                 self.latent.start.copy_(start)
-            CONSOLE.log(f"Committed to the ODE: its roll-out is {gap:.3f} standard deviations off the free path.")
+            CONSOLE.log(
+                f"Committed to the ODE: its roll-out is {gap:.3f} standard deviations off the free path."
+            )
 
     def time_window(self) -> tuple[float, float] | None:
         """Span of clip times to train on now, in hundredths; None for all."""
@@ -248,22 +253,19 @@ class NestDynamicModel(Model):
         return groups
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        assert attributes.optimizers is not None
         self._optimizers = attributes.optimizers
         strategy_arguments = {"cap_max": self.config.max_gaussians} if self.config.strategy == "mcmc" else {}
         self._strategy = create_strategy(self.config.strategy, self.device, **strategy_arguments)
-        self._strategy_state = (
-            self._strategy.initialize_state()
-            if self.config.strategy == "mcmc"
-            else self._strategy.initialize_state(scene_scale=1.0)
-        )
+        self._strategy_state = self._strategy.initialize_state()
         return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self._densify)]
 
     def _densify(self, step: int) -> None:
         optimizers = {name: self._optimizers.optimizers[name] for name in PARAMETERS}
-        self._strategy.refine_stop_iter = (
-            10**9 if self.progress.item() < self.config.refine_until else 0
+        self._strategy.refine_stop_iter = 10**9 if self.progress.item() < self.config.refine_until else 0
+        arguments = (
+            {"lr": optimizers["means"].param_groups[0]["lr"]} if self.config.strategy == "mcmc" else {}
         )
-        arguments = {"lr": optimizers["means"].param_groups[0]["lr"]} if self.config.strategy == "mcmc" else {}
         count = len(self.field)
         self._strategy.step_post_backward(
             params=self.field.params,
@@ -292,7 +294,9 @@ class NestDynamicModel(Model):
         return self._eval_outputs(self.field(latent), views, time)
 
     @torch.no_grad()
-    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+    def get_outputs_for_camera(
+        self, camera: Cameras, obb_box: OrientedBox | None = None
+    ) -> dict[str, Tensor]:
         """Render one camera at its time; a camera without one shows the next frame of the playing clip.
 
         Args:
@@ -338,9 +342,12 @@ class NestDynamicModel(Model):
         black = torch.zeros_like(self.backdrop)
         return self._rasterize(self._cropped(painted), views, black, "RGB").rgb[0, ..., :1]
 
-    def _rasterize(self, gaussians: Gaussians, views: Views, background: Tensor, mode: RenderMode) -> Rendering:
+    def _rasterize(
+        self, gaussians: Gaussians, views: Views, background: Tensor, mode: RenderMode
+    ) -> Rendering:
         if self._rasterizer is None:
             self._rasterizer = create_rasterizer(self.config.rasterizer, self.device)
+            CONSOLE.log(f"Rasterizer: {self._rasterizer.name}.")
         return self._rasterizer(
             gaussians,
             views.viewmats,
@@ -395,16 +402,24 @@ class NestDynamicModel(Model):
 
     def _motion_losses(self) -> dict[str, Tensor]:
         rest = self.field.bind_translations
-        neighbors = nearest_tokens(rest, 8)
+        neighbors, spacing = self._token_graph()
         deltas = se3_compose(
             (self._posed.quats, self._posed.translations), se3_inverse((self.field.bind_quats, rest))
         )
-        spacing = (rest[neighbors] - rest[:, None]).norm(dim=-1).mean().item()
         rigidity = as_rigid_as_possible_loss(deltas, rest, neighbors, spacing)
         return {
             "rigidity": self.config.rigidity_weight * rigidity,
             "smoothness": self.config.smoothness_weight * smoothness_loss(deltas, neighbors),
         }
+
+    def _token_graph(self) -> tuple[Tensor, float]:
+        """Nearest tokens of each token and their mean distance; found anew where tokens were placed anew."""
+        rest = self.field.bind_translations
+        if self._graph is None or self._graph[0] != rest._version:
+            neighbors = nearest_tokens(rest, 8)
+            spacing = (rest[neighbors] - rest[:, None]).norm(dim=-1).mean().item()
+            self._graph = rest._version, neighbors, spacing
+        return self._graph[1:]
 
     def get_metrics_dict(self, outputs, batch) -> dict[str, Tensor]:  # type: ignore[override]
         target = self._composite(batch["image"], outputs["background"])
@@ -424,7 +439,11 @@ class NestDynamicModel(Model):
     def _composite(image: Tensor, background: Tensor) -> Tensor:
         """Straight-alpha image over a background; an image without alpha as it is."""
         image = image.to(background.device)
-        return image if image.shape[-1] == 3 else image[..., :3] * image[..., 3:] + background * (1 - image[..., 3:])
+        return (
+            image
+            if image.shape[-1] == 3
+            else image[..., :3] * image[..., 3:] + background * (1 - image[..., 3:])
+        )
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """The picture with straight alpha, for renders over another background."""

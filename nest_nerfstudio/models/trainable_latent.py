@@ -17,6 +17,10 @@ class TrainableLatent(nn.Module):
     A refined scene keeps geometry and colour in its bound Gaussians, so shape and appearance codes are empty.
     """
 
+    quats: Tensor
+    translations: Tensor
+    light: Tensor
+
     def __init__(self, num_tokens: int, state_dim: int, token_code_dim: int) -> None:
         super().__init__()
         self.register_buffer("quats", torch.tensor([1.0, 0, 0, 0]).repeat(num_tokens, 1))
@@ -29,8 +33,9 @@ class TrainableLatent(nn.Module):
     def place_tokens(self, positions: Float[Tensor, "k 3"]) -> None:
         """Put the tokens at rest, and start their codes as smooth functions of their places.
 
-        Codes are random Fourier features (Rahimi and Recht 2007) of the positions scaled to unit spread, so that
-        neighbours begin to move alike. From then on they are plain numbers, which no motion of the world changes.
+        Codes are random Fourier features (Rahimi and Recht 2007) of the positions scaled to unit spread, so
+        that neighbours begin to move alike. From then on they are plain numbers, which no motion of the world
+        changes.
         """
         self.translations.copy_(positions)
         spread = (positions - positions.mean(0)).std().clamp_min(1e-6)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, Literal, cast
 
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
@@ -27,8 +28,15 @@ class NestDynamicPipelineConfig(VanillaPipelineConfig):
 class NestDynamicPipeline(VanillaPipeline):
     """nerfstudio's pipeline, plus a start from the training images and a schedule by progress."""
 
-    def __init__(self, config: NestDynamicPipelineConfig, device: str, *args, test_mode="val", **kwargs) -> None:
-        super().__init__(config, device, test_mode, *args, **kwargs)
+    def __init__(
+        self,
+        config: NestDynamicPipelineConfig,
+        device: str | torch.device,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(config, cast(str, device), test_mode, *args, **kwargs)  # nerfstudio passes either
         self._window: tuple[float, float] | None = None
         if test_mode == "val":
             self._start_model()
@@ -51,6 +59,7 @@ class NestDynamicPipeline(VanillaPipeline):
         """Training views in a span of clip time, one camera each; at least eight, or all there are."""
         datamanager = cast(DynamicDatamanager, self.datamanager)
         cameras = datamanager.train_dataset.cameras
+        assert cameras.times is not None  # the data manager sees to it
         times = cameras.times.reshape(-1)
         centre = 0.5 if window is None else 0.5 * sum(window)
         order = (times - centre).abs().argsort()
@@ -71,6 +80,23 @@ class NestDynamicPipeline(VanillaPipeline):
             images=image[None, ..., :3],
             alphas=image[None, ..., 3:] if image.shape[-1] == 4 else None,
         )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = True) -> None:
+        """Load a checkpoint whole; nerfstudio's default leaves out what is missing, without a word.
+
+        Raises:
+            ValueError: the checkpoint was made with other settings of the model.
+        """
+        try:
+            super().load_state_dict(state_dict, strict)
+        except RuntimeError as error:
+            details = [line.strip() for line in str(error).splitlines()[1:]]
+            more = f" (and {len(details) - 1} more like it)" if len(details) > 1 else ""
+            raise ValueError(
+                "the checkpoint does not fit this model: it was trained with other settings. Repeat those of "
+                "its config.yml (num_tokens, motion, dynamics …), or train without --load-checkpoint and "
+                f"--load-dir. First difference: {details[0] if details else error}{more}"
+            ) from error
 
     def set_progress(self, step: int, progress: float) -> None:
         """Bring model and data to this point of the schedule, a fraction in [0, 1]."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
+import torch
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -16,6 +20,49 @@ class FusedAdamConfig(AdamOptimizerConfig):
 
     eps: float = 1e-15
     fused: bool = True
+
+
+class FiniteOptimizers(Optimizers):
+    """nerfstudio's optimizers, which leave a step out whose gradients are not all finite.
+
+    A single NaN would stay in Adam's moments and so in the parameters for good.
+    """
+
+    patience = 20
+    """Steps in a row that may be left out."""
+
+    def __init__(self, config: dict[str, Any], param_groups: dict[str, Any]) -> None:
+        super().__init__(config, param_groups)
+        self._left_out = 0
+
+    def optimizer_scaler_step_some(self, grad_scaler: Any, param_groups: list[str]) -> None:
+        """Step these groups together, or none of them.
+
+        Raises:
+            FloatingPointError: as many steps as `patience` in a row had to be left out.
+        """
+        broken = [name for name in param_groups if not _all_finite(self._gradients(name))]
+        if not broken or grad_scaler.is_enabled():  # a grad scaler looks after this itself
+            self._left_out = 0
+            return super().optimizer_scaler_step_some(grad_scaler, param_groups)
+        self._left_out += 1
+        CONSOLE.log(f"[yellow]Step left out: the gradients of {', '.join(broken)} are not finite.")
+        if self._left_out >= self.patience:
+            raise FloatingPointError(
+                f"{self.patience} steps in a row had gradients that are not finite. The last checkpoint is "
+                "untouched: go on from it with --load-dir at lower learning rates, and look for depth images "
+                "that are not finite."
+            )
+
+    def _gradients(self, name: str) -> list[Tensor]:
+        # Of the optimizer: gsplat's strategies put new parameters there and not into `self.parameters`.
+        groups = self.optimizers[name].param_groups
+        return [p.grad for group in groups for p in group["params"] if p.grad is not None]
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    """Whether no value is NaN or infinite: then, and only then, their sum is finite too."""
+    return not tensors or bool(torch.stack([tensor.sum() for tensor in tensors]).sum().isfinite())
 
 
 @dataclass

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.utils.writer import GLOBAL_BUFFER
 
 from nest_nerfstudio.pipelines.nest_dynamic import NestDynamicPipeline
-from nest_nerfstudio.pipelines.schedules import ProgressScheduler
+from nest_nerfstudio.pipelines.schedules import FiniteOptimizers, ProgressScheduler
 
 LOCAL_HOST = "127.0.0.1"
 
@@ -59,11 +61,19 @@ class NestTrainer(Trainer):
     config: NestTrainerConfig
     pipeline: NestDynamicPipeline
 
-    def setup(self, test_mode="val") -> None:
-        torch.set_flush_denormal(True)  # on a CPU, tails of exponentials and of Adam's moments cost a third more
+    def __init__(self, config: NestTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        if config.max_minutes > 0:  # nerfstudio's loop counts steps; the clock is to end it
+            config = replace(config, max_num_iterations=10**9)
+        super().__init__(config, local_rank, world_size)
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        torch.set_flush_denormal(True)  # on a CPU, tails of exponentials and moments cost a third more
         super().setup(test_mode)
         self._resumed_seconds = self.pipeline.dynamic_model.progress.item() * self.config.max_minutes * 60
         self._clock = Stopwatch()
+
+    def setup_optimizers(self) -> FiniteOptimizers:
+        return FiniteOptimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
 
     def progress(self, step: int) -> float:
         """Fraction of the budget that is used when `step` begins."""
@@ -81,7 +91,10 @@ class NestTrainer(Trainer):
                 scheduler.progress = progress
         self.pipeline.set_progress(step, progress)
         result = super().train_iteration(step)
-        if self.progress(step + 1) >= 1:
+        progress = self.progress(step + 1)
+        if self.config.max_minutes > 0:  # what nerfstudio's table of times goes by
+            GLOBAL_BUFFER["max_iter"] = math.ceil((step + 1) / max(progress, 1e-6))
+        if progress >= 1:
             self.stop_training = True
         return result
 
@@ -103,8 +116,8 @@ class NestTrainer(Trainer):
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
             CONSOLE.print(
-                f"[bold red]Step {step} was not saved ({error}). The last checkpoint is untouched and training"
-                f" goes on; free some space under {self.base_dir}."
+                f"[bold red]Step {step} was not saved ({error}). The last checkpoint is untouched and "
+                f"training goes on; free some space under {self.base_dir}."
             )
             return
         if self.config.save_only_latest_checkpoint:
@@ -113,7 +126,7 @@ class NestTrainer(Trainer):
                     other.unlink()
 
     def _state(self, step: int) -> dict[str, Any]:
-        """What nerfstudio's tools expect in a checkpoint; plain types only, as torch's safe loader demands."""
+        """What nerfstudio's tools expect in a checkpoint; plain types only, for torch's safe loader."""
         return {
             "step": step,
             "pipeline": self.pipeline.state_dict(),

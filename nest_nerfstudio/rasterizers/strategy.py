@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 from gsplat.strategy import DefaultStrategy, MCMCStrategy
-from gsplat.strategy.base import Strategy
 from gsplat.strategy.ops import _multinomial_sample, _update_param_with_optimizer
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -29,7 +28,7 @@ Optimizers = dict[str, torch.optim.Optimizer]
 
 def create_strategy(
     name: Literal["default", "mcmc"], device: torch.device | str, **settings: Any
-) -> Strategy:
+) -> DefaultStrategy | MCMCStrategy:
     """Make a densification strategy that runs on `device`.
 
     Args:

@@ -57,7 +57,7 @@ def test_gives_one_camera_and_its_picture(dnerf: Path) -> None:
     assert camera.metadata == {"cam_idx": batch["image_idx"]}
     assert batch["image"].shape == (8, 12, 4)
     assert batch["image"].dtype == torch.float32
-    assert torch.equal(batch["image"], manager.train_dataset[batch["image_idx"]]["image"])
+    assert torch.equal(batch["image"], manager.train_dataset.get_data(batch["image_idx"])["image"])
     expected = manager.train_dataset.cameras.camera_to_worlds[batch["image_idx"]]
     assert torch.equal(camera.camera_to_worlds[0], expected)
     assert manager.includes_time

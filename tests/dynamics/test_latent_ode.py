@@ -6,7 +6,7 @@ import torch
 
 from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig, VectorField
 from nest_nerfstudio.geometry.quaternion import quat_normalize
-from nest_nerfstudio.geometry.se3 import se3_compose, se3_exp
+from nest_nerfstudio.geometry.se3 import se3_exp
 from nest_nerfstudio.types import MotionCode, SceneLatent
 
 
@@ -138,7 +138,9 @@ def test_explains_a_path_and_goes_on_past_its_end() -> None:
     assert gap < 0.05
     path = ode.roll_out(start, 0, 2)
     angle = 2 * math.pi * 1.5 * torch.tensor([1.1, 1.25, 1.33])
-    torch.testing.assert_close(path(angle / (3 * math.pi)), torch.stack([angle.cos(), angle.sin()], 1), atol=0.15, rtol=0)
+    torch.testing.assert_close(
+        path(angle / (3 * math.pi)), torch.stack([angle.cos(), angle.sin()], 1), atol=0.15, rtol=0
+    )
 
 
 def test_dense_roll_out_is_reused_until_training_goes_on() -> None:

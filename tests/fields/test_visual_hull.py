@@ -44,7 +44,14 @@ def test_points_that_nobody_sees_are_outside() -> None:
 
 def test_a_tolerated_wrong_mask_does_not_cut() -> None:
     views = sphere_views()
-    views[0] = Views(views[0].viewmats, views[0].Ks, SIZE, SIZE, images=views[0].images, alphas=torch.zeros(1, SIZE, SIZE, 1))
+    views[0] = Views(
+        views[0].viewmats,
+        views[0].Ks,
+        SIZE,
+        SIZE,
+        images=views[0].images,
+        alphas=torch.zeros(1, SIZE, SIZE, 1),
+    )
     origin = torch.zeros(1, 3)
     assert not inside_hull(views, origin).any()
     assert inside_hull(views, origin, tolerance=0.4).all()

@@ -5,12 +5,19 @@ import torch
 
 from nest_nerfstudio.geometry.se3 import se3_apply, se3_exp
 from nest_nerfstudio.pipelines.trainer import NestTrainer
+from tests.small_capture import blobs, write_capture
 from tests.small_run import make_config, make_trainer
 
 
 @pytest.fixture(scope="module")
-def trained(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
-    trainer = make_trainer(make_config(capture, tmp_path_factory.mktemp("run"), steps=400))
+def dense_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough views at every time for the hull of the first ones to hold the ball that moves."""
+    return write_capture(tmp_path_factory.mktemp("capture"), {"train": 60, "val": 2, "test": 4})
+
+
+@pytest.fixture(scope="module")
+def trained(dense_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
+    trainer = make_trainer(make_config(dense_capture, tmp_path_factory.mktemp("run"), steps=400))
     trainer.train()
     trainer.pipeline.eval()
     return trainer
@@ -29,9 +36,9 @@ def score(trainer: NestTrainer, split: str) -> float:
 
 
 @pytest.mark.slow
-def test_training_learns_the_motion(trained: NestTrainer, capture: Path, tmp_path: Path) -> None:
+def test_training_learns_the_motion(trained: NestTrainer, dense_capture: Path, tmp_path: Path) -> None:
     """Better than the same Gaussians without motion, on views and times not trained on."""
-    static = make_trainer(make_config(capture, tmp_path, steps=400, motion="static"))
+    static = make_trainer(make_config(dense_capture, tmp_path, steps=400, motion="static"))
     static.train()
     assert score(trained, "test") > score(static, "test") + 1.0
     assert trained.pipeline.dynamic_model.dynamics.committed
@@ -67,16 +74,16 @@ def test_renders_at_any_time(trained: NestTrainer, time: float) -> None:
 
 
 def test_depth_is_distance_along_the_ray(trained: NestTrainer) -> None:
-    """Where the ball in the middle is seen, the ray ends near it."""
+    """Where a ball is seen, the ray ends in it."""
     model = trained.pipeline.dynamic_model
     camera = trained.pipeline.datamanager.train_dataset.cameras[:1]
     outputs = model.get_outputs_for_camera(camera)
     rays = camera.generate_rays(camera_indices=0)
     points = rays.origins + rays.directions * outputs["depth"]
-    solid = outputs["accumulation"][..., 0] > 0.9
-    assert solid.sum() > 20
-    assert points[solid].norm(dim=-1).max() < 1.6
-    assert (points[solid].norm(dim=-1) - camera.camera_to_worlds[0, :, 3].norm()).abs().min() > 1
+    solid = outputs["accumulation"][..., 0] > 0.5
+    assert solid.sum() > 40
+    centres = blobs(float(camera.times)).means
+    assert torch.cdist(points[solid], centres).min(1).values.quantile(0.9) < 0.4
 
 
 def test_turning_the_latent_turns_the_gaussians(trained: NestTrainer) -> None:
@@ -84,7 +91,10 @@ def test_turning_the_latent_turns_the_gaussians(trained: NestTrainer) -> None:
     with torch.no_grad():
         latent = model.latent_at(0.3)
         torch.testing.assert_close(
-            model.field(latent.turn_world(g)).means, se3_apply(g, model.field(latent).means), atol=1e-5, rtol=0
+            model.field(latent.turn_world(g)).means,
+            se3_apply(g, model.field(latent).means),
+            atol=1e-5,
+            rtol=0,
         )
 
 
@@ -113,9 +123,11 @@ def test_crop_box_hides_what_is_outside(trained: NestTrainer) -> None:
     assert nothing == 0
 
 
-def test_checkpoint_restores_the_same_pictures(trained: NestTrainer, capture: Path, tmp_path: Path) -> None:
+def test_checkpoint_restores_the_same_pictures(
+    trained: NestTrainer, dense_capture: Path, tmp_path: Path
+) -> None:
     trained.save_checkpoint(399)
-    config = make_config(capture, tmp_path, steps=400)
+    config = make_config(dense_capture, tmp_path, steps=400)
     config.load_checkpoint = trained.checkpoint_dir / "step-000000399.ckpt"
     loaded = make_trainer(config)
     assert loaded._start_step == 400
@@ -136,7 +148,9 @@ def test_every_motion_and_strategy_trains(capture: Path, tmp_path: Path, motion:
     assert trainer.step == 25 or trainer.stop_training
 
 
-def test_an_empty_hull_starts_in_the_box(capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_empty_hull_starts_in_the_box(
+    capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     trainer = make_trainer(make_config(capture, tmp_path))
     model, views = trainer.pipeline.dynamic_model, trainer.pipeline._views_in(None)
     from dataclasses import replace
@@ -151,4 +165,6 @@ def test_seed_points_are_used(capture: Path, tmp_path: Path) -> None:
     points, colors = torch.randn(90, 3), torch.randint(0, 256, (90, 3))
     model.initialize([], (points, colors))
     assert len(model.field) == 90
-    assert torch.cdist(model.field.params["means"].data, points).min(1).values.max() < 1e-6
+    # torch.cdist's default of matrix products is off by 1e-3 here
+    offsets = model.field.params["means"].data[:, None] - points
+    assert offsets.norm(dim=-1).min(1).values.max() < 1e-6

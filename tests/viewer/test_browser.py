@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
 from PIL import Image
 from waiting import eventually, free_port
+
+from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")

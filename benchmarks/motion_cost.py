@@ -1,0 +1,119 @@
+"""What motion costs: a frame and a training step with tokens on an ODE, beside the same Gaussians static.
+
+python benchmarks/motion_cost.py
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+import tyro
+
+from nest_nerfstudio.dynamics.base import StaticDynamics
+from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
+from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
+from nest_nerfstudio.losses.photometric import photometric_loss
+from nest_nerfstudio.models.trainable_latent import TrainableLatent
+from nest_nerfstudio.rasterizers import create_rasterizer
+
+
+@dataclass
+class MotionCost:
+    """Time frames and steps of a random scene, moving and still, in turns."""
+
+    counts: tuple[int, ...] = (1000, 5000, 20_000, 100_000)
+    """Numbers of Gaussians."""
+    size: int = 200
+    """Width and height of the pictures, pixels."""
+    tokens: int = 512
+    """K."""
+    repeats: int = 15
+    """Timed runs of each; the median counts."""
+    threads: int = 2
+    """Threads for torch and the rasterizer."""
+
+    def main(self) -> None:
+        """Print a markdown table."""
+        torch.set_num_threads(self.threads)
+        torch.set_flush_denormal(True)
+        columns = "N", "frame, still (ms)", "frame, moving", "ratio", "step, still", "step, moving", "ratio"
+        print("|", " | ".join((*columns, "ODE roll-out")), "|")
+        print("|---|---|---|---|---|---|---|---|")
+        for count in self.counts:
+            print(self._row(count), flush=True)
+
+    def _row(self, count: int) -> str:
+        scene = _Scene(count, self.tokens, self.size)
+        frames = self._compare(lambda moving: scene.frame(moving))
+        steps = self._compare(lambda moving: scene.step(moving))
+        roll_out = self._median(lambda: scene.ode.roll_out(scene.latent.start))
+        cells = [*frames, frames[1] / frames[0], *steps, steps[1] / steps[0], roll_out]
+        return f"| {count} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |"
+
+    def _compare(self, run) -> tuple[float, float]:
+        """Medians of still and moving, in turns, so that a noisy machine treats both alike."""
+        times: dict[bool, list[float]] = {False: [], True: []}
+        for i in range(self.repeats + 3):
+            for moving in (False, True):
+                spent = _seconds(lambda moving=moving: run(moving))
+                if i >= 3:
+                    times[moving].append(spent)
+        return 1e3 * statistics.median(times[False]), 1e3 * statistics.median(times[True])
+
+    def _median(self, run) -> float:
+        return 1e3 * statistics.median(_seconds(run) for _ in range(self.repeats))
+
+
+class _Scene:
+    """A ball of Gaussians with tokens in it, and one camera."""
+
+    def __init__(self, count: int, tokens: int, size: int) -> None:
+        torch.manual_seed(0)
+        config = LatentODEConfig()
+        self.size, self.rasterizer = size, create_rasterizer("auto", "cpu")
+        self.field = BoundGaussians(count, tokens, sh_degree=2)
+        points = torch.nn.functional.normalize(torch.randn(count, 3), dim=1) * torch.rand(count, 1) ** (1 / 3)
+        self.field.initialize(points, torch.rand(count, 3), opacity=0.5, scale_factor=0.7)
+        self.latent = TrainableLatent(tokens, config.state_dim, config.token_code_dim)
+        self.latent.place_tokens(torch.nn.functional.normalize(torch.randn(tokens, 3), dim=1) * 0.7)
+        self.field.bind((self.latent.quats, self.latent.translations))
+        self.ode, self.static = LatentODE(config), StaticDynamics()
+        torch.nn.init.normal_(self.ode.pose_decoder.head[-1].weight, std=0.02)  # type: ignore[arg-type]
+        self.ode.committed.fill_(True)
+        self.viewmat = torch.eye(4)[None].clone()
+        self.viewmat[0, 2, 3] = 4.0
+        focal = 1.39 * size
+        self.K = torch.tensor([[[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]]])
+        self.target = torch.rand(size, size, 3)
+        parameters = [*self.field.parameters(), *self.latent.parameters(), *self.ode.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=1e-9, fused=True)
+
+    def draw(self, moving: bool) -> torch.Tensor:
+        latent = self.latent()
+        if moving:
+            gaussians = self.field(latent.at(torch.rand(()), self.ode))
+        else:
+            gaussians = self.field.canonical()
+        return self.rasterizer(gaussians, self.viewmat, self.K, self.size, self.size).rgb[0]
+
+    @torch.no_grad()
+    def frame(self, moving: bool) -> None:
+        self.ode.eval()
+        self.draw(moving)
+
+    def step(self, moving: bool) -> None:
+        self.ode.train()
+        self.optimizer.zero_grad()
+        photometric_loss(self.draw(moving), self.target).backward()
+        self.optimizer.step()
+
+
+def _seconds(run) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    tyro.cli(MotionCost).main()
