@@ -91,10 +91,7 @@ class _Scene:
 
     def draw(self, moving: bool) -> torch.Tensor:
         latent = self.latent()
-        if moving:
-            gaussians = self.field(latent.at(torch.rand(()), self.ode))
-        else:
-            gaussians = self.field.canonical()
+        gaussians = self.field(latent.at(torch.rand(()), self.ode)) if moving else self.field.canonical()
         return self.rasterizer(gaussians, self.viewmat, self.K, self.size, self.size).rgb[0]
 
     @torch.no_grad()
