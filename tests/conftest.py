@@ -13,8 +13,10 @@ DATA = Path(os.environ.get("NEST_DATA", Path(__file__).parents[2] / "shared" / "
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _same_start() -> None:
+    """Seed, and undo what a training leaves behind in the process."""
     torch.manual_seed(0)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

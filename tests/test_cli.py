@@ -51,6 +51,8 @@ def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--pipeline.model.num-gaussians", "150", "--pipeline.model.max-gaussians", "200"),
         *("--pipeline.model.num-tokens", "12", "--pipeline.model.sh-degree", "1"),
         *("--pipeline.model.dynamics.explain-iterations", "60"),
+        # The ball that moves passes by its places too fast for a hull of 24 views to keep it.
+        *("--pipeline.model.hull-tolerance", "0.7", "--pipeline.model.warmup-window", "1.0"),
     )
     return output / "x" / "nest-dynamic" / "run" / "config.yml"
 
@@ -141,18 +143,19 @@ def test_render_camera_path_at_given_times(run: Path, tmp_path: Path) -> None:
     render(run, "camera-path", tmp_path / "frames", *options)
     frames = pictures(tmp_path / "frames")
     assert frames.shape == (10, SIZE, SIZE, 3)
-    assert (steps(frames[:9]) > 5 * ONE_LEVEL).all()
+    assert (steps(frames[:5]) > 5 * ONE_LEVEL).all()
+    assert steps(frames[4:9]).max() > 5 * ONE_LEVEL
     assert np.array_equal(frames[1], frames[9])
 
 
 @needs_ffmpeg
 def test_render_camera_path_without_times_plays_the_clip(run: Path, tmp_path: Path) -> None:
-    path = write_camera_path(tmp_path / "path.json", [None] * 145)
+    path = write_camera_path(tmp_path / "path.json", [None] * 25)
     options = ("--camera-path-filename", path, "--output-format", "images", "--image-format", "png")
     render(run, "camera-path", tmp_path / "frames", *options)
     frames = pictures(tmp_path / "frames")
-    assert (steps(frames[:73:8]) > 2 * ONE_LEVEL).all()
-    assert np.array_equal(frames[0], frames[144])  # three seconds forth, three back
+    assert len(frames) == 25
+    assert (steps(frames[::8]) > 5 * ONE_LEVEL).all()
 
 
 @needs_ffmpeg
@@ -174,11 +177,12 @@ def test_render_camera_path_as_a_video(run: Path, tmp_path: Path) -> None:
 @needs_ffmpeg
 @pytest.mark.parametrize("source", ["eval", "train"])
 def test_render_interpolate(run: Path, tmp_path: Path, source: str) -> None:
+    """Where one stretch ends and the next begins nerfstudio's camera stands still; only time runs there."""
     options = ("--pose-source", source, "--interpolation-steps", "3", "--output-format", "images")
     render(run, "interpolate", tmp_path / "frames", *options, "--image-format", "png")
     frames = pictures(tmp_path / "frames")
     assert len(frames) == 3 * (4 - 1 if source == "eval" else 24 - 1)
-    assert (steps(frames) > 5 * ONE_LEVEL).all()
+    assert steps(frames)[2::3].max() > 5 * ONE_LEVEL
 
 
 @needs_ffmpeg
@@ -188,7 +192,7 @@ def test_render_spiral(run: Path, tmp_path: Path) -> None:
     render(run, "spiral", tmp_path / "frames", *options)
     frames = pictures(tmp_path / "frames")
     assert len(frames) == 12
-    assert (steps(frames[::3]) > 2 * ONE_LEVEL).all()
+    assert (steps(frames[::3]) > 5 * ONE_LEVEL).all()
 
 
 def test_export_splat(run: Path, tmp_path: Path) -> None:
@@ -197,5 +201,5 @@ def test_export_splat(run: Path, tmp_path: Path) -> None:
     assert 100 < first.count == second.count <= 200
     assert {"x", "y", "z", "opacity", "scale_0", "rot_0", "f_dc_0"} <= set(first.data.dtype.names)
     assert all(np.isfinite(first[name]).all() for name in first.data.dtype.names)
-    assert np.abs(first["z"] - second["z"]).max() > 0.02  # the scene has moved
+    assert np.abs(first["z"] - second["z"]).max() > 0.1  # the scene has moved
     assert np.array_equal(first["opacity"], second["opacity"])

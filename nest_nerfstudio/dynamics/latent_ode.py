@@ -107,18 +107,21 @@ class LatentODE(Dynamics):
         return Trajectory(0.0, 1.0, self.path_values, self.path_slopes)
 
     def collocation_loss(self, num_times: int = 64) -> Float[Tensor, ""]:
-        """How far the free path is from being a solution of the ODE: mean ‖F(z + ε) − (ż − κε)‖², whitened.
+        """How far the free path is from solving the ODE, whitened (Hairer, Nørsett, Wanner I, II.7).
 
-        Collocation at random times (Hairer, Nørsett, Wanner I, II.7) bends the path towards what some F can
-        explain while F learns to explain it. The offsets ε make the path attract what strays from it.
+        F learns ‖F(z + ε) − (ż − κε)‖² at random times and offsets ε, so that the path attracts what strays
+        from it. The path is bent by ‖F(z) − ż‖², the more the better F already explains it: a field that
+        knows nothing yet must not stop the motion.
         """
-        path = self.path()
-        times = torch.rand(num_times, device=self.path_values.device)
-        scale, speed = self.vector_field.scale, self.vector_field.speed
-        offsets = torch.randn(num_times, len(scale), device=times.device) * scale
-        offsets = offsets * self.config.noise * torch.rand(num_times, 1, device=times.device)
-        target = path.slope(times) - self.config.attraction * offsets
-        return ((self.vector_field(None, path(times) + offsets) - target) / speed).square().mean()
+        path, speed = self.path(), self.vector_field.speed
+        times = torch.rand(num_times, device=speed.device)
+        states, slopes = path(times), path.slope(times)
+        offsets = torch.randn_like(states) * torch.rand(num_times, 1, device=times.device)
+        offsets = offsets * self.config.noise * self.vector_field.scale
+        learned = self.vector_field(None, torch.cat([states.detach() + offsets, states]))
+        target = torch.cat([slopes.detach() - self.config.attraction * offsets, slopes])
+        fit, bend = ((learned - target) / speed).square().mean(1).view(2, -1).mean(1)
+        return fit + (1 - bend.detach()).clamp_min(0) * bend
 
     def explain(self) -> tuple[Float[Tensor, " d"], float]:
         """Fit F to the free path and commit to its roll-out.

@@ -71,6 +71,7 @@ class NestTrainer(Trainer):
         super().setup(test_mode)
         self._resumed_seconds = self.pipeline.dynamic_model.progress.item() * self.config.max_minutes * 60
         self._clock = Stopwatch()
+        self._last_step = self._start_step
 
     def setup_optimizers(self) -> FiniteOptimizers:
         return FiniteOptimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
@@ -85,6 +86,7 @@ class NestTrainer(Trainer):
 
     def train_iteration(self, step: int):
         self._clock.start()
+        self._last_step = step
         progress = self.progress(step)
         for scheduler in self.optimizers.schedulers.values():
             if isinstance(scheduler, ProgressScheduler):
@@ -97,6 +99,11 @@ class NestTrainer(Trainer):
         if progress >= 1:
             self.stop_training = True
         return result
+
+    def _after_train(self) -> None:
+        """Name the checkpoint by the last step that ran; where it stops early, nerfstudio counts one more."""
+        self.step = self._last_step
+        super()._after_train()
 
     def eval_iteration(self, step: int) -> None:
         self._clock.stop()

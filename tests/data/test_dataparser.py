@@ -187,7 +187,7 @@ def test_downscaling_on_load(dnerf: Path, factor: float) -> None:
     assert (int(camera.width), int(camera.height)) == (width, height)
     assert float(camera.fx) == pytest.approx(float(full.cameras[0].fx) * width / 12)
     assert float(camera.cy) == pytest.approx(float(full.cameras[0].cy) * height / 8)
-    assert DynamicDataset(small)[0]["image"].shape == (height, width, 4)
+    assert DynamicDataset(small).get_data(0)["image"].shape == (height, width, 4)
 
 
 def test_downscaling_averages_colours_by_alpha(dnerf: Path) -> None:
@@ -204,7 +204,7 @@ def test_downscaled_folder_is_used(video: Path) -> None:
         write_image(video / "images_2" / f"frame_{i + 1:05d}.png", size=(6, 4), mode="RGB")
     outputs = parse(video, downscale_factor=2.0, time_from="frame-order")
     assert {path.parent.name for path in outputs.image_filenames} == {"images_2"}
-    assert DynamicDataset(outputs)[0]["image"].shape == (4, 6, 3)
+    assert DynamicDataset(outputs).get_data(0)["image"].shape == (4, 6, 3)
 
 
 def test_large_images_are_scaled_down_by_default(dnerf: Path) -> None:
@@ -225,7 +225,7 @@ def test_cameras_of_more_than_one_size(dnerf: Path) -> None:
     outputs = parse(dnerf)
     assert outputs.cameras.width.flatten().tolist() == [12] * 3 + [20] + [12] * 8
     assert float(outputs.cameras.fx[3] / outputs.cameras.fx[0]) == pytest.approx(20 / 12)
-    assert DynamicDataset(outputs)[3]["image"].shape == (10, 20, 4)
+    assert DynamicDataset(outputs).get_data(3)["image"].shape == (10, 20, 4)
 
 
 def test_intrinsics_of_single_frames(dnerf: Path) -> None:
@@ -241,10 +241,11 @@ def test_intrinsics_of_single_frames(dnerf: Path) -> None:
 
 
 def test_alpha_is_kept_unless_a_colour_is_asked_for(dnerf: Path) -> None:
-    assert DynamicDataset(parse(dnerf))[0]["image"].shape[-1] == 4
-    image = DynamicDataset(parse(dnerf))[0]["image"]
-    over_white = DynamicDataset(parse(dnerf, alpha_color="white"))[0]["image"]
+    assert DynamicDataset(parse(dnerf)).get_data(0)["image"].shape[-1] == 4
+    image = DynamicDataset(parse(dnerf)).get_data(0)["image"]
+    over_white = DynamicDataset(parse(dnerf, alpha_color="white")).get_data(0)["image"]
     torch.testing.assert_close(over_white, image[..., :3] * image[..., 3:] + 1 - image[..., 3:])
+    torch.testing.assert_close(DynamicDataset(parse(dnerf))[0]["image"], over_white)  # to be shown
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 3), ("P", 3), ("LA", 4)])
@@ -253,7 +254,7 @@ def test_other_image_modes(dnerf: Path, mode: str, channels: int) -> None:
         converted = image.convert("RGB").convert(mode)
     converted.save(dnerf / "train" / "r_0.png")
     outputs = parse(dnerf)
-    assert DynamicDataset(outputs)[0]["image"].shape == (8, 12, channels)
+    assert DynamicDataset(outputs).get_data(0)["image"].shape == (8, 12, channels)
     assert outputs.metadata["has_alpha"] == (channels == 4)
 
 

@@ -163,3 +163,16 @@ def test_dense_roll_out_is_reused_until_training_goes_on() -> None:
     ode.train().eval()
     latent.at(torch.tensor(0.5), ode)
     assert calls == 3
+
+
+def test_a_field_that_explains_nothing_does_not_bend_the_path() -> None:
+    ode = LatentODE(LatentODEConfig(state_dim=2))
+    with torch.no_grad():
+        ode.vector_field.whiten(ode.path())
+        ode.vector_field.speed.mul_(
+            0.5
+        )  # slopes count double, so a zero field leaves a residual of more than one
+    ode.collocation_loss().backward()
+    assert ode.path_values.grad.abs().max() == 0
+    assert ode.path_slopes.grad.abs().max() == 0
+    assert ode.vector_field.layers[-1].bias.grad.abs().max() > 0
