@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nest_nerfstudio.geometry.quaternion import quat_to_rotmat
 from nest_nerfstudio.rasterizers.base import Rasterizer, RenderMode
 from nest_nerfstudio.rasterizers.checks import check_inputs, drawn_degree
 from nest_nerfstudio.types import Gaussians, Rendering
@@ -141,7 +142,9 @@ def project(gaussians: Gaussians, camera: Camera) -> Splats:
     slope_y = torch.clamp(y / z, -(cy / fy + margin_y), (height - cy) / fy + margin_y)
     zero = torch.zeros_like(z)
     J = torch.stack([fx / z, zero, -fx * slope_x / z, zero, fy / z, -fy * slope_y / z], -1).reshape(-1, 2, 3)
-    P = J @ turn @ (quat_to_rotmat(gaussians.quats) * gaussians.scales[:, None, :])
+    # Not `quat_normalize`: a zero quaternion is to give NaN, and be culled.
+    quats = gaussians.quats / gaussians.quats.norm(dim=-1, keepdim=True)
+    P = J @ turn @ (quat_to_rotmat(quats) * gaussians.scales[:, None, :])
     p0, p1 = P.unbind(1)
     a, b, c = (p0 * p0).sum(-1), (p0 * p1).sum(-1), (p1 * p1).sum(-1)
     # Lagrange's identity: a c - b² and the blurred determinant without their cancellation.
@@ -157,17 +160,6 @@ def project(gaussians: Gaussians, camera: Camera) -> Splats:
         depths=z,
         compensations=_GuardedSqrt.apply(det_sharp / det),
     )
-
-
-def quat_to_rotmat(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
-    """Rotation matrices of quaternions wxyz, which are normalised here."""
-    w, x, y, z = (quats / quats.norm(dim=-1, keepdim=True)).unbind(-1)
-    rows = [
-        torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
-        torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
-        torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
-    ]
-    return torch.stack(rows, -2)
 
 
 def shade(gaussians: Gaussians, camera: Camera, degree: int) -> Float[Tensor, "n 3"]:

@@ -17,7 +17,7 @@ from gsplat.strategy.ops import _multinomial_sample, _update_param_with_optimize
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nest_nerfstudio.rasterizers.dense import quat_to_rotmat
+from nest_nerfstudio.geometry.quaternion import quat_normalize, quat_to_rotmat
 
 MAX_RATIO = 51
 """More copies than this of one Gaussian count as this many, as in gsplat."""
@@ -173,6 +173,6 @@ def _add_noise(params: Params, scale: float) -> None:
     """Move the means by noise of each Gaussian's own covariance, the less the more opaque (Eq. 8 there)."""
     opacities = torch.sigmoid(params["opacities"].flatten())
     gate = torch.sigmoid(100.0 * ((1.0 - opacities) - 0.995))
-    root = quat_to_rotmat(params["quats"]) * torch.exp(params["scales"])[:, None, :]
+    root = quat_to_rotmat(quat_normalize(params["quats"])) * torch.exp(params["scales"])[:, None, :]
     noise = torch.randn_like(params["means"]) * (gate * scale)[:, None]
     params["means"].add_(torch.einsum("nij,nkj,nk->ni", root, root, noise))
