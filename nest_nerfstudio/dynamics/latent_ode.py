@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from nest_nerfstudio.dynamics.base import Dynamics
-from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory
+from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory, smooth_trajectory
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_exp
 from nest_nerfstudio.types import SceneLatent
 
@@ -34,7 +35,13 @@ class LatentODEConfig(InstantiateConfig):
     solve_every: int = 8
     """Training steps that share one roll-out; their gradients go through it together."""
     explain_iterations: int = 1500
-    """Optimiser steps that fit the vector field to the free path, over all lengths of shooting windows."""
+    """Optimiser steps of each attempt to fit the vector field to the free path."""
+    explain_attempts: int = 4
+    """Attempts, each from a new start, until the roll-out is as near to the path as `good_gap`."""
+    good_gap: float = 0.05
+    """Distance of roll-out and path, in standard deviations of the path, at which no better fit is sought."""
+    largest_gap: float = 0.3
+    """Distance beyond which the roll-out does not take over yet."""
     noise: float = 0.5
     """Largest offset from the path at which F is trained, in standard deviations of the path."""
     attraction: float = 15.0
@@ -59,9 +66,9 @@ class LatentODE(Dynamics):
         self.config = config
         self.vector_field = VectorField(config.state_dim, config.hidden_dim)
         self.pose_decoder = PoseDecoder(config.state_dim, config.token_code_dim, config.hidden_dim)
-        path = fourier_trajectory(config.steps_per_clip + 1, config.state_dim)
-        self.path_values = nn.Parameter(path.values)
-        self.path_slopes = nn.Parameter(path.slopes)
+        self.path_values = nn.Parameter(
+            fourier_trajectory(config.steps_per_clip + 1, config.state_dim).values
+        )
         self.register_buffer("committed", torch.tensor(False))
         self._dense: Trajectory | None = None
         self._shared = _SharedRollout()
@@ -103,8 +110,8 @@ class LatentODE(Dynamics):
         return cast(Tensor, odeint(self.vector_field, start, times, method="rk4"))
 
     def path(self) -> Trajectory:
-        """The free path of the first stride."""
-        return Trajectory(0.0, 1.0, self.path_values, self.path_slopes)
+        """The free path of the first stride: a smooth curve through free nodes."""
+        return smooth_trajectory(self.path_values)
 
     def collocation_loss(self, num_times: int = 64) -> Float[Tensor, ""]:
         """How far the free path is from solving the ODE, whitened (Hairer, Nørsett, Wanner I, II.7).
@@ -123,23 +130,45 @@ class LatentODE(Dynamics):
         fit, bend = ((learned - target) / speed).square().mean(1).view(2, -1).mean(1)
         return fit + (1 - bend.detach()).clamp_min(0) * bend
 
-    def explain(self) -> tuple[Float[Tensor, " d"], float]:
-        """Fit F to the free path and commit to its roll-out.
+    def start_explaining(self) -> None:
+        """Bring F to the units of the path as it is now; the first time, as its best linear field."""
+        path = self.path().detach()
+        if self.vector_field.is_zero():
+            self.vector_field.restart(path)
+        else:
+            self.vector_field.whiten(path)
 
-        Multiple shooting: from every node over windows that grow up to the whole clip.
+    def explain(self) -> tuple[Float[Tensor, " d"], float]:
+        """Fit F to the free path, and commit to its roll-out if that stays as near as `largest_gap`.
+
+        The first attempt goes on with F as it is; the best of all is kept.
 
         Returns:
             The start state, and the root-mean-square distance of the roll-out to the path in standard
             deviations of the path.
         """
         path = self.path().detach()
-        _fit_slopes(self, self.config.explain_iterations)
-        _shoot_windows(self.vector_field, path, self.config.explain_iterations)
-        self.committed.fill_(True)
+        self.start_explaining()
+        gap, best = math.inf, self.vector_field.state_dict()
+        for attempt in range(self.config.explain_attempts):
+            if attempt:
+                self.vector_field.restart(path)
+            _fit_slopes(self, self.config.explain_iterations)
+            tried = self._gap(path)
+            if tried < gap:
+                gap, best = tried, deepcopy(self.vector_field.state_dict())
+            if gap <= self.config.good_gap:
+                break
+        self.vector_field.load_state_dict(best)
+        self.committed.fill_(gap <= self.config.largest_gap)
         self._dense = None
-        with torch.no_grad():
-            gap = (self.roll_out(path.values[0]).values - path.values) / self.vector_field.scale
-        return path.values[0], float(gap.square().mean().sqrt())
+        return path.values[0], gap
+
+    @torch.no_grad()
+    def _gap(self, path: Trajectory) -> float:
+        distance = (self.roll_out(path.values[0]).values - path.values) / self.vector_field.scale
+        gap = float(distance.square().mean().sqrt())
+        return gap if math.isfinite(gap) else math.inf
 
     def train(self, mode: bool = True) -> LatentODE:
         if mode:
@@ -148,7 +177,7 @@ class LatentODE(Dynamics):
 
 
 class VectorField(nn.Module):
-    """F_ψ: an autonomous vector field on the state; zero-initialised, so that its flow is the identity."""
+    """F_ψ: an autonomous vector field on the state, linear plus an MLP; zero-initialised (identity flow)."""
 
     centre: Tensor
     scale: Tensor
@@ -156,6 +185,7 @@ class VectorField(nn.Module):
 
     def __init__(self, state_dim: int, hidden_dim: int) -> None:
         super().__init__()
+        self.linear = nn.Linear(state_dim, state_dim)
         self.layers = nn.Sequential(
             nn.Linear(state_dim, hidden_dim),
             nn.Tanh(),
@@ -163,14 +193,21 @@ class VectorField(nn.Module):
             nn.Tanh(),
             nn.Linear(hidden_dim, state_dim),
         )
-        nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
+        for last in (self.linear, self.layers[-1]):
+            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.register_buffer("centre", torch.zeros(state_dim))
         self.register_buffer("scale", torch.ones(state_dim))
         self.register_buffer("speed", torch.ones(state_dim))
 
     def forward(self, time: Tensor | None, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        return self.layers((z - self.centre) / self.scale) * self.speed
+        whitened = (z - self.centre) / self.scale
+        return (self.linear(whitened) + self.layers(whitened)) * self.speed
+
+    def is_zero(self) -> bool:
+        """Whether nothing has been learned yet."""
+        last = self.layers[-1]
+        return not any(bool(p.any()) for p in (*self.linear.parameters(), *last.parameters()))
 
     @torch.no_grad()
     def whiten(self, path: Trajectory) -> None:
@@ -178,6 +215,22 @@ class VectorField(nn.Module):
         self.centre.copy_(path.values.mean(0))
         self.scale.copy_(path.values.std(0).clamp_min(1e-6))
         self.speed.copy_(path.slopes.std(0).clamp_min(1e-6))
+
+    @torch.no_grad()
+    def restart(self, path: Trajectory, ridge: float = 1e-3) -> None:
+        """Forget all, and become the linear field that explains a path best (least squares)."""
+        self.whiten(path)
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+        for parameter in self.layers[-1].parameters():
+            parameter.zero_()
+        states = (path.values - self.centre) / self.scale
+        inputs = torch.cat([states, torch.ones_like(states[:, :1])], 1)
+        normal = inputs.T @ inputs + ridge * len(inputs) * torch.eye(inputs.shape[1], device=inputs.device)
+        solution = torch.linalg.solve(normal, inputs.T @ (path.slopes / self.speed))
+        self.linear.weight.copy_(solution[:-1].T)
+        self.linear.bias.copy_(solution[-1])
 
 
 class PoseDecoder(nn.Module):
@@ -246,36 +299,14 @@ def _with_gradient_of(live: Trajectory, leaf: Trajectory) -> Trajectory:
 
 
 def _fit_slopes(ode: LatentODE, iterations: int) -> None:
-    """Fit F alone to the path's slopes."""
-    ode.vector_field.whiten(ode.path().detach())
-    optimizer = torch.optim.Adam(ode.vector_field.layers.parameters(), lr=3e-3)
+    """Fit F alone to the path's slopes, on the path and around it."""
+    parameters = list(ode.vector_field.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     for _ in range(iterations):
         optimizer.zero_grad()
         ode.collocation_loss(128).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-    ode.path_values.grad = ode.path_slopes.grad = None
-
-
-def _shoot_windows(field_: VectorField, path: Trajectory, iterations: int) -> None:
-    """Fit roll-outs from every node over windows of 2, 4, 8, … steps to the path, as one batch each."""
-    num_steps = len(path.values) - 1
-    lengths = [2**i for i in range(1, int(math.log2(num_steps)) + 1)]
-    lengths += [num_steps] if lengths[-1] != num_steps else []
-    for length in lengths:
-        _shoot(field_, path, length, max(1, iterations // length))
-
-
-def _shoot(field_: VectorField, path: Trajectory, length: int, iterations: int) -> None:
-    optimizer = torch.optim.Adam(field_.layers.parameters(), lr=1e-3)
-    num_windows = len(path.values) - length
-    times = torch.arange(length + 1, device=path.values.device) * path.step
-    targets = torch.stack([path.values[i : i + num_windows] for i in range(length + 1)])
-    for _ in range(iterations):
-        rolled = cast(Tensor, odeint(field_, targets[0], times, method="rk4"))
-        loss = ((rolled - targets) / field_.scale).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(field_.layers.parameters(), 1.0)
-        optimizer.step()
+    ode.path_values.grad = None

@@ -61,3 +61,15 @@ def fourier_trajectory(num_nodes: int, dim: int) -> Trajectory:
     phase = torch.pi / 2 * (torch.arange(dim) % 2)
     angle = frequency * t + phase
     return Trajectory(0.0, 1.0, angle.sin(), frequency * angle.cos())
+
+
+def smooth_trajectory(nodes: Float[Tensor, "s d"]) -> Trajectory:
+    """The curve over [0, 1] through evenly spaced nodes, with second-order differences as slopes.
+
+    A Catmull-Rom spline with parabolic ends: free slopes would let it wiggle between its nodes.
+    """
+    step = 1 / (len(nodes) - 1)
+    inner = (nodes[2:] - nodes[:-2]) / (2 * step)
+    first = (4 * nodes[1] - 3 * nodes[0] - nodes[2]) / (2 * step)
+    last = (3 * nodes[-1] - 4 * nodes[-2] + nodes[-3]) / (2 * step)
+    return Trajectory(0.0, 1.0, nodes, torch.cat([first[None], inner, last[None]]))

@@ -19,28 +19,55 @@ def sample_visual_hull(
     candidates: int = 2_000_000,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "n 3"]:
-    """Random points of a box whose projection lies on the object in the views that see them.
+    """Random points on the side of the visual hull that a camera sees, as many a pixel everywhere.
 
-    Laurentini's visual hull, by rejection. A view that does not see a point says nothing about it.
+    Laurentini's visual hull by rejection, of which the nearest point in every pixel is kept: spread over
+    the hull's volume, most points would lie deep inside, and few on thin parts. A view that does not see a
+    point says nothing about it.
 
     Args:
         views: with alpha; each of its own size.
         box: smallest and largest corner, world units.
         num_points: how many points to return.
         tolerance: share of the views that see a point which may find it empty (for motion, noisy masks).
-        candidates: how many points to try at most.
+        candidates: how many points to try.
 
     Returns:
         Up to `num_points` points; none if the hull is empty.
     """
-    device = box.device
-    found: list[Tensor] = []
-    for _ in range(max(1, candidates // 100_000)):
-        points = torch.rand(100_000, 3, generator=generator).to(device) * (box[1] - box[0]) + box[0]
+    inside = _sample_inside(views, box, candidates // 4, tolerance, generator)
+    if len(inside):
+        margin = (box[1] - box[0]) / 50
+        bounds = torch.stack([inside.amin(0) - margin, inside.amax(0) + margin])
+        inside = torch.cat([inside, _sample_inside(views, bounds, candidates, tolerance, generator)])
+    pixels_won = _count_pixels_won(views, inside)
+    order = torch.rand(len(inside), generator=generator).to(box.device).log() / pixels_won.clamp_min(1e-6)
+    return inside[order.argsort(descending=True)[:num_points]]
+
+
+def _sample_inside(
+    views: list[Views], box: Tensor, count: int, tolerance: float, generator: torch.Generator | None
+) -> Float[Tensor, "n 3"]:
+    found = []
+    for _ in range(max(1, count // 100_000)):
+        points = torch.rand(100_000, 3, generator=generator).to(box.device) * (box[1] - box[0]) + box[0]
         found.append(points[inside_hull(views, points, tolerance)])
-        if sum(map(len, found)) >= num_points:
-            break
-    return torch.cat(found)[:num_points]
+    return torch.cat(found)
+
+
+def _count_pixels_won(views: list[Views], points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    """In how many pixels of all views each point is the nearest."""
+    won = torch.zeros(len(points), device=points.device)
+    for view in views:
+        for i in range(len(view)):
+            pixels, in_image = _project(view, i, points)
+            depths = points @ view.viewmats[i, 2, :3] + view.viewmats[i, 2, 3]
+            x, y = pixels[in_image].long().unbind(1)
+            places = y * view.width + x
+            nearest = depths.new_full((view.height * view.width,), torch.inf)
+            nearest.scatter_reduce_(0, places, depths[in_image], "amin")
+            won[in_image] += (depths[in_image] <= nearest[places]).float()
+    return won
 
 
 def inside_hull(

@@ -39,6 +39,25 @@ def cameras_to_views(cameras: Cameras) -> Views:
     )
 
 
+def downscale_views(views: Views, factor: int) -> Views:
+    """The same views with pixels `factor` times as large; what is left at the right and below is cut off.
+
+    Args:
+        views: without images, or their images are dropped.
+        factor: ≥ 1.
+    """
+    if factor == 1:
+        return views
+    scale = views.Ks.new_tensor([factor, factor, 1.0])[:, None]
+    return Views(
+        viewmats=views.viewmats,
+        Ks=views.Ks / scale,
+        width=views.width // factor,
+        height=views.height // factor,
+        times=views.times,
+    )
+
+
 def viewmats_to_c2w(viewmats: Float[Tensor, "... 4 4"]) -> Float[Tensor, "... 3 4"]:
     """World-to-camera OpenCV matrices to nerfstudio's camera-to-world OpenGL poses.
 

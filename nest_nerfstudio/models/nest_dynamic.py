@@ -19,7 +19,7 @@ from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
 from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians, farthest_points
 from nest_nerfstudio.fields.deformation_mlp import DeformedGaussians
 from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
-from nest_nerfstudio.geometry.cameras import cameras_to_views, ray_lengths
+from nest_nerfstudio.geometry.cameras import cameras_to_views, downscale_views, ray_lengths
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_inverse
 from nest_nerfstudio.geometry.sh import rgb_to_sh
 from nest_nerfstudio.losses.motion import as_rigid_as_possible_loss, nearest_tokens, smoothness_loss
@@ -68,14 +68,17 @@ class NestDynamicModelConfig(ModelConfig):
     """Share of the first views that may find a point of the visual hull empty; keeps thin parts that move."""
     warmup_window: float = 0.1
     """Span of clip time used for the static start."""
-    warmup_until: float = 0.03
-    """Fraction for which the scene stands still."""
+    warmup_until: float = 0.005
+    """Fraction for which the scene stands still; longer, and it forgets thin parts that move."""
     widen_until: float = 0.3
     """Fraction at which all times are in use."""
     collocation_weight: float = 0.001
     """Weight of what bends the free path towards a solution of the ODE, once all times are in use."""
     commit_at: float = 0.6
     """Fraction at which the free path is replaced by the ODE's roll-out."""
+    num_downscales: int = 2
+    """Training starts on pictures that were halved this often, so that motion is found coarse to fine, and
+    reaches their full size when it commits."""
     ssim_weight: float = 0.2
     """Share of D-SSIM in the photometric loss."""
     depth_weight: float = 0.1
@@ -125,6 +128,7 @@ class NestDynamicModel(Model):
         self._info: dict[str, Any] = {}
         self._untimed_frames = 0
         self._whitened_at: int | None = None
+        self._commit_at = config.commit_at
         self._graph: tuple[int, Tensor, float] | None = None
         self._rasterizer: Any = None
         self._crop: OrientedBox | None = None
@@ -218,14 +222,17 @@ class NestDynamicModel(Model):
         assert isinstance(self.dynamics, LatentODE)
         if self._step % 500 == 0 or self._whitened_at is None:
             self._whitened_at = self._step
-            self.dynamics.vector_field.whiten(self.dynamics.path().detach())
-        if progress >= self.config.commit_at:
+            self.dynamics.start_explaining()
+        if progress >= self._commit_at:
             start, gap = self.dynamics.explain()
             with torch.no_grad():
                 self.latent.start.copy_(start)
-            CONSOLE.log(
-                f"Committed to the ODE: its roll-out is {gap:.3f} standard deviations off the free path."
-            )
+            distance = f"its roll-out is {gap:.3f} standard deviations off the free path"
+            if self.dynamics.committed:
+                CONSOLE.log(f"Committed to the ODE: {distance}.")
+            else:
+                self._commit_at = progress + 0.05
+                CONSOLE.log(f"[yellow]Not committed to the ODE yet: {distance}.")
 
     def time_window(self) -> tuple[float, float] | None:
         """Span of clip times to train on now, in hundredths; None for all."""
@@ -245,7 +252,7 @@ class NestDynamicModel(Model):
                 self.latent.token_codes,
                 self.field.token_log_radii,
             ]
-            groups["path"] = [self.dynamics.path_values, self.dynamics.path_slopes]
+            groups["path"] = [self.dynamics.path_values]
             groups["flow"] = [*self.dynamics.vector_field.parameters(), self.latent.start]
         elif self.config.motion == "mlp":
             assert isinstance(self.field, DeformedGaussians)
@@ -290,6 +297,7 @@ class NestDynamicModel(Model):
         time = self._as_time(self._next_untimed() if views.times is None else views.times[0])
         latent = self.latent() if self.is_still() else self.latent_at(time)
         if self.training:
+            views = downscale_views(views, self._downscale(views))
             return self._training_outputs(self.field(latent), views, latent)
         return self._eval_outputs(self.field(latent), views, time)
 
@@ -370,6 +378,15 @@ class NestDynamicModel(Model):
         ramp = self.progress.item() / self.config.widen_until
         return min(self.config.sh_degree, int(ramp * (self.config.sh_degree + 1)))
 
+    def _downscale(self, views: Views) -> int:
+        """By what to divide the size of training pictures now; none gets smaller than 32 pixels."""
+        config = self.config
+        done = int(self.progress.item() / config.commit_at * config.num_downscales)
+        halvings = max(0, config.num_downscales - done)
+        while halvings and min(views.width, views.height) >> halvings < 32:
+            halvings -= 1
+        return 2**halvings
+
     def _random_background(self) -> bool:
         return self.config.background == "random" or (self.config.background == "auto" and self._has_alpha)
 
@@ -383,21 +400,26 @@ class NestDynamicModel(Model):
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:  # type: ignore[override]
         config = self.config
-        target = self._composite(batch["image"], outputs["background"])
+        target = self._target(batch, outputs)
         mask = batch["mask"].to(self.device).float() if "mask" in batch else None
+        if mask is not None:
+            mask = _shrink(mask, target, "min")
         losses = {"photometric": photometric_loss(outputs["rgb"], target, config.ssim_weight, mask)}
         if not self.training:
             return losses
         if "z" in outputs:
-            depth = batch["depth_image"].to(self.device)
+            depth = _shrink(batch["depth_image"].to(self.device), target, "nearest")
             losses["depth"] = config.depth_weight * depth_loss(outputs["z"], depth, outputs["accumulation"])
         if config.motion == "ode" and not self.is_still():
             losses.update(self._motion_losses())
         if isinstance(self.dynamics, LatentODE) and self._explains():
             losses["collocation"] = config.collocation_weight * self.dynamics.collocation_loss()
         if config.strategy == "mcmc":
-            losses["opacity"] = config.opacity_weight * self.field.params["opacities"].sigmoid().mean()
-            losses["scale"] = config.scale_weight * self.field.params["scales"].exp().mean()
+            # Gently while motion is looked for: what moves in a way not found yet looks like it is not needed.
+            share = 0.1 if self.progress.item() < config.widen_until else 1.0
+            opacities, scales = self.field.params["opacities"].sigmoid(), self.field.params["scales"].exp()
+            losses["opacity"] = share * config.opacity_weight * opacities.mean()
+            losses["scale"] = share * config.scale_weight * scales.mean()
         return losses
 
     def _motion_losses(self) -> dict[str, Tensor]:
@@ -422,7 +444,7 @@ class NestDynamicModel(Model):
         return self._graph[1:]
 
     def get_metrics_dict(self, outputs, batch) -> dict[str, Tensor]:  # type: ignore[override]
-        target = self._composite(batch["image"], outputs["background"])
+        target = self._target(batch, outputs)
         mse = (outputs["rgb"].detach() - target).square().mean()
         return {
             "psnr": -10 * mse.clamp_min(1e-10).log10(),
@@ -434,6 +456,10 @@ class NestDynamicModel(Model):
         metrics = self.metrics(outputs["rgb"], target)
         images = {"img": torch.cat([target, outputs["rgb"]], 1), "accumulation": outputs["accumulation"]}
         return metrics, images
+
+    def _target(self, batch, outputs) -> Tensor:
+        """What `outputs["rgb"]` should be, at its size."""
+        return _shrink(self._composite(batch["image"], outputs["background"]), outputs["rgb"], "mean")
 
     @staticmethod
     def _composite(image: Tensor, background: Tensor) -> Tensor:
@@ -450,3 +476,15 @@ class NestDynamicModel(Model):
         alpha = outputs["accumulation"]
         color = outputs[output_name] - outputs["background"] * (1 - alpha)
         return torch.cat([(color / alpha.clamp_min(1e-6)).clamp(0, 1), alpha], -1)
+
+
+def _shrink(image: Tensor, like: Tensor, how: Literal["mean", "min", "nearest"]) -> Tensor:
+    """An image [H, W, C] at the size of one that is a whole number of times smaller."""
+    factor = image.shape[0] // like.shape[0]
+    if factor == 1:
+        return image
+    blocks = image[: like.shape[0] * factor, : like.shape[1] * factor]
+    blocks = blocks.unflatten(0, (-1, factor)).unflatten(2, (-1, factor))
+    if how == "nearest":
+        return blocks[:, factor // 2, :, factor // 2]
+    return blocks.mean((1, 3)) if how == "mean" else blocks.amin((1, 3))
