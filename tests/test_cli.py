@@ -52,7 +52,7 @@ def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--pipeline.model.num-tokens", "12", "--pipeline.model.sh-degree", "1"),
         *("--pipeline.model.dynamics.explain-iterations", "60"),
         # The ball that moves passes by its places too fast for a hull of 24 views to keep it.
-        *("--pipeline.model.hull-tolerance", "0.7", "--pipeline.model.warmup-window", "1.0"),
+        *("--pipeline.model.hull-tolerance", "0.7", "--pipeline.model.first-window", "1.0"),
     )
     return output / "x" / "nest-dynamic" / "run" / "config.yml"
 

@@ -66,19 +66,20 @@ class NestDynamicModelConfig(ModelConfig):
     """Clip time whose shape the Gaussians start from."""
     hull_tolerance: float = 0.2
     """Share of the first views that may find a point of the visual hull empty; keeps thin parts that move."""
-    warmup_window: float = 0.1
-    """Span of clip time used for the static start."""
-    warmup_until: float = 0.005
-    """Fraction for which the scene stands still; longer, and it forgets thin parts that move."""
+    first_window: float = 0.1
+    """Span of clip time that training starts from."""
     widen_until: float = 0.3
-    """Fraction at which all times are in use."""
+    """Fraction at which all times are in use, …"""
+    widen_steps: int = 1000
+    """… or this many steps, if they are over sooner: with time to settle on a part of the clip, Gaussians
+    forget what moves elsewhere."""
     collocation_weight: float = 0.001
     """Weight of what bends the free path towards a solution of the ODE, once all times are in use."""
     commit_at: float = 0.6
     """Fraction at which the free path is replaced by the ODE's roll-out."""
     num_downscales: int = 2
-    """Training starts on pictures that were halved this often, so that motion is found coarse to fine, and
-    reaches their full size when it commits."""
+    """Training starts on pictures halved this often, so that motion is found coarse to fine; they double once
+    all times are in use, and again after as long."""
     ssim_weight: float = 0.2
     """Share of D-SSIM in the photometric loss."""
     depth_weight: float = 0.1
@@ -108,6 +109,7 @@ class NestDynamicModel(Model):
 
     config: NestDynamicModelConfig
     progress: Tensor
+    opening: Tensor
     backdrop: Tensor
 
     def populate_modules(self) -> None:
@@ -122,6 +124,7 @@ class NestDynamicModel(Model):
             config.num_gaussians, config.num_tokens, config.sh_degree, config.tokens_per_gaussian
         )
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("opening", torch.zeros((), dtype=torch.float64))
         self.register_buffer("backdrop", torch.ones(3) if config.background == "white" else torch.zeros(3))
         self.metrics = ImageMetrics()
         self._step = 0
@@ -150,10 +153,6 @@ class NestDynamicModel(Model):
 
     def _as_time(self, time: float | Tensor) -> Tensor:
         return torch.as_tensor(time, dtype=torch.float32, device=self.device).reshape(())
-
-    def is_still(self) -> bool:
-        """Whether the static warm-up lasts: nothing moves yet."""
-        return self.progress.item() < self.config.warmup_until
 
     # ---------------------------------------------------------------- start
 
@@ -207,11 +206,9 @@ class NestDynamicModel(Model):
 
     def set_progress(self, step: int, progress: float) -> None:
         """Move the schedule on: called before every training step, with a fraction in [0, 1]."""
-        was_still = self._step > 0 and self.is_still()
         self._step = step
         self.progress.fill_(progress)
-        if was_still and not self.is_still():
-            self.place_tokens()
+        self.opening.fill_(max(progress / self.config.widen_until, step / self.config.widen_steps))
         if step % 100 == 0:
             self.field.forget_neighbors()
         if isinstance(self.dynamics, LatentODE) and self._explains():
@@ -236,11 +233,11 @@ class NestDynamicModel(Model):
 
     def time_window(self) -> tuple[float, float] | None:
         """Span of clip times to train on now, in hundredths; None for all."""
-        config, p = self.config, self.progress.item()
-        if config.motion == "static" or p >= config.widen_until:
+        config = self.config
+        if config.motion == "static" or self._is_open():
             return None
-        widened = max(0.0, p - config.warmup_until) / (config.widen_until - config.warmup_until)
-        half = 0.5 * config.warmup_window + widened * max(config.canonical_time, 1 - config.canonical_time)
+        widest = max(config.canonical_time, 1 - config.canonical_time)
+        half = 0.5 * config.first_window + self.opening.item() * widest
         return round(config.canonical_time - half, 2), round(config.canonical_time + half, 2)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
@@ -288,14 +285,18 @@ class NestDynamicModel(Model):
     def _explains(self) -> bool:
         """Whether the free path is being bent towards a solution of the ODE."""
         assert isinstance(self.dynamics, LatentODE)
-        return self.progress.item() >= self.config.widen_until and not self.dynamics.committed
+        return self._is_open() and not self.dynamics.committed
+
+    def _is_open(self) -> bool:
+        """Whether all times are in use."""
+        return self.opening.item() >= 1
 
     # ---------------------------------------------------------------- rendering
 
     def get_outputs(self, camera: Cameras) -> dict[str, Tensor]:  # type: ignore[override]
         views = cameras_to_views(camera.to(self.device))
         time = self._as_time(self._next_untimed() if views.times is None else views.times[0])
-        latent = self.latent() if self.is_still() else self.latent_at(time)
+        latent = self.latent_at(time)
         if self.training:
             views = downscale_views(views, self._downscale(views))
             return self._training_outputs(self.field(latent), views, latent)
@@ -375,14 +376,11 @@ class NestDynamicModel(Model):
         return Gaussians(*(getattr(gaussians, f.name)[inside] for f in fields(gaussians)))
 
     def _sh_degree(self) -> int:
-        ramp = self.progress.item() / self.config.widen_until
-        return min(self.config.sh_degree, int(ramp * (self.config.sh_degree + 1)))
+        return min(self.config.sh_degree, int(self.opening.item() * (self.config.sh_degree + 1)))
 
     def _downscale(self, views: Views) -> int:
         """By what to divide the size of training pictures now; none gets smaller than 32 pixels."""
-        config = self.config
-        done = int(self.progress.item() / config.commit_at * config.num_downscales)
-        halvings = max(0, config.num_downscales - done)
+        halvings = max(0, self.config.num_downscales - int(self.opening.item()))
         while halvings and min(views.width, views.height) >> halvings < 32:
             halvings -= 1
         return 2**halvings
@@ -410,13 +408,13 @@ class NestDynamicModel(Model):
         if "z" in outputs:
             depth = _shrink(batch["depth_image"].to(self.device), target, "nearest")
             losses["depth"] = config.depth_weight * depth_loss(outputs["z"], depth, outputs["accumulation"])
-        if config.motion == "ode" and not self.is_still():
+        if config.motion == "ode":
             losses.update(self._motion_losses())
         if isinstance(self.dynamics, LatentODE) and self._explains():
             losses["collocation"] = config.collocation_weight * self.dynamics.collocation_loss()
         if config.strategy == "mcmc":
-            # Gently while motion is looked for: what moves in a way not found yet looks like it is not needed.
-            share = 0.1 if self.progress.item() < config.widen_until else 1.0
+            # Gently while motion is looked for: what moves in a way not found yet looks unneeded.
+            share = 1.0 if self._is_open() else 0.1
             opacities, scales = self.field.params["opacities"].sigmoid(), self.field.params["scales"].exp()
             losses["opacity"] = share * config.opacity_weight * opacities.mean()
             losses["scale"] = share * config.scale_weight * scales.mean()

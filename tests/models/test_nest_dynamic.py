@@ -5,6 +5,7 @@ import torch
 
 from nest_nerfstudio.geometry.se3 import se3_apply, se3_exp
 from nest_nerfstudio.pipelines.trainer import NestTrainer
+from nest_nerfstudio.types import Views
 from tests.small_capture import blobs, write_capture
 from tests.small_run import make_config, make_trainer
 
@@ -48,17 +49,53 @@ def test_strides_run_in_order(capture: Path, tmp_path: Path) -> None:
     trainer = make_trainer(make_config(capture, tmp_path))
     model = trainer.pipeline.dynamic_model
     model.set_progress(0, 0.0)
-    assert model.is_still()
     low, high = model.time_window()
-    assert high - low == pytest.approx(model.config.warmup_window, abs=0.02)
+    assert high - low == pytest.approx(model.config.first_window, abs=0.02)
+    model.config.dynamics.largest_gap = 10.0  # of so short a training
     model.set_progress(20, 0.2)
-    assert not model.is_still()
     assert model.time_window()[1] - model.time_window()[0] > high - low
     model.set_progress(40, 0.5)
     assert model.time_window() is None
     assert not model.dynamics.committed
     model.set_progress(50, 0.7)
     assert model.dynamics.committed
+
+
+def test_all_times_are_in_use_after_a_number_of_steps(capture: Path, tmp_path: Path) -> None:
+    """A long training does not dwell on a part of the clip."""
+    model = make_trainer(make_config(capture, tmp_path)).pipeline.dynamic_model
+    model.set_progress(model.config.widen_steps - 1, 0.01)
+    assert model.time_window() is not None
+    model.set_progress(model.config.widen_steps, 0.01)
+    assert model.time_window() is None
+
+
+def test_does_not_commit_to_an_ode_that_leaves_the_path(
+    capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = make_trainer(make_config(capture, tmp_path)).pipeline.dynamic_model
+    model.config.dynamics.largest_gap = 0.0
+    model.set_progress(50, 0.6)
+    assert not model.dynamics.committed
+    assert "Not committed" in capsys.readouterr().out
+    model.config.dynamics.largest_gap = 10.0
+    model.set_progress(51, 0.61)
+    assert not model.dynamics.committed  # tries again only after a while
+    model.set_progress(55, 0.66)
+    assert model.dynamics.committed
+
+
+def test_pictures_grow_to_their_full_size(capture: Path, tmp_path: Path) -> None:
+    model = make_trainer(make_config(capture, tmp_path, num_downscales=2)).pipeline.dynamic_model
+    views = Views(torch.eye(4)[None], torch.eye(3)[None], width=200, height=150)
+    sizes = []
+    for progress in (0.0, 0.3, 0.6):
+        model.set_progress(0, progress)
+        sizes.append(200 // model._downscale(views))
+    assert sizes == [50, 100, 200]
+    small = Views(torch.eye(4)[None], torch.eye(3)[None], width=40, height=40)
+    model.set_progress(0, 0.0)
+    assert model._downscale(small) == 1
 
 
 @pytest.mark.parametrize("time", [-0.5, 0.0, 0.5, 1.0, 1.75])
