@@ -75,11 +75,12 @@ class _Scene:
         self.field = BoundGaussians(count, tokens, sh_degree=2)
         points = torch.nn.functional.normalize(torch.randn(count, 3), dim=1) * torch.rand(count, 1) ** (1 / 3)
         self.field.initialize(points, torch.rand(count, 3), opacity=0.5, scale_factor=0.7)
-        self.latent = TrainableLatent(tokens, config.state_dim, config.token_code_dim)
+        modes = LatentODE.num_modes(config)
+        self.latent = TrainableLatent(tokens, config.state_dim, config.token_code_dim, modes)
         self.latent.place_tokens(torch.nn.functional.normalize(torch.randn(tokens, 3), dim=1) * 0.7)
         self.field.bind((self.latent.quats, self.latent.translations))
         self.ode, self.static = LatentODE(config), StaticDynamics()
-        torch.nn.init.normal_(self.ode.pose_decoder.head[-1].weight, std=0.02)  # type: ignore[arg-type]
+        torch.nn.init.normal_(self.latent.token_modes, std=0.02)
         self.ode.committed.fill_(True)
         self.viewmat = torch.eye(4)[None].clone()
         self.viewmat[0, 2, 3] = 4.0

@@ -19,7 +19,7 @@ from nerfstudio.scripts.render import Commands
 from PIL import Image
 from plyfile import PlyData
 
-from tests.small_capture import SIZE, orbit
+from tests.small_capture import SIZE, orbit, write_capture
 
 pytestmark = pytest.mark.slow
 needs_ffmpeg = pytest.mark.skipif(
@@ -41,6 +41,12 @@ def call(tool: str, *arguments: str | Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough views at every time for the hull of the first ones to hold the ball that moves."""
+    return write_capture(tmp_path_factory.mktemp("capture"), {"train": 60, "val": 3, "test": 6, "future": 6})
+
+
+@pytest.fixture(scope="session")
 def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`config.yml` of a run that `ns-train` has made."""
     output = tmp_path_factory.mktemp("cli")
@@ -51,8 +57,6 @@ def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--pipeline.model.num-gaussians", "150", "--pipeline.model.max-gaussians", "200"),
         *("--pipeline.model.num-tokens", "12", "--pipeline.model.sh-degree", "1"),
         *("--pipeline.model.dynamics.explain-iterations", "60"),
-        # The ball that moves passes by its places too fast for a hull of 24 views to keep it.
-        *("--pipeline.model.hull-tolerance", "0.7", "--pipeline.model.first-window", "1.0"),
     )
     return output / "x" / "nest-dynamic" / "run" / "config.yml"
 
@@ -102,7 +106,7 @@ def test_eval_saves_pictures(run: Path, tmp_path: Path) -> None:
     options = ["--output-path", tmp_path / "scores.json", "--render-output-path", tmp_path / "shown"]
     arguments = [str(option) for option in ("--load-config", run, *options)]
     tyro.cli(ComputePSNR, args=arguments).main()
-    assert len([path for path in (tmp_path / "shown").iterdir() if "img" in path.name]) == 4
+    assert len([path for path in (tmp_path / "shown").iterdir() if "img" in path.name]) == 6
 
 
 def test_render_dataset(run: Path, tmp_path: Path) -> None:
@@ -122,7 +126,7 @@ def test_render_train_and_test_with_alpha(run: Path, tmp_path: Path) -> None:
     assert frames.shape == (24, SIZE, SIZE, 4)
     assert frames[..., 3].min() == 0
     assert frames[..., 3].max() > 0.9
-    assert len(list((tmp_path / "test" / "raw-depth").glob("*.npy.gz"))) == 4
+    assert len(list((tmp_path / "test" / "raw-depth").glob("*.npy.gz"))) == 6
 
 
 def test_render_dataset_beyond_the_clip(run: Path, capture: Path, tmp_path: Path) -> None:
@@ -181,7 +185,7 @@ def test_render_interpolate(run: Path, tmp_path: Path, source: str) -> None:
     options = ("--pose-source", source, "--interpolation-steps", "3", "--output-format", "images")
     render(run, "interpolate", tmp_path / "frames", *options, "--image-format", "png")
     frames = pictures(tmp_path / "frames")
-    assert len(frames) == 3 * (4 - 1 if source == "eval" else 24 - 1)
+    assert len(frames) == 3 * (6 - 1 if source == "eval" else 60 - 1)
     assert steps(frames)[2::3].max() > 5 * ONE_LEVEL
 
 

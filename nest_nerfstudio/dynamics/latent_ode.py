@@ -34,17 +34,17 @@ class LatentODEConfig(InstantiateConfig):
     """Fixed rk4 steps over the observed clip, and nodes of the free path."""
     solve_every: int = 8
     """Training steps that share one roll-out; their gradients go through it together."""
-    explain_iterations: int = 1500
+    explain_iterations: int = 2000
     """Optimiser steps of each attempt to fit the vector field to the free path."""
-    explain_attempts: int = 4
+    explain_attempts: int = 3
     """Attempts, each from a new start, until the roll-out is as near to the path as `good_gap`."""
     good_gap: float = 0.05
-    """Distance of roll-out and path, in standard deviations of the path, at which no better fit is sought."""
+    """Distance of roll-out and path, as a share of the motion's size, at which no better fit is sought."""
     largest_gap: float = 0.3
     """Distance beyond which the roll-out does not take over yet."""
     noise: float = 0.5
-    """Largest offset from the path at which F is trained, in standard deviations of the path."""
-    attraction: float = 15.0
+    """Largest offset from the path at which F is trained, in the units of `VectorField.whiten`."""
+    attraction: float = 30.0
     """κ, rate at which what strays from the path returns to it, per clip."""
 
 
@@ -54,9 +54,13 @@ class LatentODE(Dynamics):
     z and the codes e_k are invariant and ξ acts in the body frame, so the flow commutes with SE(3) exactly,
     and its cost depends neither on the number of Gaussians nor, for F, on the number of tokens.
 
-    Training has three strides. *Observe*: z(t) is a free cubic path, fitted to the pictures. *Explain*:
-    F is fitted to that path (`explain`). *Commit*: z(t) is the roll-out of F from one start state, and goes
-    on learning from the pictures; the path is no longer used.
+    Training has three strides. *Observe*: z(t) is a free curve and ξ an MLP, fitted to the pictures.
+    *Explain*: the principal components of all twists become the state, in which motion that recurs is a
+    closed curve, ξ becomes linear in it, and F is fitted to that curve (`explain`). *Commit*: z(t) is the
+    roll-out of F from one start state, and goes on learning from the pictures.
+
+    A token's code holds what the MLP reads (`token_code_dim` numbers), and then its modes: 6 × (D + 1)
+    numbers, the linear map from (z, 1) to its twist; zero until the commitment.
     """
 
     committed: Tensor
@@ -75,11 +79,24 @@ class LatentODE(Dynamics):
 
     def forward(self, latent: SceneLatent, time: Float[Tensor, ""]) -> SceneLatent:
         z = self.trajectory(latent, float(time))(time)
-        twists = self.pose_decoder(latent.motion.token_codes, z)
+        twists = self.twists(latent.motion.token_codes, z)
         quats, translations = se3_compose((latent.quats, latent.translations), se3_exp(twists))
         return replace(
             latent, quats=quats, translations=translations, motion=replace(latent.motion, time=time)
         )
+
+    def twists(self, token_codes: Float[Tensor, "k e"], z: Float[Tensor, " d"]) -> Float[Tensor, "k 6"]:
+        """ξ(e_k, z), body frame: rotation (radians) and translation (world units) as `se3_exp` takes them."""
+        code, modes = token_codes.split([self.config.token_code_dim, self.num_modes(self.config)], 1)
+        if not self.committed:
+            return self.pose_decoder(code, z)
+        modes = modes.unflatten(1, (6, -1))
+        return modes[..., :-1] @ z + modes[..., -1]
+
+    @staticmethod
+    def num_modes(config: LatentODEConfig) -> int:
+        """How many numbers of a token's code are its modes."""
+        return 6 * (config.state_dim + 1)
 
     def trajectory(self, latent: SceneLatent, time: float = 0.0) -> Trajectory:
         """The scene's path z(t), long enough to be asked for `time`.
@@ -113,61 +130,49 @@ class LatentODE(Dynamics):
         """The free path of the first stride: a smooth curve through free nodes."""
         return smooth_trajectory(self.path_values)
 
-    def collocation_loss(self, num_times: int = 64) -> Float[Tensor, ""]:
-        """How far the free path is from solving the ODE, whitened (Hairer, Nørsett, Wanner I, II.7).
-
-        F learns ‖F(z + ε) − (ż − κε)‖² at random times and offsets ε, so that the path attracts what strays
-        from it. The path is bent by ‖F(z) − ż‖², the more the better F already explains it: a field that
-        knows nothing yet must not stop the motion.
-        """
-        path, speed = self.path(), self.vector_field.speed
-        times = torch.rand(num_times, device=speed.device)
-        states, slopes = path(times), path.slope(times)
-        offsets = torch.randn_like(states) * torch.rand(num_times, 1, device=times.device)
-        offsets = offsets * self.config.noise * self.vector_field.scale
-        learned = self.vector_field(None, torch.cat([states.detach() + offsets, states]))
-        target = torch.cat([slopes.detach() - self.config.attraction * offsets, slopes])
-        fit, bend = ((learned - target) / speed).square().mean(1).view(2, -1).mean(1)
-        return fit + (1 - bend.detach()).clamp_min(0) * bend
-
-    def start_explaining(self) -> None:
-        """Bring F to the units of the path as it is now; the first time, as its best linear field."""
-        path = self.path().detach()
-        if self.vector_field.is_zero():
-            self.vector_field.restart(path)
-        else:
-            self.vector_field.whiten(path)
-
-    def explain(self) -> tuple[Float[Tensor, " d"], float]:
-        """Fit F to the free path, and commit to its roll-out if that stays as near as `largest_gap`.
-
-        The first attempt goes on with F as it is; the best of all is kept.
+    def explain(
+        self, token_codes: Float[Tensor, "k e"]
+    ) -> tuple[Float[Tensor, " d"], Float[Tensor, "k m"], float]:
+        """Fit F to the observed motion, and commit to its roll-out if that stays as near as `largest_gap`.
 
         Returns:
-            The start state, and the root-mean-square distance of the roll-out to the path in standard
-            deviations of the path.
+            The start state, the modes of all tokens, and the root-mean-square distance of the roll-out to
+            the path as a share of the motion's size.
         """
-        path = self.path().detach()
-        self.start_explaining()
-        gap, best = math.inf, self.vector_field.state_dict()
-        for attempt in range(self.config.explain_attempts):
-            if attempt:
-                self.vector_field.restart(path)
-            _fit_slopes(self, self.config.explain_iterations)
+        path, modes = self._principal_components(token_codes)
+        field_, gap, best = self.vector_field, math.inf, {}
+        for _ in range(self.config.explain_attempts):
+            field_.restart(path)
+            _fit_slopes(field_, path, self.config)
             tried = self._gap(path)
-            if tried < gap:
-                gap, best = tried, deepcopy(self.vector_field.state_dict())
+            if not best or tried < gap:
+                gap, best = tried, deepcopy(field_.state_dict())
             if gap <= self.config.good_gap:
                 break
-        self.vector_field.load_state_dict(best)
+        field_.load_state_dict(best)
         self.committed.fill_(gap <= self.config.largest_gap)
         self._dense = None
-        return path.values[0], gap
+        return path.values[0], modes, gap
+
+    @torch.no_grad()
+    def _principal_components(self, token_codes: Tensor) -> tuple[Trajectory, Float[Tensor, "k m"]]:
+        """The motion of all tokens as one curve of D numbers, the first of unit variance, and its modes."""
+        observed, dim = self.path().detach(), self.config.state_dim
+        twists = torch.stack([self.twists(token_codes, z) for z in observed.values])
+        mean = twists.mean(0)
+        left, sizes, right = torch.linalg.svd((twists - mean).flatten(1), full_matrices=False)
+        unit = (sizes[0] / len(twists) ** 0.5).clamp_min(1e-12)
+        values, basis = (left * sizes / unit)[:, :dim], (right * unit)[:dim]
+        missing = dim - values.shape[1]
+        values = torch.nn.functional.pad(values, (0, missing))
+        basis = torch.nn.functional.pad(basis, (0, 0, 0, missing)).T.reshape(*mean.shape, dim)
+        return smooth_trajectory(values), torch.cat([basis, mean[..., None]], -1).flatten(1)
 
     @torch.no_grad()
     def _gap(self, path: Trajectory) -> float:
-        distance = (self.roll_out(path.values[0]).values - path.values) / self.vector_field.scale
-        gap = float(distance.square().mean().sqrt())
+        off = (self.roll_out(path.values[0]).values - path.values).square().sum(1).mean()
+        size = (path.values - path.values.mean(0)).square().sum(1).mean().clamp_min(1e-12)
+        gap = float((off / size).sqrt())
         return gap if math.isfinite(gap) else math.inf
 
     def train(self, mode: bool = True) -> LatentODE:
@@ -204,17 +209,15 @@ class VectorField(nn.Module):
         whitened = (z - self.centre) / self.scale
         return (self.linear(whitened) + self.layers(whitened)) * self.speed
 
-    def is_zero(self) -> bool:
-        """Whether nothing has been learned yet."""
-        last = self.layers[-1]
-        return not any(bool(p.any()) for p in (*self.linear.parameters(), *last.parameters()))
-
     @torch.no_grad()
     def whiten(self, path: Trajectory) -> None:
-        """Measure states and speeds in standard deviations of a path."""
+        """Measure states and speeds in half standard deviations of the largest component of a path.
+
+        One unit for all components: each in its own would make as much of noise as of the motion.
+        """
         self.centre.copy_(path.values.mean(0))
-        self.scale.copy_(path.values.std(0).clamp_min(1e-6))
-        self.speed.copy_(path.slopes.std(0).clamp_min(1e-6))
+        self.scale.fill_(0.5 * path.values.std(0).max().clamp_min(1e-6))
+        self.speed.fill_(0.5 * path.slopes.std(0).max().clamp_min(1e-6))
 
     @torch.no_grad()
     def restart(self, path: Trajectory, ridge: float = 1e-3) -> None:
@@ -298,15 +301,23 @@ def _with_gradient_of(live: Trajectory, leaf: Trajectory) -> Trajectory:
     return replace(live, values=add(live.values, leaf.values.grad), slopes=add(live.slopes, leaf.slopes.grad))
 
 
-def _fit_slopes(ode: LatentODE, iterations: int) -> None:
-    """Fit F alone to the path's slopes, on the path and around it."""
-    parameters = list(ode.vector_field.parameters())
+def _fit_slopes(field_: VectorField, path: Trajectory, config: LatentODEConfig) -> None:
+    """Fit F(z + ε) to ż − κε at random times and offsets ε: the path attracts what strays from it.
+
+    Collocation (Hairer, Nørsett, Wanner I, II.7), with contraction as a closed curve needs to be an orbit.
+    """
+    parameters = list(field_.parameters())
     optimizer = torch.optim.Adam(parameters, lr=3e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-    for _ in range(iterations):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.explain_iterations)
+    for _ in range(config.explain_iterations):
+        times = torch.rand(128, device=path.values.device)
+        states, slopes = path(times), path.slope(times)
+        offsets = torch.randn_like(states) * torch.rand(len(times), 1, device=times.device)
+        offsets = offsets * config.noise * field_.scale
+        targets = torch.cat([slopes - config.attraction * offsets, slopes])
+        learned = field_(None, torch.cat([states + offsets, states]))
         optimizer.zero_grad()
-        ode.collocation_loss(128).backward()
+        ((learned - targets) / field_.speed).square().mean().backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-    ode.path_values.grad = None

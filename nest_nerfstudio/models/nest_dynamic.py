@@ -73,8 +73,6 @@ class NestDynamicModelConfig(ModelConfig):
     widen_steps: int = 1000
     """… or this many steps, if they are over sooner: with time to settle on a part of the clip, Gaussians
     forget what moves elsewhere."""
-    collocation_weight: float = 0.001
-    """Weight of what bends the free path towards a solution of the ODE, once all times are in use."""
     commit_at: float = 0.6
     """Fraction at which the free path is replaced by the ODE's roll-out."""
     num_downscales: int = 2
@@ -117,7 +115,10 @@ class NestDynamicModel(Model):
         config = self.config
         field_class = DeformedGaussians if config.motion == "mlp" else BoundGaussians
         self.latent = TrainableLatent(
-            config.num_tokens, config.dynamics.state_dim, config.dynamics.token_code_dim
+            config.num_tokens,
+            config.dynamics.state_dim,
+            config.dynamics.token_code_dim,
+            LatentODE.num_modes(config.dynamics),
         )
         self.dynamics = LatentODE(config.dynamics) if config.motion == "ode" else StaticDynamics()
         self.field = field_class(
@@ -130,7 +131,6 @@ class NestDynamicModel(Model):
         self._step = 0
         self._info: dict[str, Any] = {}
         self._untimed_frames = 0
-        self._whitened_at: int | None = None
         self._commit_at = config.commit_at
         self._graph: tuple[int, Tensor, float] | None = None
         self._rasterizer: Any = None
@@ -211,25 +211,23 @@ class NestDynamicModel(Model):
         self.opening.fill_(max(progress / self.config.widen_until, step / self.config.widen_steps))
         if step % 100 == 0:
             self.field.forget_neighbors()
-        if isinstance(self.dynamics, LatentODE) and self._explains():
-            self._explain(progress)
+        if isinstance(self.dynamics, LatentODE) and progress >= self._commit_at:
+            self._commit(self.dynamics, progress)
 
-    def _explain(self, progress: float) -> None:
-        """Between the strides: keep F in the units of the path, and commit when it is time."""
-        assert isinstance(self.dynamics, LatentODE)
-        if self._step % 500 == 0 or self._whitened_at is None:
-            self._whitened_at = self._step
-            self.dynamics.start_explaining()
-        if progress >= self._commit_at:
-            start, gap = self.dynamics.explain()
-            with torch.no_grad():
-                self.latent.start.copy_(start)
-            distance = f"its roll-out is {gap:.3f} standard deviations off the free path"
-            if self.dynamics.committed:
-                CONSOLE.log(f"Committed to the ODE: {distance}.")
-            else:
-                self._commit_at = progress + 0.05
-                CONSOLE.log(f"[yellow]Not committed to the ODE yet: {distance}.")
+    def _commit(self, dynamics: LatentODE, progress: float) -> None:
+        """Let the ODE take over from the free path, or say why not and try again later."""
+        if dynamics.committed:
+            return
+        start, modes, gap = dynamics.explain(self.latent().motion.token_codes)
+        distance = f"its roll-out is {gap:.1%} of the motion off the free path"
+        if not dynamics.committed:
+            self._commit_at = progress + 0.05
+            CONSOLE.log(f"[yellow]Not committed to the ODE yet: {distance}.")
+            return
+        with torch.no_grad():
+            self.latent.start.copy_(start)
+            self.latent.token_modes.copy_(modes)
+        CONSOLE.log(f"Committed to the ODE: {distance}.")
 
     def time_window(self) -> tuple[float, float] | None:
         """Span of clip times to train on now, in hundredths; None for all."""
@@ -247,6 +245,7 @@ class NestDynamicModel(Model):
             groups["motion"] = [
                 *self.dynamics.pose_decoder.parameters(),
                 self.latent.token_codes,
+                self.latent.token_modes,
                 self.field.token_log_radii,
             ]
             groups["path"] = [self.dynamics.path_values]
@@ -281,11 +280,6 @@ class NestDynamicModel(Model):
         )
         if len(self.field) != count or step % self._strategy.refine_every == 0:
             self.field.forget_neighbors()
-
-    def _explains(self) -> bool:
-        """Whether the free path is being bent towards a solution of the ODE."""
-        assert isinstance(self.dynamics, LatentODE)
-        return self._is_open() and not self.dynamics.committed
 
     def _is_open(self) -> bool:
         """Whether all times are in use."""
@@ -410,8 +404,6 @@ class NestDynamicModel(Model):
             losses["depth"] = config.depth_weight * depth_loss(outputs["z"], depth, outputs["accumulation"])
         if config.motion == "ode":
             losses.update(self._motion_losses())
-        if isinstance(self.dynamics, LatentODE) and self._explains():
-            losses["collocation"] = config.collocation_weight * self.dynamics.collocation_loss()
         if config.strategy == "mcmc":
             # Gently while motion is looked for: what moves in a way not found yet looks unneeded.
             share = 1.0 if self._is_open() else 0.1

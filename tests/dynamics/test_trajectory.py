@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory
+from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory, smooth_trajectory
 
 
 def test_reproduces_cubics_exactly() -> None:
@@ -35,3 +35,11 @@ def test_start_path_has_matching_slopes() -> None:
     between = (path.values[2:] - path.values[:-2]) / (2 * path.step)
     torch.testing.assert_close(between, path.slopes[1:-1], atol=0.2, rtol=0)
     assert path.slopes.abs().max() > 10
+
+
+def test_smooth_trajectory_reproduces_parabolas_exactly() -> None:
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)[:, None]
+    path = smooth_trajectory(3 * t**2 - t)
+    queries = torch.rand(7, dtype=torch.float64)
+    torch.testing.assert_close(path(queries)[:, 0], 3 * queries**2 - queries)
+    torch.testing.assert_close(path.slope(queries)[:, 0], 6 * queries - 1)

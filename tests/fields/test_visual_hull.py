@@ -32,6 +32,13 @@ def test_hull_of_a_ball_holds_the_ball_and_little_else() -> None:
     assert inside_hull(sphere_views(), inside).float().mean() > 0.98
 
 
+def test_points_lie_on_the_side_that_is_seen() -> None:
+    """Spread over the volume, 34 % would lie deeper than 0.35, and a quarter on each side of two planes."""
+    points = sample_visual_hull(sphere_views(), torch.tensor([[-1.0] * 3, [1.0] * 3]), 1000)
+    assert (points.norm(dim=1) < 0.35).float().mean() < 0.02
+    assert (points < 0.2).any(1).float().mean() > 0.98  # the cameras stand at −4 on each axis
+
+
 def test_empty_silhouettes_give_an_empty_hull() -> None:
     views = sphere_views(radius=0.0)
     box = torch.tensor([[-1.0] * 3, [1.0] * 3])
