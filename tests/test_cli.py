@@ -56,7 +56,7 @@ def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--viewer.quit-on-train-completion", "True", "--max-num-iterations", "400"),
         *("--pipeline.model.num-gaussians", "150", "--pipeline.model.max-gaussians", "200"),
         *("--pipeline.model.num-tokens", "12", "--pipeline.model.sh-degree", "1"),
-        *("--pipeline.model.dynamics.explain-iterations", "60"),
+        *("--pipeline.model.dynamics.explain-iterations", "500"),
     )
     return output / "x" / "nest-dynamic" / "run" / "config.yml"
 

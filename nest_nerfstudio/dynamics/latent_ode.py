@@ -36,14 +36,17 @@ class LatentODEConfig(InstantiateConfig):
     """Training steps that share one roll-out; their gradients go through it together."""
     explain_iterations: int = 2000
     """Optimiser steps of each attempt to fit the vector field to the free path."""
-    explain_attempts: int = 3
-    """Attempts, each from a new start, until the roll-out is as near to the path as `good_gap`."""
+    explain_attempts: int = 4
+    """Attempts until the roll-out is as near to the path as `good_gap`; the best of them is kept."""
     good_gap: float = 0.05
     """Distance of roll-out and path, as a share of the motion's size, at which no better fit is sought."""
     largest_gap: float = 0.3
     """Distance beyond which the roll-out does not take over yet."""
+    speed_share: float = 0.25
+    """Weight of the tokens' speeds beside their poses in the state, at equal size of both."""
     noise: float = 0.5
-    """Largest offset from the path at which F is trained, in the units of `VectorField.whiten`."""
+    """Largest offset from the path at which F is trained, in the units of `VectorField.whiten`; a quarter
+    of it at each further attempt."""
     attraction: float = 30.0
     """κ, rate at which what strays from the path returns to it, per clip."""
 
@@ -140,33 +143,47 @@ class LatentODE(Dynamics):
             the path as a share of the motion's size.
         """
         path, modes = self._principal_components(token_codes)
-        field_, gap, best = self.vector_field, math.inf, {}
-        for _ in range(self.config.explain_attempts):
-            field_.restart(path)
-            _fit_slopes(field_, path, self.config)
-            tried = self._gap(path)
-            if not best or tried < gap:
-                gap, best = tried, deepcopy(field_.state_dict())
-            if gap <= self.config.good_gap:
+        best, learned = (True, math.inf), None
+        for attempt in range(self.config.explain_attempts):
+            self.vector_field.restart(path)
+            noise = self.config.noise / 4**attempt  # a wide tube is safer; a narrow one fits what swings
+            _fit_slopes(self.vector_field, path, replace(self.config, noise=noise))
+            tried = self._escapes(path), self._gap(path)
+            if learned is None or tried < best:
+                best, learned = tried, deepcopy(self.vector_field.state_dict())
+            if best <= (False, self.config.good_gap):
                 break
-        field_.load_state_dict(best)
-        self.committed.fill_(gap <= self.config.largest_gap)
+        assert learned is not None
+        self.vector_field.load_state_dict(learned)
+        self.committed.fill_(best[1] <= self.config.largest_gap)
         self._dense = None
-        return path.values[0], modes, gap
+        return path.values[0], modes, best[1]
 
     @torch.no_grad()
     def _principal_components(self, token_codes: Tensor) -> tuple[Trajectory, Float[Tensor, "k m"]]:
-        """The motion of all tokens as one curve of D numbers, the first of unit variance, and its modes."""
+        """The motion of all tokens as one curve of D numbers, the first of unit variance, and its modes.
+
+        Components of the twists and their speeds together, as a pendulum passes every place in two
+        directions: an autonomous field has to tell them apart.
+        """
         observed, dim = self.path().detach(), self.config.state_dim
         twists = torch.stack([self.twists(token_codes, z) for z in observed.values])
-        mean = twists.mean(0)
-        left, sizes, right = torch.linalg.svd((twists - mean).flatten(1), full_matrices=False)
-        unit = (sizes[0] / len(twists) ** 0.5).clamp_min(1e-12)
-        values, basis = (left * sizes / unit)[:, :dim], (right * unit)[:dim]
-        missing = dim - values.shape[1]
-        values = torch.nn.functional.pad(values, (0, missing))
-        basis = torch.nn.functional.pad(basis, (0, 0, 0, missing)).T.reshape(*mean.shape, dim)
-        return smooth_trajectory(values), torch.cat([basis, mean[..., None]], -1).flatten(1)
+        poses = (twists - twists.mean(0)).flatten(1)
+        speeds = smooth_trajectory(poses).slopes
+        share = self.config.speed_share * poses.norm() / speeds.norm().clamp_min(1e-12)
+        left, sizes, _ = torch.linalg.svd(torch.cat([poses, share * speeds], 1), full_matrices=False)
+        values = (left * sizes / (sizes[0] / len(twists) ** 0.5).clamp_min(1e-12))[:, :dim]
+        values = torch.nn.functional.pad(values, (0, dim - values.shape[1]))
+        inputs = torch.cat([values, torch.ones_like(values[:, :1])], 1)
+        modes = torch.linalg.pinv(inputs) @ twists.flatten(1)
+        return smooth_trajectory(values), modes.T.reshape(len(token_codes), -1)
+
+    @torch.no_grad()
+    def _escapes(self, path: Trajectory) -> bool:
+        """Whether the roll-out runs away within two clips past the end."""
+        reach = (path.values - path.values.mean(0)).norm(dim=1).max()
+        far = (self.roll_out(path.values[0], 0, 3).values - path.values.mean(0)).norm(dim=1)
+        return not bool((far <= 3 * reach).all())
 
     @torch.no_grad()
     def _gap(self, path: Trajectory) -> float:

@@ -169,7 +169,19 @@ def test_motion_that_recurs_is_a_closed_curve_of_the_state() -> None:
     """Whatever the free path does, equal poses are equal states."""
     ode, codes = make_observed(2.0)
     path, _ = ode._principal_components(codes)
-    torch.testing.assert_close(path.values[:17], path.values[16:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        path.values[:17], path.values[16:], atol=0.05, rtol=0
+    )  # one-sided speeds at the ends
+
+
+def test_explains_a_pendulum() -> None:
+    """It passes every place in two directions, so the state has to know how fast the tokens are."""
+    ode, codes = make_observed(1.0, explain_iterations=1000)
+    swing = (2 * math.pi * 1.5 * torch.linspace(0, 1, 33)[:, None]).sin()
+    with torch.no_grad():
+        ode.path_values.copy_(torch.cat([swing, 0 * swing], 1))
+    _, _, gap = ode.explain(codes)
+    assert gap < 0.15
 
 
 def test_tokens_that_stand_still_commit_at_once() -> None:
