@@ -43,7 +43,7 @@ def call(tool: str, *arguments: str | Path) -> str:
 @pytest.fixture(scope="session")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Enough views at every time for the hull of the first ones to hold the ball that moves."""
-    return write_capture(tmp_path_factory.mktemp("capture"), {"train": 60, "val": 3, "test": 6, "future": 6})
+    return write_capture(tmp_path_factory.mktemp("capture"), {"train": 60, "val": 3, "test": 4, "future": 3})
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +106,7 @@ def test_eval_saves_pictures(run: Path, tmp_path: Path) -> None:
     options = ["--output-path", tmp_path / "scores.json", "--render-output-path", tmp_path / "shown"]
     arguments = [str(option) for option in ("--load-config", run, *options)]
     tyro.cli(ComputePSNR, args=arguments).main()
-    assert len([path for path in (tmp_path / "shown").iterdir() if "img" in path.name]) == 6
+    assert len([path for path in (tmp_path / "shown").iterdir() if "img" in path.name]) == 4
 
 
 def test_render_dataset(run: Path, tmp_path: Path) -> None:
@@ -123,10 +123,10 @@ def test_render_train_and_test_with_alpha(run: Path, tmp_path: Path) -> None:
         *("--rendered-output-names", "rgba", "raw-depth"),
     )
     frames = pictures(tmp_path / "train" / "rgba")
-    assert frames.shape == (24, SIZE, SIZE, 4)
+    assert frames.shape == (60, SIZE, SIZE, 4)
     assert frames[..., 3].min() == 0
     assert frames[..., 3].max() > 0.9
-    assert len(list((tmp_path / "test" / "raw-depth").glob("*.npy.gz"))) == 6
+    assert len(list((tmp_path / "test" / "raw-depth").glob("*.npy.gz"))) == 4
 
 
 def test_render_dataset_beyond_the_clip(run: Path, capture: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_render_interpolate(run: Path, tmp_path: Path, source: str) -> None:
     options = ("--pose-source", source, "--interpolation-steps", "3", "--output-format", "images")
     render(run, "interpolate", tmp_path / "frames", *options, "--image-format", "png")
     frames = pictures(tmp_path / "frames")
-    assert len(frames) == 3 * (6 - 1 if source == "eval" else 60 - 1)
+    assert len(frames) == 3 * (4 - 1 if source == "eval" else 60 - 1)
     assert steps(frames)[2::3].max() > 5 * ONE_LEVEL
 
 

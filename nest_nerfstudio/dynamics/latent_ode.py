@@ -37,11 +37,10 @@ class LatentODEConfig(InstantiateConfig):
     explain_iterations: int = 2000
     """Optimiser steps of each attempt to fit the vector field to the free path."""
     explain_attempts: int = 4
-    """Attempts until the roll-out is as near to the path as `good_gap`; the best of them is kept."""
-    good_gap: float = 0.05
-    """Distance of roll-out and path, as a share of the motion's size, at which no better fit is sought."""
+    """Attempts until one stays as near to the path as `largest_gap`; else the best of them is kept."""
     largest_gap: float = 0.3
-    """Distance beyond which the roll-out does not take over yet."""
+    """Distance of roll-out and path, as a share of the motion's size, beyond which the ODE does not take
+    over yet."""
     speed_share: float = 0.25
     """Weight of the tokens' speeds beside their poses in the state, at equal size of both."""
     noise: float = 0.5
@@ -151,7 +150,7 @@ class LatentODE(Dynamics):
             tried = self._escapes(path), self._gap(path)
             if learned is None or tried < best:
                 best, learned = tried, deepcopy(self.vector_field.state_dict())
-            if best <= (False, self.config.good_gap):
+            if best <= (False, self.config.largest_gap):
                 break
         assert learned is not None
         self.vector_field.load_state_dict(learned)
