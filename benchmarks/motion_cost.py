@@ -16,6 +16,7 @@ from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
 from nest_nerfstudio.losses.photometric import photometric_loss
 from nest_nerfstudio.models.trainable_latent import TrainableLatent
 from nest_nerfstudio.rasterizers import create_rasterizer
+from nest_nerfstudio.thread_pool import SHARED, give_cores_to_kernels
 
 
 @dataclass
@@ -31,11 +32,12 @@ class MotionCost:
     repeats: int = 15
     """Timed runs of each; the median counts."""
     threads: int = 2
-    """Threads for torch and the rasterizer."""
+    """Threads of the kernels."""
 
     def main(self) -> None:
         """Print a markdown table."""
-        torch.set_num_threads(self.threads)
+        give_cores_to_kernels()
+        SHARED.threads = self.threads
         torch.set_flush_denormal(True)
         columns = "N", "frame, still (ms)", "frame, moving", "ratio", "step, still", "step, moving", "ratio"
         print("|", " | ".join((*columns, "ODE roll-out")), "|")

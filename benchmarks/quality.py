@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 import tyro
 from nerfstudio.scripts.train import _set_random_seed
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
 from nest_nerfstudio.pipelines.trainer import NestTrainer
+from nest_nerfstudio.thread_pool import SHARED
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Quality:
     downscale: float = 1.0
     """Divide the size of the pictures by this; 2 brings dnerf_lego to 200×200."""
     threads: int = 2
-    """Threads for torch and the rasterizer."""
+    """Threads of the kernels."""
     seed: int = 42
     """Random seed."""
     output: Path = Path("benchmarks/out")
@@ -55,7 +55,7 @@ class Quality:
 
     def main(self) -> None:
         """Train, score, and append one JSON line a mark to `output`/quality.jsonl."""
-        torch.set_num_threads(self.threads)
+        SHARED.threads = self.threads
         _set_random_seed(self.seed)
         trainer = ScoringTrainer(self._config(), self)
         trainer.setup()

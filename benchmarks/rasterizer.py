@@ -111,8 +111,9 @@ def _status(key: str) -> int:
 def measure_numba(n: int, size: int, args: Args) -> dict[str, float]:
     """Times of the CPU rasterizer, radii of the scene, memory of a full step."""
     from nest_nerfstudio.rasterizers import numba_cpu
+    from nest_nerfstudio.thread_pool import give_cores_to_kernels
 
-    torch.set_num_threads(args.threads)
+    give_cores_to_kernels()
     rasterizer = numba_cpu.NumbaRasterizer(args.threads)
     scene = make_scene(n, size)
     v_rgb = torch.randn(1, size, size, 3)

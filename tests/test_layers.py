@@ -11,10 +11,10 @@ ALLOWED = {
     "geometry": {"geometry", "types"},
     "types": {"geometry"},
     "data": {"data", "geometry", "types"},
-    **{stage: {stage, "geometry", "types"} for stage in STAGES},
+    **{stage: {stage, "geometry", "types", "thread_pool"} for stage in STAGES},
     "viewer": {"viewer", "geometry", "types"},
     "models": {"models", "geometry", "types", "viewer"} | STAGES,
-    "pipelines": {"pipelines", "models", "data", "geometry", "types"},
+    "pipelines": {"pipelines", "models", "data", "geometry", "types", "thread_pool"},
 }
 ONLY_IN = {
     "gsplat": {"rasterizers"},

@@ -44,7 +44,7 @@ class LatentODEConfig(InstantiateConfig):
     speed_share: float = 0.25
     """Weight of the tokens' speeds beside their poses in the state, at equal size of both."""
     noise: float = 0.5
-    """Largest offset from the path at which F is trained, in the units of `VectorField.whiten`; a quarter
+    """Largest offset from the path at which F is trained, in the units of `VectorField.restart`; a quarter
     of it at each further attempt."""
     attraction: float = 30.0
     """κ, rate at which what strays from the path returns to it, per clip."""
@@ -57,9 +57,9 @@ class LatentODE(Dynamics):
     and its cost depends neither on the number of Gaussians nor, for F, on the number of tokens.
 
     Training has three strides. *Observe*: z(t) is a free curve and ξ an MLP, fitted to the pictures.
-    *Explain*: the principal components of all twists become the state, in which motion that recurs is a
-    closed curve, ξ becomes linear in it, and F is fitted to that curve (`explain`). *Commit*: z(t) is the
-    roll-out of F from one start state, and goes on learning from the pictures.
+    *Explain*: the principal components of all twists and speeds become the state, in which motion that recurs
+    is a closed curve, ξ becomes linear in it, and F is fitted to that curve (`explain`). *Commit*: z(t) is
+    the roll-out of F from one start state, and goes on learning from the pictures.
 
     A token's code holds what the MLP reads (`token_code_dim` numbers), and then its modes: 6 × (D + 1)
     numbers, the linear map from (z, 1) to its twist; zero until the commitment.
@@ -142,21 +142,20 @@ class LatentODE(Dynamics):
             the path as a share of the motion's size.
         """
         path, modes = self._principal_components(token_codes)
-        best, learned = (True, math.inf), None
+        attempts = []
         for attempt in range(self.config.explain_attempts):
             self.vector_field.restart(path)
             noise = self.config.noise / 4**attempt  # a wide tube is safer; a narrow one fits what swings
             _fit_slopes(self.vector_field, path, replace(self.config, noise=noise))
-            tried = self._escapes(path), self._gap(path)
-            if learned is None or tried < best:
-                best, learned = tried, deepcopy(self.vector_field.state_dict())
-            if best <= (False, self.config.largest_gap):
+            gap, escapes = self._judge(path)
+            attempts.append((escapes, gap, deepcopy(self.vector_field.state_dict())))
+            if gap <= self.config.largest_gap and not escapes:
                 break
-        assert learned is not None
+        _, gap, learned = min(attempts, key=lambda attempt: attempt[:2])
         self.vector_field.load_state_dict(learned)
-        self.committed.fill_(best[1] <= self.config.largest_gap)
+        self.committed.fill_(gap <= self.config.largest_gap)
         self._dense = None
-        return path.values[0], modes, best[1]
+        return path.values[0], modes, gap
 
     @torch.no_grad()
     def _principal_components(self, token_codes: Tensor) -> tuple[Trajectory, Float[Tensor, "k m"]]:
@@ -178,18 +177,15 @@ class LatentODE(Dynamics):
         return smooth_trajectory(values), modes.T.reshape(len(token_codes), -1)
 
     @torch.no_grad()
-    def _escapes(self, path: Trajectory) -> bool:
-        """Whether the roll-out runs away within two clips past the end."""
-        reach = (path.values - path.values.mean(0)).norm(dim=1).max()
-        far = (self.roll_out(path.values[0], 0, 3).values - path.values.mean(0)).norm(dim=1)
-        return not bool((far <= 3 * reach).all())
-
-    @torch.no_grad()
-    def _gap(self, path: Trajectory) -> float:
-        off = (self.roll_out(path.values[0]).values - path.values).square().sum(1).mean()
-        size = (path.values - path.values.mean(0)).square().sum(1).mean().clamp_min(1e-12)
-        gap = float((off / size).sqrt())
-        return gap if math.isfinite(gap) else math.inf
+    def _judge(self, path: Trajectory) -> tuple[float, bool]:
+        """How far the roll-out is from a path, as a share of its size; and whether it runs away later."""
+        rolled = self.roll_out(path.values[0], 0, 3).values
+        centre = path.values.mean(0)
+        off = (rolled[: len(path.values)] - path.values).norm(dim=1).square().mean()
+        extent = (path.values - centre).norm(dim=1)
+        gap = float((off / extent.square().mean().clamp_min(1e-12)).sqrt())
+        stays = bool(((rolled - centre).norm(dim=1) <= 3 * extent.max()).all())
+        return (gap if math.isfinite(gap) else math.inf), not stays
 
     def train(self, mode: bool = True) -> LatentODE:
         if mode:
@@ -226,19 +222,15 @@ class VectorField(nn.Module):
         return (self.linear(whitened) + self.layers(whitened)) * self.speed
 
     @torch.no_grad()
-    def whiten(self, path: Trajectory) -> None:
-        """Measure states and speeds in half standard deviations of the largest component of a path.
+    def restart(self, path: Trajectory, ridge: float = 1e-3) -> None:
+        """Forget all, and become the linear field that explains a path best (least squares).
 
-        One unit for all components: each in its own would make as much of noise as of the motion.
+        States and speeds are measured in half standard deviations of the path's largest component. One unit
+        for all components: each in its own would make as much of noise as of the motion.
         """
         self.centre.copy_(path.values.mean(0))
         self.scale.fill_(0.5 * path.values.std(0).max().clamp_min(1e-6))
         self.speed.fill_(0.5 * path.slopes.std(0).max().clamp_min(1e-6))
-
-    @torch.no_grad()
-    def restart(self, path: Trajectory, ridge: float = 1e-3) -> None:
-        """Forget all, and become the linear field that explains a path best (least squares)."""
-        self.whiten(path)
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from nest_nerfstudio.geometry.quaternion import quat_multiply, quat_normalize, quat_to_rotmat
 from nest_nerfstudio.geometry.se3 import Pose
 from nest_nerfstudio.geometry.sh import rotate_sh, sh_degree
+from nest_nerfstudio.thread_pool import SHARED
 from nest_nerfstudio.types import Gaussians
 
 
@@ -112,7 +113,7 @@ class _Skin(torch.autograd.Function):
             raise IndexError(f"neighbors must be indices of the {len(centres)} tokens")
         table = kernels.token_table(*map(_array, (*pose, centres, log_radii)))
         arrays = (neighbors, means, quats, weights, moved, turned, turns)
-        kernels.skin_forward(table, *map(_array, arrays))
+        SHARED.run(kernels.skin_forward, _chunks(len(means)), table, *map(_array, arrays))
         ctx.table = table
         ctx.save_for_backward(neighbors, weights, *inputs)
         ctx.mark_non_differentiable(turns)
@@ -127,10 +128,11 @@ class _Skin(torch.autograd.Function):
         outputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
         means, quats = inputs[:2]
         v_means, v_quats, *v_tokens = outputs
-        sums = np.zeros((len(ctx.table), kernels.GRADS))
+        chunks = _chunks(len(means))
+        sums = np.zeros((len(chunks), len(ctx.table), kernels.GRADS))
         arrays = (neighbors, means, quats, weights, v_moved, v_turned, v_means, v_quats)
-        kernels.skin_backward(ctx.table, sums, *map(_array, arrays))
-        kernels.token_backward(ctx.table, sums, *map(_array, v_tokens))
+        SHARED.run(kernels.skin_backward, chunks, ctx.table, sums, *map(_array, arrays))
+        kernels.token_backward(ctx.table, sums.sum(0), *map(_array, v_tokens))
         return None, None, *outputs
 
 
@@ -153,8 +155,14 @@ def _turned(sh: Tensor, turns: Tensor, inverse: bool) -> Tensor:
     from nest_nerfstudio.fields import skinning_kernels as kernels
 
     out = torch.empty_like(sh, memory_format=torch.contiguous_format)
-    kernels.turn_sh(_array(turns), inverse, _array(sh), _array(out))
+    SHARED.run(kernels.turn_sh, _chunks(len(sh)), _array(turns), inverse, _array(sh), _array(out))
     return out
+
+
+def _chunks(count: int) -> list[tuple[int, int]]:
+    from nest_nerfstudio.fields.skinning_kernels import CHUNK
+
+    return [(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
 
 
 def _array(x: Tensor) -> np.ndarray:

@@ -19,6 +19,8 @@ inlined = njit(nogil=True, inline="always", error_model="numpy", fastmath={"cont
 SHIFT, TURN, BLENDED, CENTRE, SHARPNESS, ROW = 9, 12, 16, 16, 19, 20
 # One row of gradients per token: of what is blended, and of log r.
 LOG_RADIUS, GRADS = 16, 17
+CHUNK = 2048
+"""Gaussians that one thread works on at a time; fixed, so that sums do not depend on how many threads."""
 
 TINY = 1e-12
 """Shorter quaternions are divided by this instead of their length, as torch's `normalize` does."""
@@ -163,10 +165,11 @@ def _blend(table, neighbors, n, weights, motion):
 
 @kernel
 @no_type_check
-def skin_forward(table, neighbors, means, quats, weights, moved, turned, turns):
+def skin_forward(first, last, table, neighbors, means, quats, weights, moved, turned, turns):
     """Move Gaussians with their tokens.
 
     Args:
+        first, last: range of Gaussians to move.
         table: [K, ROW], from `token_table`.
         neighbors: [N, J].
         means, quats: [N, 3] and [N, 4], at rest; quaternions of any length.
@@ -175,7 +178,7 @@ def skin_forward(table, neighbors, means, quats, weights, moved, turned, turns):
         turns: [N, 4], blended unit rotation of each Gaussian, written.
     """
     motion, exponents = np.empty(BLENDED), np.empty(neighbors.shape[1])
-    for n in range(len(means)):
+    for n in range(first, last):
         x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
         _weigh(table, neighbors, n, x, y, z, exponents, weights)
         _blend(table, neighbors, n, weights, motion)
@@ -192,20 +195,24 @@ def skin_forward(table, neighbors, means, quats, weights, moved, turned, turns):
 
 @kernel
 @no_type_check
-def skin_backward(table, sums, neighbors, means, quats, weights, v_moved, v_turned, v_means, v_quats):
+def skin_backward(
+    first, last, table, all_sums, neighbors, means, quats, weights, v_moved, v_turned, v_means, v_quats
+):
     """Gradients of `skin_forward`.
 
     With P = Σ_j w_j P_j the blended motion and e_j the exponents, ∂L/∂w_j = P_j · ∂L/∂P and
     ∂L/∂e_j = w_j (∂L/∂w_j − Σ_i w_i ∂L/∂w_i).
 
     Args:
+        first, last: range of Gaussians, which starts at a multiple of CHUNK.
         table, neighbors, means, quats, weights: as for `skin_forward`.
-        sums: [K, GRADS], gradients of what is blended and of log r, added to.
+        all_sums: [N / CHUNK, K, GRADS], gradients of what is blended and of log r, from each chunk; added to.
         v_moved, v_turned: gradients of its results.
         v_means, v_quats: gradients of its inputs, written.
     """
     motion, v_motion = np.empty(BLENDED), np.empty(BLENDED)
-    for n in range(len(means)):
+    sums = all_sums[first // CHUNK]
+    for n in range(first, last):
         x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
         _blend(table, neighbors, n, weights, motion)
         v = float(v_moved[n, 0]), float(v_moved[n, 1]), float(v_moved[n, 2])
@@ -390,10 +397,11 @@ def _turn_cubics(planes):
 
 @kernel
 @no_type_check
-def turn_sh(turns, inverse, sh, out):
+def turn_sh(first, last, turns, inverse, sh, out):
     """Turn spherical harmonics of degree 0 to 3, in gsplat's order and sign.
 
     Args:
+        first, last: range of Gaussians.
         turns: [N, 4], unit quaternions.
         inverse: turn back instead, which is also the gradient, as these rotations are orthogonal.
         sh: [N, (degree + 1)², 3].
@@ -401,15 +409,15 @@ def turn_sh(turns, inverse, sh, out):
     """
     count = sh.shape[1]
     planes = np.zeros(PLANES * LANES)
-    for first in range(0, len(sh), LANES // 3):
-        width = min(LANES // 3, len(sh) - first)
+    for start in range(first, last, LANES // 3):
+        width = min(LANES // 3, last - start)
         for g in range(width):
             for i in range(4):
                 for c in range(3):
-                    planes[_at(QUAT + i, 3 * g + c)] = turns[first + g, i]
+                    planes[_at(QUAT + i, 3 * g + c)] = turns[start + g, i]
             for i in range(count):
                 for c in range(3):
-                    planes[_at(SH + i, 3 * g + c)] = sh[first + g, i, c]
+                    planes[_at(SH + i, 3 * g + c)] = sh[start + g, i, c]
         _fill_rotations(planes, -1.0 if inverse else 1.0)
         if count > 1:
             _turn_vectors(planes)
@@ -420,4 +428,4 @@ def turn_sh(turns, inverse, sh, out):
         for g in range(width):
             for i in range(count):
                 for c in range(3):
-                    out[first + g, i, c] = planes[_at(SH + i, 3 * g + c)]
+                    out[start + g, i, c] = planes[_at(SH + i, 3 * g + c)]

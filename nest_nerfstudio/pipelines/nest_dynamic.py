@@ -13,6 +13,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
 from nest_nerfstudio.geometry.cameras import cameras_to_views
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
+from nest_nerfstudio.thread_pool import give_cores_to_kernels
 from nest_nerfstudio.types import Views
 
 
@@ -36,6 +37,8 @@ class NestDynamicPipeline(VanillaPipeline):
         *args: Any,
         **kwargs: Any,
     ) -> None:
+        if torch.device(device).type == "cpu":
+            give_cores_to_kernels()
         super().__init__(config, cast(str, device), test_mode, *args, **kwargs)  # nerfstudio passes either
         self._window: tuple[float, float] | None = None
         if test_mode == "val":

@@ -28,10 +28,9 @@ from nest_nerfstudio.rasterizers.kernels_tiles import (
     sort_by_depth,
     sum_grads,
 )
-from nest_nerfstudio.rasterizers.thread_pool import ThreadPool, even_ranges
+from nest_nerfstudio.thread_pool import SHARED, ThreadPool, even_ranges
 from nest_nerfstudio.types import Gaussians, Rendering
 
-_POOL = ThreadPool()
 _SMALL = 2048
 """Fewer Gaussians than this are not worth waking a thread for."""
 
@@ -41,13 +40,13 @@ class NumbaRasterizer(Rasterizer):
     """Draws float32 and float64 scenes on the CPU; the result does not depend on the number of threads.
 
     Args:
-        threads: how many threads work on one picture; None: as many as torch uses.
+        threads: how many threads work on one picture; None: those of the shared pool.
     """
 
     name = "numba (CPU)"
 
     def __init__(self, threads: int | None = None) -> None:
-        self._pool = _POOL if threads is None else ThreadPool(threads)
+        self._pool = SHARED if threads is None else ThreadPool(threads)
 
     def __call__(
         self,

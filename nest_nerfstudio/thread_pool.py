@@ -18,21 +18,16 @@ class ThreadPool:
     Several callers may share the pool: each always works itself, so none waits for another to begin.
 
     Args:
-        threads: how many work on one call, the caller among them; None follows torch and the machine.
+        threads: how many work on one call, the caller among them.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
+    def __init__(self, threads: int) -> None:
+        if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
-        self._threads = threads
+        self.threads = threads
         self._lock = Lock()
         self._helpers: ThreadPoolExecutor | None = None
         self._owner = 0
-
-    @property
-    def threads(self) -> int:
-        """How many threads work on one call."""
-        return self._threads or max(1, min(os.cpu_count() or 1, torch.get_num_threads()))
 
     def run(self, function: Callable[..., Any], ranges: Sequence[tuple[int, int]], *args: Any) -> None:
         """Call `function(first, last, *args)` for each range, in any order, and wait for all.
@@ -63,9 +58,19 @@ class ThreadPool:
         if self._helpers is None or self._owner != os.getpid():
             with self._lock:
                 if self._helpers is None or self._owner != os.getpid():
-                    self._helpers = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "rasterizer")
+                    self._helpers = ThreadPoolExecutor(max(1, self.threads - 1), "kernels")
                     self._owner = os.getpid()
         return self._helpers
+
+
+SHARED = ThreadPool(torch.get_num_threads())
+"""The pool of all kernels that have none of their own; as wide as torch's own at the start, which follows the
+cores of the machine and OMP_NUM_THREADS."""
+
+
+def give_cores_to_kernels() -> None:
+    """Leave torch one thread: OpenMP's others spin while they wait for work, on the cores of our kernels."""
+    torch.set_num_threads(1)
 
 
 def even_ranges(count: int, pieces: int) -> list[tuple[int, int]]:

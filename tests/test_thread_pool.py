@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from nest_nerfstudio.rasterizers.thread_pool import ThreadPool, even_ranges
+from nest_nerfstudio.thread_pool import ThreadPool, even_ranges
 
 
 @pytest.mark.parametrize(("count", "pieces"), [(0, 3), (1, 4), (10, 3), (7, 7), (5, 1)])
