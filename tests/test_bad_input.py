@@ -7,6 +7,7 @@ from shutil import copytree
 
 import pytest
 import torch
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.dnerf_dataparser import DNeRFDataParserConfig
 from PIL import Image
@@ -92,6 +93,19 @@ def test_a_checkpoint_of_other_settings_is_refused(
     config.load_checkpoint = trainer.checkpoint_dir / "step-000000000.ckpt"
     with pytest.raises(ValueError, match=f"trained with other settings.*{named}"):
         make_trainer(config)
+
+
+def test_a_folder_without_checkpoints_is_refused(capture: Path, tmp_path: Path) -> None:
+    config = make_config(capture, tmp_path / "out")
+    config.load_dir = tmp_path
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .* takes the folder nerfstudio_models"):
+        make_trainer(config)
+
+
+def test_single_rays_are_refused(capture: Path, tmp_path: Path) -> None:
+    model = make_trainer(make_config(capture, tmp_path)).pipeline.dynamic_model
+    with pytest.raises(TypeError, match="leave out --render-nearest-camera"):
+        model.get_outputs(RayBundle(torch.zeros(1, 3), torch.ones(1, 3), torch.ones(1, 1)))
 
 
 def test_a_loss_that_is_not_finite_leaves_the_step_out(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import Model, ModelConfig
@@ -202,6 +203,15 @@ class NestDynamicModel(Model):
         self.latent.place_tokens(positions)
         self.field.bind((self.latent.quats, self.latent.translations))
 
+    def warm_up(self) -> None:
+        """Draw a tiny picture and take its gradients, so that kernels are there before the first frame."""
+        eye = torch.eye(4, device=self.device)
+        views = Views(viewmats=eye[None], Ks=eye[None, :3, :3], width=8, height=8)
+        with torch.enable_grad():
+            gaussians = self.gaussians_at(self.config.canonical_time)
+            self._rasterize(gaussians, views, self.backdrop, "RGB").rgb.sum().backward()
+        self.zero_grad(set_to_none=True)
+
     # ---------------------------------------------------------------- training
 
     def set_progress(self, step: int, progress: float) -> None:
@@ -287,7 +297,12 @@ class NestDynamicModel(Model):
 
     # ---------------------------------------------------------------- rendering
 
-    def get_outputs(self, camera: Cameras) -> dict[str, Tensor]:  # type: ignore[override]
+    def get_outputs(self, camera: Cameras | RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
+        if not isinstance(camera, Cameras):
+            raise TypeError(
+                "nest-dynamic draws whole pictures, not single rays; "
+                "leave out --render-nearest-camera, which asks for rays."
+            )
         views = cameras_to_views(camera.to(self.device))
         time = self._as_time(self._next_untimed() if views.times is None else views.times[0])
         latent = self.latent_at(time)

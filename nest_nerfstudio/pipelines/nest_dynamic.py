@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
 from nest_nerfstudio.geometry.cameras import cameras_to_views
@@ -43,6 +44,9 @@ class NestDynamicPipeline(VanillaPipeline):
         self._window: tuple[float, float] | None = None
         if test_mode == "val":
             self._start_model()
+        if self.model.device.type == "cpu":
+            with CONSOLE.status("Loading kernels (half a minute once, to compile them)"):
+                self.dynamic_model.warm_up()
 
     @property
     def dynamic_model(self) -> NestDynamicModel:

@@ -109,6 +109,15 @@ class NestTrainer(Trainer):
         self._clock.stop()
         super().eval_iteration(step)
 
+    def _load_checkpoint(self) -> None:
+        load_dir = self.config.load_dir
+        if load_dir is not None and not any(Path(load_dir).glob("step-*.ckpt")):
+            raise FileNotFoundError(
+                f"There is no checkpoint (step-*.ckpt) in {load_dir}; --load-dir takes the folder "
+                "nerfstudio_models of a run."
+            )
+        super()._load_checkpoint()
+
     def save_checkpoint(self, step: int) -> None:
         """Write the checkpoint beside its place and move it there whole; on failure the last one stays."""
         self._clock.stop()

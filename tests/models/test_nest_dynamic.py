@@ -45,6 +45,15 @@ def test_training_learns_the_motion(trained: NestTrainer, dense_capture: Path, t
     assert trained.pipeline.dynamic_model.dynamics.committed
 
 
+def test_warming_up_changes_nothing(capture: Path, tmp_path: Path) -> None:
+    model = make_trainer(make_config(capture, tmp_path)).pipeline.dynamic_model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.warm_up()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 def test_strides_run_in_order(capture: Path, tmp_path: Path) -> None:
     trainer = make_trainer(make_config(capture, tmp_path))
     model = trainer.pipeline.dynamic_model
