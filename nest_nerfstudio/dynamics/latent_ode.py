@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from nest_nerfstudio.dynamics.base import Dynamics
+from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_period
 from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory, smooth_trajectory
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_exp
 from nest_nerfstudio.types import SceneLatent
@@ -24,6 +25,11 @@ class LatentODEConfig(InstantiateConfig):
     """Settings of `LatentODE`."""
 
     _target: type = field(default_factory=lambda: LatentODE)
+    motion: Literal["auto", "free", "cyclic"] = "auto"
+    """Whether motion repeats itself. auto: yes where that predicts the end of the clip, held out,
+    as well as a free field does."""
+    period: float = 0.0
+    """Length of a cycle of cyclic motion, in clips; 0: found where the motion recurs."""
     state_dim: int = 16
     """D, size of the latent state z of the scene."""
     token_code_dim: int = 32
@@ -61,21 +67,26 @@ class LatentODE(Dynamics):
     is a closed curve, ξ becomes linear in it, and F is fitted to that curve (`explain`). *Commit*: z(t) is
     the roll-out of F from one start state, and goes on learning from the pictures.
 
+    Motion that is found to be cyclic gets an `Oscillator` for F instead, and so a Fourier series for ξ.
+
     A token's code holds what the MLP reads (`token_code_dim` numbers), and then its modes: 6 × (D + 1)
     numbers, the linear map from (z, 1) to its twist; zero until the commitment.
     """
 
     committed: Tensor
+    cyclic: Tensor
 
     def __init__(self, config: LatentODEConfig) -> None:
         super().__init__()
         self.config = config
         self.vector_field = VectorField(config.state_dim, config.hidden_dim)
+        self.oscillator = Oscillator(config.state_dim)
         self.pose_decoder = PoseDecoder(config.state_dim, config.token_code_dim, config.hidden_dim)
         self.path_values = nn.Parameter(
             fourier_trajectory(config.steps_per_clip + 1, config.state_dim).values
         )
         self.register_buffer("committed", torch.tensor(False))
+        self.register_buffer("cyclic", torch.tensor(False))
         self._dense: Trajectory | None = None
         self._shared = _SharedRollout()
 
@@ -100,13 +111,20 @@ class LatentODE(Dynamics):
         """How many numbers of a token's code are its modes."""
         return 6 * (config.state_dim + 1)
 
-    def trajectory(self, latent: SceneLatent, time: float = 0.0) -> Trajectory:
+    @property
+    def period(self) -> float | None:
+        """Length of a cycle in clips; None while motion is not known to be cyclic."""
+        return self.oscillator.period.item() if self.cyclic else None
+
+    def trajectory(self, latent: SceneLatent, time: float = 0.0) -> Trajectory | Orbit:
         """The scene's path z(t), long enough to be asked for `time`.
 
         While training, roll-outs are shared by `solve_every` calls; otherwise one dense roll-out is kept.
         """
         if not self.committed:
             return self.path()
+        if self.cyclic:
+            return self.oscillator.orbit(latent.motion.start)
         if self.training and torch.is_grad_enabled():
             return self._shared.next(lambda: self.roll_out(latent.motion.start), self.config.solve_every)
         if self._dense is None or not self._dense.t0 <= time <= self._dense.t1:
@@ -132,16 +150,91 @@ class LatentODE(Dynamics):
         """The free path of the first stride: a smooth curve through free nodes."""
         return smooth_trajectory(self.path_values)
 
-    def explain(
-        self, token_codes: Float[Tensor, "k e"]
-    ) -> tuple[Float[Tensor, " d"], Float[Tensor, "k m"], float]:
-        """Fit F to the observed motion, and commit to its roll-out if that stays as near as `largest_gap`.
-
-        Returns:
-            The start state, the modes of all tokens, and the root-mean-square distance of the roll-out to
-            the path as a share of the motion's size.
-        """
+    def explain(self, token_codes: Float[Tensor, "k e"]) -> Explanation:
+        """Find an ODE for the observed motion, and commit to it if it stays as near as `largest_gap`."""
         path, modes = self._principal_components(token_codes)
+        period, reason = self._choose_period(path)
+        if period is None:
+            start, gap = path.values[0], self._fit_field(path)
+        else:
+            start, modes, gap = self._fit_cycle(token_codes, period)
+        self.committed.fill_(gap <= self.config.largest_gap)
+        self.cyclic.fill_(self.committed & (period is not None))
+        self._dense = None
+        return Explanation(start, modes, gap, reason)
+
+    @torch.no_grad()
+    def _principal_components(self, token_codes: Tensor) -> tuple[Trajectory, Float[Tensor, "k m"]]:
+        """The motion of all tokens as one curve of D numbers, the first of unit variance, and its modes.
+
+        Components of the twists and their speeds together, as a pendulum passes every place in two
+        directions: an autonomous field has to tell them apart.
+        """
+        dim = self.config.state_dim
+        twists = self._observed_twists(token_codes, len(self.path_values))
+        poses = twists - twists.mean(0)
+        speeds = smooth_trajectory(poses).slopes
+        share = self.config.speed_share * poses.norm() / speeds.norm().clamp_min(1e-12)
+        left, sizes, _ = torch.linalg.svd(torch.cat([poses, share * speeds], 1), full_matrices=False)
+        values = (left * sizes / (sizes[0] / len(twists) ** 0.5).clamp_min(1e-12))[:, :dim]
+        values = torch.nn.functional.pad(values, (0, dim - values.shape[1]))
+        modes = _linear_fit(values, twists)
+        return smooth_trajectory(values), modes.T.reshape(len(token_codes), -1)
+
+    def _observed_twists(self, token_codes: Tensor, count: int) -> Float[Tensor, "s c"]:
+        """Twists of all tokens on the free path, at evenly spaced times of the clip."""
+        path, times = self.path(), torch.linspace(0, 1, count, device=token_codes.device)
+        return torch.stack([self.twists(token_codes, z).flatten() for z in path(times.to(token_codes))])
+
+    def _choose_period(self, path: Trajectory) -> tuple[float | None, str]:
+        """The period if motion is to be cyclic, and why it is or is not."""
+        if self.config.motion == "free":
+            return None, "free, as asked for"
+        period = self.config.period or find_period(path)
+        if period is None:
+            return None, "free, as the clip does not show more than a cycle of anything"
+        cycle = f"cyclic, {period:.3f} clips a cycle"
+        if self.config.motion == "cyclic":
+            return period, f"{cycle}, as asked for"
+        of_cycle, of_field = self._held_out_errors(path, period)
+        compared = f"at the held-out end of the clip it is {of_cycle:.0%} of the motion off"
+        compared += f", a free field {of_field:.0%}"
+        if of_cycle <= 1.1 * of_field:  # as good will do: a cycle cannot drift
+            return period, f"{cycle}: {compared}"
+        return None, f"free, not {cycle}: {compared}"
+
+    def _held_out_errors(self, path: Trajectory, period: float, held_out: float = 0.1) -> tuple[float, float]:
+        """How far a cycle and a free field, fitted to the clip without its end, are off there."""
+        seen = len(path.values) - math.ceil(held_out * len(path.values))
+        end = seen * path.step - path.step
+        first = Trajectory(0.0, end, path.values[:seen], smooth_trajectory(path.values[:seen]).slopes / end)
+        self.vector_field.restart(first)
+        _fit_slopes(self.vector_field, first, self.config)
+        with torch.no_grad():
+            rolled = self.roll_out(path.values[0]).values
+            times = torch.linspace(0, 1, len(path.values)).to(path.values)
+            states = self.oscillator.orbit(self.oscillator.begin(period))(times)
+            repeated = _with_one(states) @ _linear_fit(states[:seen], path.values[:seen], _SMOOTHNESS)
+            size = (path.values - path.values.mean(0)).square().sum(1).mean().clamp_min(1e-12)
+            of_cycle, of_field = (
+                float(((x - path.values)[seen:].square().sum(1).mean() / size).sqrt())
+                for x in (repeated, rolled)
+            )
+        return of_cycle, of_field if math.isfinite(of_field) else math.inf
+
+    @torch.no_grad()
+    def _fit_cycle(self, token_codes: Tensor, period: float) -> tuple[Tensor, Float[Tensor, "k m"], float]:
+        """Start state and modes of the Fourier series nearest to the observed twists; its share off them."""
+        start = self.oscillator.begin(period)
+        twists = self._observed_twists(token_codes, 4 * self.config.steps_per_clip + 1)
+        states = self.oscillator.orbit(start)(torch.linspace(0, 1, len(twists)).to(twists))
+        modes = _linear_fit(states, twists, _SMOOTHNESS)
+        off = (_with_one(states) @ modes - twists).square().sum()
+        size = (twists - twists.mean(0)).square().sum().clamp_min(1e-12)
+        return start, modes.T.reshape(len(token_codes), -1), float((off / size).sqrt())
+
+    def _fit_field(self, path: Trajectory) -> float:
+        """Fit F to a path; returns how far its roll-out is off, as a share of the motion's size."""
         attempts = []
         for attempt in range(self.config.explain_attempts):
             self.vector_field.restart(path)
@@ -153,28 +246,7 @@ class LatentODE(Dynamics):
                 break
         _, gap, learned = min(attempts, key=lambda attempt: attempt[:2])
         self.vector_field.load_state_dict(learned)
-        self.committed.fill_(gap <= self.config.largest_gap)
-        self._dense = None
-        return path.values[0], modes, gap
-
-    @torch.no_grad()
-    def _principal_components(self, token_codes: Tensor) -> tuple[Trajectory, Float[Tensor, "k m"]]:
-        """The motion of all tokens as one curve of D numbers, the first of unit variance, and its modes.
-
-        Components of the twists and their speeds together, as a pendulum passes every place in two
-        directions: an autonomous field has to tell them apart.
-        """
-        observed, dim = self.path().detach(), self.config.state_dim
-        twists = torch.stack([self.twists(token_codes, z) for z in observed.values])
-        poses = (twists - twists.mean(0)).flatten(1)
-        speeds = smooth_trajectory(poses).slopes
-        share = self.config.speed_share * poses.norm() / speeds.norm().clamp_min(1e-12)
-        left, sizes, _ = torch.linalg.svd(torch.cat([poses, share * speeds], 1), full_matrices=False)
-        values = (left * sizes / (sizes[0] / len(twists) ** 0.5).clamp_min(1e-12))[:, :dim]
-        values = torch.nn.functional.pad(values, (0, dim - values.shape[1]))
-        inputs = torch.cat([values, torch.ones_like(values[:, :1])], 1)
-        modes = torch.linalg.pinv(inputs) @ twists.flatten(1)
-        return smooth_trajectory(values), modes.T.reshape(len(token_codes), -1)
+        return gap
 
     @torch.no_grad()
     def _judge(self, path: Trajectory) -> tuple[float, bool]:
@@ -191,6 +263,40 @@ class LatentODE(Dynamics):
         if mode:
             self._dense = None
         return super().train(mode)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `LatentODE.explain` found.
+
+    Attributes:
+        start: z(0).
+        modes: of each token.
+        gap: root-mean-square distance to the observed motion, as a share of that motion's size.
+        reason: what kind of motion it is and why.
+    """
+
+    start: Float[Tensor, " d"]
+    modes: Float[Tensor, "k m"]
+    gap: float
+    reason: str
+
+
+_SMOOTHNESS = 1e-4
+"""Ridge of Fourier series, in which an oscillator's states make it one on the speed of the motion."""
+
+
+def _with_one(states: Float[Tensor, "s d"]) -> Float[Tensor, "s e"]:
+    return torch.cat([states, torch.ones_like(states[:, :1])], 1)
+
+
+def _linear_fit(
+    states: Float[Tensor, "s d"], values: Float[Tensor, "s c"], ridge: float = 0.0
+) -> Float[Tensor, "e c"]:
+    """Least-squares map from (z, 1) to values; the ridge is relative and leaves the constant free."""
+    dim = states.shape[1]
+    penalty = (ridge * len(states)) ** 0.5 * torch.eye(dim, dim + 1).to(states)
+    return torch.linalg.pinv(torch.cat([_with_one(states), penalty]))[:, : len(states)] @ values
 
 
 class VectorField(nn.Module):
@@ -318,7 +424,7 @@ def _fit_slopes(field_: VectorField, path: Trajectory, config: LatentODEConfig) 
     optimizer = torch.optim.Adam(parameters, lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.explain_iterations)
     for _ in range(config.explain_iterations):
-        times = torch.rand(128, device=path.values.device)
+        times = path.t0 + (path.t1 - path.t0) * torch.rand(128, device=path.values.device)
         states, slopes = path(times), path.slope(times)
         offsets = torch.randn_like(states) * torch.rand(len(times), 1, device=times.device)
         offsets = offsets * config.noise * field_.scale

@@ -228,15 +228,16 @@ class NestDynamicModel(Model):
         """Let the ODE take over from the free path, or say why not and try again later."""
         if dynamics.committed:
             return
-        start, modes, gap = dynamics.explain(self.latent().motion.token_codes)
-        distance = f"its roll-out is {gap:.1%} of the motion off the free path"
+        found = dynamics.explain(self.latent().motion.token_codes)
+        distance = f"its roll-out is {found.gap:.1%} of the motion off the free path"
+        CONSOLE.log(f"Motion is {found.reason}.")
         if not dynamics.committed:
             self._commit_at = progress + 0.05
             CONSOLE.log(f"[yellow]Not committed to the ODE yet: {distance}.")
             return
         with torch.no_grad():
-            self.latent.start.copy_(start)
-            self.latent.token_modes.copy_(modes)
+            self.latent.start.copy_(found.start)
+            self.latent.token_modes.copy_(found.modes)
         CONSOLE.log(f"Committed to the ODE: {distance}.")
 
     def time_window(self) -> tuple[float, float] | None:
@@ -259,7 +260,11 @@ class NestDynamicModel(Model):
                 self.field.token_log_radii,
             ]
             groups["path"] = [self.dynamics.path_values]
-            groups["flow"] = [*self.dynamics.vector_field.parameters(), self.latent.start]
+            groups["flow"] = [
+                *self.dynamics.vector_field.parameters(),
+                *self.dynamics.oscillator.parameters(),
+                self.latent.start,
+            ]
         elif self.config.motion == "mlp":
             assert isinstance(self.field, DeformedGaussians)
             groups["motion"] = list(self.field.deformation.parameters())

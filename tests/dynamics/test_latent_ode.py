@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig, VectorField
+from nest_nerfstudio.dynamics.latent_ode import Explanation, LatentODE, LatentODEConfig, VectorField
 from nest_nerfstudio.dynamics.trajectory import Trajectory
 from nest_nerfstudio.geometry.quaternion import quat_normalize
 from nest_nerfstudio.geometry.se3 import se3_exp
@@ -127,26 +127,31 @@ def test_shared_roll_out_gives_the_gradient_of_separate_ones() -> None:
     torch.testing.assert_close(shared[1], start.grad)
 
 
-def make_observed(turns: float, **settings) -> tuple[LatentODE, torch.Tensor]:
+def make_observed(turns: float, state_dim: int = 2, **settings) -> tuple[LatentODE, torch.Tensor]:
     """An ODE whose free path has been fitted to tokens that go round, and the tokens' codes."""
-    ode = LatentODE(LatentODEConfig(state_dim=2, token_code_dim=6, hidden_dim=32, **settings))
+    ode = LatentODE(LatentODEConfig(state_dim=state_dim, token_code_dim=6, hidden_dim=32, **settings))
     angle = 2 * math.pi * turns * torch.linspace(0, 1, 33)[:, None]
-    with torch.no_grad():
-        ode.path_values.copy_(torch.cat([angle.cos(), angle.sin()], 1))
+    put_path(ode, torch.cat([angle.cos(), angle.sin()], 1))
     torch.nn.init.normal_(ode.pose_decoder.head[-1].weight, std=0.1)
-    return ode, make_latent(state_dim=2).motion.token_codes
+    return ode, make_latent(state_dim=state_dim).motion.token_codes
+
+
+def put_path(ode: LatentODE, values: torch.Tensor) -> None:
+    with torch.no_grad():
+        ode.path_values.zero_()
+        ode.path_values[:, : values.shape[1]] = values
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_explains_motion_and_goes_on_past_its_end(seed: int) -> None:
     """Tokens that go round 1.5 times are learned, and continued by a turn that was never seen."""
     torch.manual_seed(seed)
-    ode, codes = make_observed(1.5)
+    ode, codes = make_observed(1.5, motion="free")
     path, _ = ode._principal_components(codes)
-    start, _, gap = ode.explain(codes)
+    found = ode.explain(codes)
     assert ode.committed
-    assert gap < 0.1
-    later, times = ode.roll_out(start, 0, 2), torch.tensor([0.1, 0.25, 0.33, 0.6])
+    assert found.gap < 0.1
+    later, times = ode.roll_out(found.start, 0, 2), torch.tensor([0.1, 0.25, 0.33, 0.6])
     torch.testing.assert_close(later(times), path(times), atol=0.2, rtol=0)
     torch.testing.assert_close(later(times + 4 / 3), path(times), atol=0.3, rtol=0)  # two turns on
 
@@ -176,29 +181,73 @@ def test_motion_that_recurs_is_a_closed_curve_of_the_state() -> None:
 
 def test_explains_a_pendulum() -> None:
     """It passes every place in two directions, so the state has to know how fast the tokens are."""
-    ode, codes = make_observed(1.0, explain_iterations=1000)
+    ode, codes = make_observed(1.0, explain_iterations=1000, motion="free")
     swing = (2 * math.pi * 1.5 * torch.linspace(0, 1, 33)[:, None]).sin()
-    with torch.no_grad():
-        ode.path_values.copy_(torch.cat([swing, 0 * swing], 1))
-    _, _, gap = ode.explain(codes)
-    assert gap < 0.15
+    put_path(ode, swing)
+    assert ode.explain(codes).gap < 0.15
 
 
 def test_tokens_that_stand_still_commit_at_once() -> None:
     ode, codes = make_observed(1.0, explain_iterations=20)
     torch.nn.init.zeros_(ode.pose_decoder.head[-1].weight)
-    _, modes, gap = ode.explain(codes)
+    found = ode.explain(codes)
     assert ode.committed
-    assert gap < 0.05
-    assert modes.isfinite().all()
+    assert found.gap < 0.05
+    assert found.modes.isfinite().all()
+
+
+def posed(ode: LatentODE, found: Explanation, codes: torch.Tensor, time: float) -> torch.Tensor:
+    """Twists at a time, as `explain` found them."""
+    token_codes = torch.cat([codes[:, :6], found.modes], 1)
+    latent = make_latent(len(codes), state_dim=ode.config.state_dim)
+    latent = replace(latent, motion=replace(latent.motion, start=found.start))
+    return ode.twists(token_codes, ode.trajectory(latent, time)(torch.tensor(time)))
+
+
+@pytest.mark.parametrize("turns", [1.25, 1.5, 2.0])
+def test_auto_finds_that_motion_is_cyclic_and_its_period(turns: float) -> None:
+    ode, codes = make_observed(turns, state_dim=8, explain_iterations=300)
+    times = torch.tensor([0.1, 0.4, 0.7])
+    with torch.no_grad():
+        before = [ode.pose_decoder(codes[:, :6], ode.path()(t)) for t in times]
+    found = ode.explain(codes)
+    assert ode.period == pytest.approx(1 / turns, rel=0.01)
+    assert f"{1 / turns:.3f} clips a cycle" in found.reason
+    for t, twists in zip(times.tolist(), before, strict=True):
+        with torch.no_grad():
+            torch.testing.assert_close(posed(ode, found, codes, t), twists, atol=0.02, rtol=0)
+            later = posed(ode, found, codes, t + 20 * ode.period)
+            torch.testing.assert_close(later, posed(ode, found, codes, t), atol=1e-4, rtol=0)
+
+
+def test_a_single_turn_is_not_called_cyclic() -> None:
+    ode, codes = make_observed(0.9, explain_iterations=300)
+    assert ode.explain(codes).reason.startswith("free, as the clip does not show more than a cycle")
+    assert ode.period is None
+
+
+def test_a_cycle_that_fades_is_left_to_the_field() -> None:
+    """It recurs, but where it was held out a repetition is wrong and a spiral is right."""
+    ode, codes = make_observed(1.0, explain_iterations=1000)
+    t = torch.linspace(0, 1, 33)[:, None]
+    angle = 2 * math.pi * 2.5 * t
+    put_path(ode, (-2 * t).exp() * torch.cat([angle.cos(), angle.sin()], 1))
+    found = ode.explain(codes)
+    assert found.reason.startswith("free")
+    assert ode.period is None
+
+
+def test_cyclic_motion_takes_the_period_it_is_given() -> None:
+    ode, codes = make_observed(0.8, motion="cyclic", period=1.25)
+    found = ode.explain(codes)
+    assert ode.period == pytest.approx(1.25)
+    assert found.reason == "cyclic, 1.250 clips a cycle, as asked for"
 
 
 def test_commits_only_to_a_roll_out_that_stays_near_the_path() -> None:
     ode, codes = make_observed(1.0, explain_iterations=1, explain_attempts=1)
-    with torch.no_grad():
-        ode.path_values.copy_(torch.randn(33, 2))  # no field without time can do this in a plane
-    _, _, gap = ode.explain(codes)
-    assert gap > ode.config.largest_gap
+    put_path(ode, torch.randn(33, 2))  # no field without time can do this in a plane
+    assert ode.explain(codes).gap > ode.config.largest_gap
     assert not ode.committed
 
 

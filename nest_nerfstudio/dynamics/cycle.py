@@ -1,0 +1,109 @@
+"""Motion that recurs: finding its period, and an oscillator whose flow has it exactly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nest_nerfstudio.dynamics.trajectory import Trajectory
+
+
+def find_period(path: Trajectory, samples: int = 257, closeness: float = 0.25) -> float | None:
+    """Shortest time after which a path repeats itself, in the unit of its time.
+
+    The recurrence r(τ) = mean_t ‖z(t + τ) − z(t)‖² / 2 var z is 0 where motion repeats and about 1 where it
+    does not. The period is its first minimum that is below `closeness` and nearly as low as the lowest, once
+    it has been above a half; between samples by a parabola.
+
+    Returns:
+        None where there is no such minimum: the motion does not recur, or less than one cycle and a little of
+        the next was seen.
+    """
+    times = torch.linspace(path.t0, path.t1, samples, dtype=path.values.dtype, device=path.values.device)
+    r = recurrence(path(times))
+    away = (r > 0.5).nonzero()
+    if not len(away):
+        return None
+    inner = torch.arange(len(r), device=r.device)[1:-1]
+    is_minimum = (r[1:-1] <= r[:-2]) & (r[1:-1] < r[2:]) & (r[1:-1] < closeness) & (inner > away[0])
+    minima = inner[is_minimum]
+    if not len(minima):
+        return None
+    lag = int(minima[r[minima] <= r[minima].min() + 0.05][0])
+    before, here, after = r[lag - 1 : lag + 2].tolist()
+    offset = 0.5 * (before - after) / (before - 2 * here + after)
+    return (lag + offset) * (path.t1 - path.t0) / (samples - 1)
+
+
+def recurrence(states: Float[Tensor, "s d"]) -> Float[Tensor, " l"]:
+    """Mean squared distance of states that are 0, 1, 2, … samples apart, over twice their variance."""
+    centred = states - states.mean(0)
+    sizes = centred.square().sum(1)
+    distances = sizes[:, None] + sizes - 2 * centred @ centred.T
+    means = torch.stack([distances.diagonal(lag).mean() for lag in range(len(states) - 1)])
+    return means.clamp_min(0) / (2 * sizes.mean()).clamp_min(1e-12)
+
+
+@dataclass(frozen=True)
+class Orbit:
+    """z(t) of an `Oscillator`, at any time and without integration.
+
+    Attributes:
+        period: in clips.
+        start: z(0), one pair of numbers for each harmonic.
+    """
+
+    period: Float[Tensor, ""]
+    start: Float[Tensor, " d"]
+
+    def __call__(self, times: Float[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
+        """The state at any times."""
+        x, y = self.start.unflatten(-1, (-1, 2)).unbind(-1)
+        harmonics = torch.arange(1, len(x) + 1, device=x.device)
+        angle = 2 * math.pi * (times / self.period)[..., None] * harmonics
+        cos, sin = angle.cos(), angle.sin()
+        return torch.stack([cos * x - sin * y, sin * x + cos * y], -1).flatten(-2)
+
+
+class Oscillator(nn.Module):
+    """ż_h = h ω J z_h for each harmonic h, with J the turn by 90° and ω = 2π / period.
+
+    A linear ODE whose matrix is skew-symmetric: its flow is a rotation of each pair, so it neither grows nor
+    fades nor drifts, and S¹ acts on it by shifts of time. What is linear in its state is a Fourier series.
+    """
+
+    def __init__(self, state_dim: int) -> None:
+        super().__init__()
+        if state_dim % 2:
+            raise ValueError(f"cycles need an even state_dim, two numbers for a harmonic, not {state_dim}")
+        self.state_dim = state_dim
+        self.log_period = nn.Parameter(torch.zeros(()))
+
+    @property
+    def period(self) -> Float[Tensor, ""]:
+        """Time after which everything repeats, in clips."""
+        return self.log_period.exp()
+
+    @torch.no_grad()
+    def begin(self, period: float) -> Float[Tensor, " d"]:
+        """Take a period; returns a start state, in which harmonic h has amplitude 1/h.
+
+        What is smooth needs little of the high ones, and steps of an optimiser move them less.
+        """
+        self.log_period.fill_(math.log(period))
+        harmonics = torch.arange(1, self.state_dim // 2 + 1, device=self.log_period.device)
+        amplitudes = 1 / harmonics.to(self.log_period.dtype)
+        return torch.stack([amplitudes, torch.zeros_like(amplitudes)], 1).flatten()
+
+    def forward(self, time: Tensor | None, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        x, y = z.unflatten(-1, (-1, 2)).unbind(-1)
+        speed = 2 * math.pi / self.period * torch.arange(1, x.shape[-1] + 1, device=z.device)
+        return torch.stack([-speed * y, speed * x], -1).flatten(-2)
+
+    def orbit(self, start: Float[Tensor, " d"]) -> Orbit:
+        """The flow from z(0) = start."""
+        return Orbit(self.period, start)

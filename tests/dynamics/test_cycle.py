@@ -1,0 +1,75 @@
+import math
+
+import pytest
+import torch
+from torchdiffeq import odeint
+
+from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_period, recurrence
+from nest_nerfstudio.dynamics.trajectory import Trajectory, smooth_trajectory
+
+
+def gait(cycles: float, drift: float = 0.0, nodes: int = 65) -> Trajectory:
+    """A cycle with harmonics whose first half resembles its second, as in a gait, seen `cycles` times."""
+    phase = 2 * math.pi * cycles * torch.linspace(0, 1, nodes, dtype=torch.float64)
+    parts = [phase.cos(), phase.sin(), 0.8 * (2 * phase).cos(), 0.3 * (3 * phase).sin(), drift * phase]
+    return smooth_trajectory(torch.stack(parts, 1))
+
+
+@pytest.mark.parametrize("cycles", [1.2, 1.25, 1.5, 2.0, 3.3])
+def test_finds_the_period(cycles: float) -> None:
+    assert find_period(gait(cycles)) == pytest.approx(1 / cycles, rel=0.01)
+
+
+def test_noise_leaves_the_period() -> None:
+    torch.manual_seed(0)
+    path = gait(1.5)
+    noisy = smooth_trajectory(path.values + 0.1 * torch.randn_like(path.values))
+    assert find_period(noisy) == pytest.approx(1 / 1.5, rel=0.02)
+
+
+@pytest.mark.parametrize("cycles", [0.3, 0.8, 1.0])
+def test_less_than_a_cycle_and_a_bit_has_no_period(cycles: float) -> None:
+    assert find_period(gait(cycles)) is None
+
+
+def test_what_drifts_or_stands_still_has_no_period() -> None:
+    assert find_period(gait(2.0, drift=0.5)) is None
+    assert find_period(smooth_trajectory(torch.zeros(33, 4))) is None
+
+
+def test_recurrence_is_zero_after_a_period_and_more_between() -> None:
+    r = recurrence(gait(2.0).values)
+    assert r[0] == 0
+    assert r[32] < 1e-12
+    assert r[16] > 0.5
+
+
+def make_oscillator(period: float = 0.4) -> tuple[Oscillator, torch.Tensor]:
+    oscillator = Oscillator(6).double()
+    return oscillator, oscillator.begin(period) + 0.1 * torch.randn(6, dtype=torch.float64)
+
+
+def test_flow_solves_the_ode() -> None:
+    oscillator, start = make_oscillator()
+    times = torch.linspace(0, 1.7, 9, dtype=torch.float64)
+    solved = odeint(oscillator, start, times, method="dopri5", rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(oscillator.orbit(start)(times), solved, atol=1e-7, rtol=0)
+
+
+def test_flow_repeats_and_is_a_group() -> None:
+    oscillator, start = make_oscillator()
+    orbit, t = oscillator.orbit(start), torch.tensor(0.13, dtype=torch.float64)
+    torch.testing.assert_close(orbit(t + 20 * 0.4), orbit(t))
+    torch.testing.assert_close(oscillator.orbit(orbit(t))(2 * t), orbit(3 * t))
+    torch.testing.assert_close(oscillator.orbit(orbit(t))(-t), start)
+
+
+def test_period_has_a_gradient() -> None:
+    _, start = make_oscillator()
+    t, period = torch.tensor(0.9, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda p: Orbit(p, start)(t), period.requires_grad_())
+
+
+def test_odd_states_are_refused() -> None:
+    with pytest.raises(ValueError, match="even state_dim"):
+        Oscillator(5)
