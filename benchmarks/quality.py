@@ -42,6 +42,9 @@ class Quality:
     """What moves the scene."""
     downscale: float = 1.0
     """Divide the size of the pictures by this; 2 brings dnerf_lego to 200×200."""
+    cycles: float = 0.0
+    """Cycles of the motion in the clip, where known: also score the last split 20 true cycles later, if the
+    motion was found to be cyclic."""
     threads: int = 2
     """Threads of the kernels."""
     seed: int = 42
@@ -59,6 +62,7 @@ class Quality:
         _set_random_seed(self.seed)
         trainer = ScoringTrainer(self._config(), self)
         trainer.setup()
+        trainer.config.save_config()  # so that ns-viewer and ns-render open the run
         trainer.train()
         trainer.score("end")
 
@@ -111,22 +115,33 @@ class ScoringTrainer(NestTrainer):
             "commit": _commit(),
         }
         for split in self.benchmark.splits:
-            scores = [self._score_view(*view) for view in self._views(split)]
-            line[split] = {k: round(float(np.mean([s[k] for s in scores])), 4) for k in scores[0]}
+            line[split] = self._score_split(split)
+        period = getattr(model.dynamics, "period", None)
+        if period is not None:
+            line["period"] = round(period, 5)
+            if self.benchmark.cycles:
+                later = 20 / self.benchmark.cycles
+                line["20 cycles later"] = self._score_split(self.benchmark.splits[-1], later)
         self.pipeline.train()
         CONSOLE.print(line)
         self.benchmark.output.mkdir(parents=True, exist_ok=True)
         with (self.benchmark.output / "quality.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def _score_split(self, split: str, later: float = 0.0) -> dict[str, float]:
+        scores = [self._score_view(camera, batch, later) for camera, batch in self._views(split)]
+        return {k: round(float(np.mean([s[k] for s in scores])), 4) for k in scores[0]}
+
     def _views(self, split: str):
         manager = self.pipeline.datamanager
         dataset = manager.dataset_type(manager.dataparser.get_dataparser_outputs(split))
         return [(dataset.cameras[i : i + 1], dataset.get_data(i)) for i in range(len(dataset))]
 
-    def _score_view(self, camera, batch) -> dict[str, float]:
+    def _score_view(self, camera, batch, later: float) -> dict[str, float]:
         model = self.pipeline.dynamic_model
-        outputs = model.get_outputs_for_camera(camera.to(model.device))
+        camera = camera.to(model.device)
+        camera.times = camera.times + later
+        outputs = model.get_outputs_for_camera(camera)
         return model.get_image_metrics_and_images(outputs, batch)[0]
 
 

@@ -16,6 +16,7 @@ from torchdiffeq import odeint
 from nest_nerfstudio.dynamics.base import Dynamics
 from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_period
 from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory, smooth_trajectory
+from nest_nerfstudio.dynamics.vector_field import VectorField
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_exp
 from nest_nerfstudio.types import SceneLatent
 
@@ -80,6 +81,7 @@ class LatentODE(Dynamics):
         super().__init__()
         self.config = config
         self.vector_field = VectorField(config.state_dim, config.hidden_dim)
+        self.backward_field = VectorField(config.state_dim, config.hidden_dim)
         self.oscillator = Oscillator(config.state_dim)
         self.pose_decoder = PoseDecoder(config.state_dim, config.token_code_dim, config.hidden_dim)
         self.path_values = nn.Parameter(
@@ -135,16 +137,24 @@ class LatentODE(Dynamics):
         return self._dense
 
     def roll_out(self, start: Float[Tensor, " d"], t0: int = 0, t1: int = 1) -> Trajectory:
-        """Integrate F from z(0) = start backwards to t0 ≤ 0 and forwards to t1 ≥ 1 with fixed rk4 steps."""
-        values = self._integrate(start, t1)
-        if t0 < 0:
-            values = torch.cat([self._integrate(start, t0)[1:].flip(0), values])
-        return Trajectory(float(t0), float(t1), values, self.vector_field(None, values))
+        """Integrate from z(0) = start to t1 ≥ 1, and back to t0 ≤ 0, with fixed rk4 steps.
 
-    def _integrate(self, start: Float[Tensor, "*b d"], t_end: int) -> Float[Tensor, "s *b d"]:
-        num_steps = abs(t_end) * self.config.steps_per_clip
-        times = torch.linspace(0, t_end, num_steps + 1, device=start.device, dtype=start.dtype)
-        return cast(Tensor, odeint(self.vector_field, start, times, method="rk4"))
+        Back in time a field of its own leads: the path attracts along F, so it would repel along −F.
+        """
+        values = self._integrate(self.vector_field, start, t1)
+        slopes = self.vector_field(None, values)
+        if t0 < 0:
+            before = self._integrate(self.backward_field, start, -t0)[1:].flip(0)
+            values = torch.cat([before, values])
+            slopes = torch.cat([-self.backward_field(None, before), slopes])
+        return Trajectory(float(t0), float(t1), values, slopes)
+
+    def _integrate(
+        self, field_: VectorField, start: Float[Tensor, "*b d"], clips: int
+    ) -> Float[Tensor, "s *b d"]:
+        num_steps = clips * self.config.steps_per_clip
+        times = torch.linspace(0, clips, num_steps + 1, device=start.device, dtype=start.dtype)
+        return cast(Tensor, odeint(field_, start, times, method="rk4"))
 
     def path(self) -> Trajectory:
         """The free path of the first stride: a smooth curve through free nodes."""
@@ -155,7 +165,8 @@ class LatentODE(Dynamics):
         path, modes = self._principal_components(token_codes)
         period, reason = self._choose_period(path)
         if period is None:
-            start, gap = path.values[0], self._fit_field(path)
+            start, gap = path.values[0], self._fit_field(self.vector_field, path)
+            self._fit_field(self.backward_field, path.reversed())
         else:
             start, modes, gap = self._fit_cycle(token_codes, period)
         self.committed.fill_(gap <= self.config.largest_gap)
@@ -208,8 +219,7 @@ class LatentODE(Dynamics):
         seen = len(path.values) - math.ceil(held_out * len(path.values))
         end = seen * path.step - path.step
         first = Trajectory(0.0, end, path.values[:seen], smooth_trajectory(path.values[:seen]).slopes / end)
-        self.vector_field.restart(first)
-        _fit_slopes(self.vector_field, first, self.config)
+        self._fit_once(self.vector_field, first, self.config.noise)
         with torch.no_grad():
             rolled = self.roll_out(path.values[0]).values
             times = torch.linspace(0, 1, len(path.values)).to(path.values)
@@ -233,25 +243,28 @@ class LatentODE(Dynamics):
         size = (twists - twists.mean(0)).square().sum().clamp_min(1e-12)
         return start, modes.T.reshape(len(token_codes), -1), float((off / size).sqrt())
 
-    def _fit_field(self, path: Trajectory) -> float:
+    def _fit_field(self, field_: VectorField, path: Trajectory) -> float:
         """Fit F to a path; returns how far its roll-out is off, as a share of the motion's size."""
         attempts = []
         for attempt in range(self.config.explain_attempts):
-            self.vector_field.restart(path)
-            noise = self.config.noise / 4**attempt  # a wide tube is safer; a narrow one fits what swings
-            _fit_slopes(self.vector_field, path, replace(self.config, noise=noise))
-            gap, escapes = self._judge(path)
-            attempts.append((escapes, gap, deepcopy(self.vector_field.state_dict())))
+            # a wide tube is safer; a narrow one fits what swings
+            self._fit_once(field_, path, self.config.noise / 4**attempt)
+            gap, escapes = self._judge(field_, path)
+            attempts.append((escapes, gap, deepcopy(field_.state_dict())))
             if gap <= self.config.largest_gap and not escapes:
                 break
         _, gap, learned = min(attempts, key=lambda attempt: attempt[:2])
-        self.vector_field.load_state_dict(learned)
+        field_.load_state_dict(learned)
         return gap
 
+    def _fit_once(self, field_: VectorField, path: Trajectory, noise: float) -> None:
+        field_.restart(path)
+        field_.fit(path, noise, self.config.attraction, self.config.explain_iterations)
+
     @torch.no_grad()
-    def _judge(self, path: Trajectory) -> tuple[float, bool]:
+    def _judge(self, field_: VectorField, path: Trajectory) -> tuple[float, bool]:
         """How far the roll-out is from a path, as a share of its size; and whether it runs away later."""
-        rolled = self.roll_out(path.values[0], 0, 3).values
+        rolled = self._integrate(field_, path.values[0], 3)
         centre = path.values.mean(0)
         off = (rolled[: len(path.values)] - path.values).norm(dim=1).square().mean()
         extent = (path.values - centre).norm(dim=1)
@@ -297,57 +310,6 @@ def _linear_fit(
     dim = states.shape[1]
     penalty = (ridge * len(states)) ** 0.5 * torch.eye(dim, dim + 1).to(states)
     return torch.linalg.pinv(torch.cat([_with_one(states), penalty]))[:, : len(states)] @ values
-
-
-class VectorField(nn.Module):
-    """F_ψ: an autonomous vector field on the state, linear plus an MLP; zero-initialised (identity flow)."""
-
-    centre: Tensor
-    scale: Tensor
-    speed: Tensor
-
-    def __init__(self, state_dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(state_dim, state_dim)
-        self.layers = nn.Sequential(
-            nn.Linear(state_dim, hidden_dim),
-            nn.Tanh(),
-            nn.Linear(hidden_dim, hidden_dim),
-            nn.Tanh(),
-            nn.Linear(hidden_dim, state_dim),
-        )
-        for last in (self.linear, self.layers[-1]):
-            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        self.register_buffer("centre", torch.zeros(state_dim))
-        self.register_buffer("scale", torch.ones(state_dim))
-        self.register_buffer("speed", torch.ones(state_dim))
-
-    def forward(self, time: Tensor | None, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        whitened = (z - self.centre) / self.scale
-        return (self.linear(whitened) + self.layers(whitened)) * self.speed
-
-    @torch.no_grad()
-    def restart(self, path: Trajectory, ridge: float = 1e-3) -> None:
-        """Forget all, and become the linear field that explains a path best (least squares).
-
-        States and speeds are measured in half standard deviations of the path's largest component. One unit
-        for all components: each in its own would make as much of noise as of the motion.
-        """
-        self.centre.copy_(path.values.mean(0))
-        self.scale.fill_(0.5 * path.values.std(0).max().clamp_min(1e-6))
-        self.speed.fill_(0.5 * path.slopes.std(0).max().clamp_min(1e-6))
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                layer.reset_parameters()
-        for parameter in self.layers[-1].parameters():
-            parameter.zero_()
-        states = (path.values - self.centre) / self.scale
-        inputs = torch.cat([states, torch.ones_like(states[:, :1])], 1)
-        normal = inputs.T @ inputs + ridge * len(inputs) * torch.eye(inputs.shape[1], device=inputs.device)
-        solution = torch.linalg.solve(normal, inputs.T @ (path.slopes / self.speed))
-        self.linear.weight.copy_(solution[:-1].T)
-        self.linear.bias.copy_(solution[-1])
 
 
 class PoseDecoder(nn.Module):
@@ -413,25 +375,3 @@ def _with_gradient_of(live: Trajectory, leaf: Trajectory) -> Trajectory:
         return x if collected is None else _AddGradient.apply(x, collected)
 
     return replace(live, values=add(live.values, leaf.values.grad), slopes=add(live.slopes, leaf.slopes.grad))
-
-
-def _fit_slopes(field_: VectorField, path: Trajectory, config: LatentODEConfig) -> None:
-    """Fit F(z + ε) to ż − κε at random times and offsets ε: the path attracts what strays from it.
-
-    Collocation (Hairer, Nørsett, Wanner I, II.7), with contraction as a closed curve needs to be an orbit.
-    """
-    parameters = list(field_.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=3e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.explain_iterations)
-    for _ in range(config.explain_iterations):
-        times = path.t0 + (path.t1 - path.t0) * torch.rand(128, device=path.values.device)
-        states, slopes = path(times), path.slope(times)
-        offsets = torch.randn_like(states) * torch.rand(len(times), 1, device=times.device)
-        offsets = offsets * config.noise * field_.scale
-        targets = torch.cat([slopes - config.attraction * offsets, slopes])
-        learned = field_(None, torch.cat([states + offsets, states]))
-        optimizer.zero_grad()
-        ((learned - targets) / field_.speed).square().mean().backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()

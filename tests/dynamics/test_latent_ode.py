@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nest_nerfstudio.dynamics.latent_ode import Explanation, LatentODE, LatentODEConfig, VectorField
+from nest_nerfstudio.dynamics.latent_ode import Explanation, LatentODE, LatentODEConfig
 from nest_nerfstudio.dynamics.trajectory import Trajectory
+from nest_nerfstudio.dynamics.vector_field import VectorField
 from nest_nerfstudio.geometry.quaternion import quat_normalize
 from nest_nerfstudio.geometry.se3 import se3_exp
 from nest_nerfstudio.types import MotionCode, SceneLatent
@@ -92,7 +93,7 @@ def test_roll_out_is_fourth_order_on_an_exact_solution() -> None:
 
 def test_rolls_out_before_and_after_the_clip() -> None:
     ode = LatentODE(LatentODEConfig(state_dim=2, steps_per_clip=64)).double()
-    ode.vector_field = Rotation(1.0)
+    ode.vector_field, ode.backward_field = Rotation(1.0), Rotation(-1.0)
     path = ode.roll_out(torch.tensor([1.0, 0.0], dtype=torch.float64), -1, 3)
     times = torch.tensor([-0.75, 0.0, 0.25, 2.5], dtype=torch.float64)
     exact = torch.stack([(2 * math.pi * times).cos(), (2 * math.pi * times).sin()], 1)
@@ -151,9 +152,10 @@ def test_explains_motion_and_goes_on_past_its_end(seed: int) -> None:
     found = ode.explain(codes)
     assert ode.committed
     assert found.gap < 0.1
-    later, times = ode.roll_out(found.start, 0, 2), torch.tensor([0.1, 0.25, 0.33, 0.6])
+    later, times = ode.roll_out(found.start, -1, 2), torch.tensor([0.1, 0.25, 0.33, 0.6])
     torch.testing.assert_close(later(times), path(times), atol=0.2, rtol=0)
     torch.testing.assert_close(later(times + 4 / 3), path(times), atol=0.3, rtol=0)  # two turns on
+    torch.testing.assert_close(later(times - 2 / 3), path(times), atol=0.3, rtol=0)  # one back
 
 
 def test_explaining_keeps_the_motion_of_the_tokens() -> None:

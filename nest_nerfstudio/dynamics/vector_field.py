@@ -1,0 +1,87 @@
+"""F_ψ: where the state of a scene goes next."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nest_nerfstudio.dynamics.trajectory import Trajectory
+
+
+class VectorField(nn.Module):
+    """F_ψ: an autonomous vector field on the state, linear plus an MLP; zero-initialised (identity flow)."""
+
+    centre: Tensor
+    scale: Tensor
+    speed: Tensor
+
+    def __init__(self, state_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(state_dim, state_dim)
+        self.layers = nn.Sequential(
+            nn.Linear(state_dim, hidden_dim),
+            nn.Tanh(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.Tanh(),
+            nn.Linear(hidden_dim, state_dim),
+        )
+        for last in (self.linear, self.layers[-1]):
+            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.register_buffer("centre", torch.zeros(state_dim))
+        self.register_buffer("scale", torch.ones(state_dim))
+        self.register_buffer("speed", torch.ones(state_dim))
+
+    def forward(self, time: Tensor | None, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        whitened = (z - self.centre) / self.scale
+        return (self.linear(whitened) + self.layers(whitened)) * self.speed
+
+    @torch.no_grad()
+    def restart(self, path: Trajectory, ridge: float = 1e-3) -> None:
+        """Forget all, and become the linear field that explains a path best (least squares).
+
+        States and speeds are measured in half standard deviations of the path's largest component. One unit
+        for all components: each in its own would make as much of noise as of the motion.
+        """
+        self.centre.copy_(path.values.mean(0))
+        self.scale.fill_(0.5 * path.values.std(0).max().clamp_min(1e-6))
+        self.speed.fill_(0.5 * path.slopes.std(0).max().clamp_min(1e-6))
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+        for parameter in self.layers[-1].parameters():
+            parameter.zero_()
+        states = (path.values - self.centre) / self.scale
+        inputs = torch.cat([states, torch.ones_like(states[:, :1])], 1)
+        normal = inputs.T @ inputs + ridge * len(inputs) * torch.eye(inputs.shape[1], device=inputs.device)
+        solution = torch.linalg.solve(normal, inputs.T @ (path.slopes / self.speed))
+        self.linear.weight.copy_(solution[:-1].T)
+        self.linear.bias.copy_(solution[-1])
+
+    def fit(self, path: Trajectory, noise: float, attraction: float, iterations: int) -> None:
+        """Fit F(z + ε) to ż − κε at random times and offsets ε: the path attracts what strays from it.
+
+        Collocation (Hairer, Nørsett, Wanner I, II.7), with contraction, as a closed curve needs to be an
+        orbit.
+
+        Args:
+            path: ends up as a solution, nearly; after `restart` with it.
+            noise: largest |ε|, in the units of `restart`.
+            attraction: κ.
+            iterations: steps of the optimiser.
+        """
+        optimizer = torch.optim.Adam(self.parameters(), lr=3e-3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+        for _ in range(iterations):
+            times = path.t0 + (path.t1 - path.t0) * torch.rand(128, device=path.values.device)
+            states, slopes = path(times), path.slope(times)
+            offsets = torch.randn_like(states) * torch.rand(len(times), 1, device=times.device)
+            offsets = offsets * noise * self.scale
+            targets = torch.cat([slopes - attraction * offsets, slopes])
+            learned = self(None, torch.cat([states + offsets, states]))
+            optimizer.zero_grad()
+            ((learned - targets) / self.speed).square().mean().backward()
+            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
