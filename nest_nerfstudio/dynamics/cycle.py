@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from nest_nerfstudio.dynamics.trajectory import Trajectory
 
 
-def find_period(path: Trajectory, samples: int = 257, closeness: float = 0.25) -> float | None:
+def find_period(
+    path: Trajectory, samples: int = 257, closeness: float = 0.25, overlap: float = 0.1
+) -> float | None:
     """Shortest time after which a path repeats itself, in the unit of its time.
 
     The recurrence r(τ) = mean_t ‖z(t + τ) − z(t)‖² / 2 var z is 0 where motion repeats and about 1 where it
@@ -20,11 +22,11 @@ def find_period(path: Trajectory, samples: int = 257, closeness: float = 0.25) -
     it has been above a half; between samples by a parabola.
 
     Returns:
-        None where there is no such minimum: the motion does not recur, or less than one cycle and a little of
-        the next was seen.
+        None where there is no such minimum: the motion does not recur, or of the path less than `overlap` was
+        seen twice.
     """
     times = torch.linspace(path.t0, path.t1, samples, dtype=path.values.dtype, device=path.values.device)
-    r = recurrence(path(times))
+    r = recurrence(path(times))[: round((1 - overlap) * samples) + 1]
     away = (r > 0.5).nonzero()
     if not len(away):
         return None
@@ -37,6 +39,27 @@ def find_period(path: Trajectory, samples: int = 257, closeness: float = 0.25) -
     before, here, after = r[lag - 1 : lag + 2].tolist()
     offset = 0.5 * (before - after) / (before - 2 * here + after)
     return (lag + offset) * (path.t1 - path.t0) / (samples - 1)
+
+
+def find_closure(path: Trajectory, closeness: float = 0.15) -> float | None:
+    """Period of a path that ends where, and as fast as, it began: about as long as the path itself.
+
+    What follows from its state alone must then repeat. The period is where the ends meet on their common
+    tangent.
+
+    Returns:
+        None where they miss each other by more than `closeness` of the path's size (root mean square), or
+        their speeds differ by half, or both are slow: what rests at both ends need not move on.
+    """
+    gap = path.values[0] - path.values[-1]
+    first, last = path.slopes[0], path.slopes[-1]
+    tangent = (first + last) / 2
+    late = float(gap @ tangent / (tangent @ tangent).clamp_min(1e-12))
+    size = (path.values - path.values.mean(0)).square().sum(1).mean().sqrt()
+    typical = path.slopes.square().sum(1).mean().sqrt()
+    meets = (gap - late * tangent).norm() < closeness * size and abs(late) <= 0.05 * (path.t1 - path.t0)
+    as_fast = (first - last).norm() <= 0.5 * tangent.norm() and tangent.norm() >= 0.3 * typical
+    return path.t1 - path.t0 + late if meets and as_fast else None
 
 
 def recurrence(states: Float[Tensor, "s d"]) -> Float[Tensor, " l"]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from nest_nerfstudio.dynamics.base import Dynamics
-from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_period
+from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_closure, find_period
 from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory, smooth_trajectory
 from nest_nerfstudio.dynamics.vector_field import VectorField
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_exp
@@ -202,6 +202,8 @@ class LatentODE(Dynamics):
         if self.config.motion == "free":
             return None, "free, as asked for"
         period = self.config.period or find_period(path)
+        if period is None and (period := find_closure(path)) is not None:
+            return period, f"cyclic, {period:.3f} clips a cycle: the clip ends as it began"
         if period is None:
             return None, "free, as the clip does not show more than a cycle of anything"
         cycle = f"cyclic, {period:.3f} clips a cycle"

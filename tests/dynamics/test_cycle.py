@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchdiffeq import odeint
 
-from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_period, recurrence
+from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_closure, find_period, recurrence
 from nest_nerfstudio.dynamics.trajectory import Trajectory, smooth_trajectory
 
 
@@ -35,6 +35,22 @@ def test_less_than_a_cycle_and_a_bit_has_no_period(cycles: float) -> None:
 def test_what_drifts_or_stands_still_has_no_period() -> None:
     assert find_period(gait(2.0, drift=0.5)) is None
     assert find_period(smooth_trajectory(torch.zeros(33, 4))) is None
+
+
+@pytest.mark.parametrize("cycles", [0.98, 1.0, 1.03])
+def test_a_path_that_closes_is_a_cycle(cycles: float) -> None:
+    assert find_closure(gait(cycles)) == pytest.approx(1 / cycles, abs=0.01)
+
+
+def test_a_path_that_does_not_close_is_none() -> None:
+    assert find_closure(gait(0.8)) is None
+    assert find_closure(gait(1.0, drift=0.2)) is None
+    assert find_closure(smooth_trajectory(torch.zeros(33, 4))) is None
+    t = torch.linspace(0, 1, 65, dtype=torch.float64)
+    there_and_back = (2 * math.pi * t).cos()[:, None]  # at rest at both ends
+    assert find_closure(smooth_trajectory(there_and_back)) is None
+    crossing = torch.stack([(2 * math.pi * t).sin(), (4 * math.pi * t).sin() * (t - 0.5)], 1)
+    assert find_closure(smooth_trajectory(crossing)) is None  # same place, another direction
 
 
 def test_recurrence_is_zero_after_a_period_and_more_between() -> None:
