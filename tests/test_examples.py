@@ -58,4 +58,7 @@ def test_train_and_render(tmp_path: Path) -> None:
     )
     assert picture.shape == (64, 64, 3)
     assert (picture[:32, :32] < 0.9).any(), "something is drawn before white"
-    assert list((tmp_path / "runs").rglob("config.yml"))
+    (load_config,) = (tmp_path / "runs").rglob("config.yml")
+    picture = run("04_new_motion.py", tmp_path / "motions.png", load_config=load_config, columns=3)
+    assert picture.shape == (6 * 32, 3 * 32, 3)
+    assert (picture < 0.9).any()

@@ -78,7 +78,12 @@ def loop(motion: Motion, start: float, end: float, fade: float) -> Motion:
 
 
 def amplify(latent: SceneLatent, dynamics: LatentODE, factor: float) -> SceneLatent:
-    """Larger or smaller motion about the same mean pose; 0 stands still in it. Needs a committed ODE."""
+    """Larger or smaller motion about the same mean pose; 0 stands still in it.
+
+    Raises:
+        ValueError: the ODE has not taken over from the free path.
+    """
+    _check_committed(dynamics)
     codes = latent.motion.token_codes.clone()
     modes = codes[:, dynamics.config.token_code_dim :].unflatten(1, (6, -1))
     modes[..., :-1] *= factor
@@ -98,7 +103,11 @@ def sample(
         dynamics: its dynamics.
         spread: 0 for the same motion; about 0.3 for clearly another one.
         generator: of the random numbers n, on the CPU.
+
+    Raises:
+        ValueError: the ODE has not taken over from the free path.
     """
+    _check_committed(dynamics)
     start = latent.motion.start
 
     def normal(*shape: int) -> Tensor:
@@ -113,3 +122,8 @@ def sample(
     else:
         start = start + 2 * dynamics.vector_field.scale * normal(len(start))
     return replace(latent, motion=replace(latent.motion, start=start))
+
+
+def _check_committed(dynamics: LatentODE) -> None:
+    if not dynamics.committed:
+        raise ValueError("there is no ODE yet to make new motion with; train until the log says 'Committed'")

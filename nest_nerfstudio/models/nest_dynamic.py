@@ -17,6 +17,7 @@ from torch.nn import Parameter
 
 from nest_nerfstudio.dynamics.base import StaticDynamics
 from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
+from nest_nerfstudio.dynamics.motions import Motion, play
 from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians, farthest_points
 from nest_nerfstudio.fields.deformation_mlp import DeformedGaussians
 from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
@@ -129,6 +130,7 @@ class NestDynamicModel(Model):
         self.register_buffer("opening", torch.zeros((), dtype=torch.float64))
         self.register_buffer("backdrop", torch.ones(3) if config.background == "white" else torch.zeros(3))
         self.metrics = ImageMetrics()
+        self.shown_motion: Motion | None = None  # in place of what was learned; see dynamics/motions.py
         self._step = 0
         self._info: dict[str, Any] = {}
         self._untimed_frames = 0
@@ -145,8 +147,9 @@ class NestDynamicModel(Model):
     # ---------------------------------------------------------------- Z → Gaussians
 
     def latent_at(self, time: float | Tensor) -> SceneLatent:
-        """The scene's latent with its tokens posed at a clip time."""
-        return self.latent().at(self._as_time(time), self.dynamics)
+        """The scene's latent with its tokens posed at a clip time; by `shown_motion`, if there is one."""
+        motion = self.shown_motion or play(self.latent(), self.dynamics)
+        return motion(self._as_time(time))
 
     def gaussians_at(self, time: float | Tensor) -> Gaussians:
         """The scene as Gaussians, world frame, at a clip time; outside [0, 1] it is extrapolated."""

@@ -116,3 +116,11 @@ def test_samples_of_a_field_start_elsewhere() -> None:
     latent, ode = make_scene(cyclic=False)
     moved = sample(latent, ode, 0.3).motion.start - latent.motion.start
     assert 0.05 < float(moved.norm()) < 0.3 * 2 * math.sqrt(4) * 3
+
+
+def test_new_motion_needs_an_ode() -> None:
+    latent, ode = make_scene()
+    ode.committed.fill_(False)
+    for make in (amplify, sample):
+        with pytest.raises(ValueError, match="train until the log says"):
+            make(latent, ode, 0.5)
