@@ -166,7 +166,8 @@ class LatentODE(Dynamics):
         period, reason = self._choose_period(path)
         if period is None:
             start, gap = path.values[0], self._fit_field(self.vector_field, path)
-            self._fit_field(self.backward_field, path.reversed())
+            if gap <= self.config.largest_gap:
+                self._fit_field(self.backward_field, path.reversed())
         else:
             start, modes, gap = self._fit_cycle(token_codes, period)
         self.committed.fill_(gap <= self.config.largest_gap)

@@ -18,7 +18,9 @@ def dense_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(dense_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
-    trainer = make_trainer(make_config(dense_capture, tmp_path_factory.mktemp("run"), steps=400))
+    config = make_config(dense_capture, tmp_path_factory.mktemp("run"), steps=400)
+    config.pipeline.model.dynamics.explain_iterations = 2000  # fewer do not explain what swings
+    trainer = make_trainer(config)
     trainer.train()
     trainer.pipeline.eval()
     return trainer
