@@ -71,6 +71,13 @@ def recurrence(states: Float[Tensor, "s d"]) -> Float[Tensor, " l"]:
     return means.clamp_min(0) / (2 * sizes.mean()).clamp_min(1e-12)
 
 
+def turn_pairs(state: Float[Tensor, " d"], angles: Float[Tensor, "*b h"]) -> Float[Tensor, "*b d"]:
+    """A state's pairs, one of each harmonic, turned by angles in radians."""
+    x, y = state.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([cos * x - sin * y, sin * x + cos * y], -1).flatten(-2)
+
+
 @dataclass(frozen=True)
 class Orbit:
     """z(t) of an `Oscillator`, at any time and without integration.
@@ -85,11 +92,8 @@ class Orbit:
 
     def __call__(self, times: Float[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
         """The state at any times."""
-        x, y = self.start.unflatten(-1, (-1, 2)).unbind(-1)
-        harmonics = torch.arange(1, len(x) + 1, device=x.device)
-        angle = 2 * math.pi * (times / self.period)[..., None] * harmonics
-        cos, sin = angle.cos(), angle.sin()
-        return torch.stack([cos * x - sin * y, sin * x + cos * y], -1).flatten(-2)
+        harmonics = torch.arange(1, len(self.start) // 2 + 1, device=self.start.device)
+        return turn_pairs(self.start, 2 * math.pi * (times / self.period)[..., None] * harmonics)
 
 
 class Oscillator(nn.Module):

@@ -101,7 +101,7 @@ class LatentODE(Dynamics):
         )
 
     def twists(self, token_codes: Float[Tensor, "k e"], z: Float[Tensor, " d"]) -> Float[Tensor, "k 6"]:
-        """ξ(e_k, z), body frame: rotation (radians) and translation (world units) as `se3_exp` takes them."""
+        """ξ(e_k, z), body frame: translation (world units) and rotation (radians) as `se3_exp` takes them."""
         code, modes = token_codes.split([self.config.token_code_dim, self.num_modes(self.config)], 1)
         if not self.committed:
             return self.pose_decoder(code, z)
@@ -220,7 +220,7 @@ class LatentODE(Dynamics):
     def _held_out_errors(self, path: Trajectory, period: float, held_out: float = 0.1) -> tuple[float, float]:
         """How far a cycle and a free field, fitted to the clip without its end, are off there."""
         seen = len(path.values) - math.ceil(held_out * len(path.values))
-        end = seen * path.step - path.step
+        end = (seen - 1) * path.step
         first = Trajectory(0.0, end, path.values[:seen], smooth_trajectory(path.values[:seen]).slopes / end)
         self._fit_once(self.vector_field, first, self.config.noise)
         with torch.no_grad():
@@ -228,12 +228,10 @@ class LatentODE(Dynamics):
             times = torch.linspace(0, 1, len(path.values)).to(path.values)
             states = self.oscillator.orbit(self.oscillator.begin(period))(times)
             repeated = _with_one(states) @ _linear_fit(states[:seen], path.values[:seen], _SMOOTHNESS)
-            size = (path.values - path.values.mean(0)).square().sum(1).mean().clamp_min(1e-12)
             of_cycle, of_field = (
-                float(((x - path.values)[seen:].square().sum(1).mean() / size).sqrt())
-                for x in (repeated, rolled)
+                _share_of_motion((x - path.values)[seen:], path.values) for x in (repeated, rolled)
             )
-        return of_cycle, of_field if math.isfinite(of_field) else math.inf
+        return of_cycle, of_field
 
     @torch.no_grad()
     def _fit_cycle(self, token_codes: Tensor, period: float) -> tuple[Tensor, Float[Tensor, "k m"], float]:
@@ -242,9 +240,8 @@ class LatentODE(Dynamics):
         twists = self._observed_twists(token_codes, 4 * self.config.steps_per_clip + 1)
         states = self.oscillator.orbit(start)(torch.linspace(0, 1, len(twists)).to(twists))
         modes = _linear_fit(states, twists, _SMOOTHNESS)
-        off = (_with_one(states) @ modes - twists).square().sum()
-        size = (twists - twists.mean(0)).square().sum().clamp_min(1e-12)
-        return start, modes.T.reshape(len(token_codes), -1), float((off / size).sqrt())
+        gap = _share_of_motion(_with_one(states) @ modes - twists, twists)
+        return start, modes.T.reshape(len(token_codes), -1), gap
 
     def _fit_field(self, field_: VectorField, path: Trajectory) -> float:
         """Fit F to a path; returns how far its roll-out is off, as a share of the motion's size."""
@@ -269,11 +266,9 @@ class LatentODE(Dynamics):
         """How far the roll-out is from a path, as a share of its size; and whether it runs away later."""
         rolled = self._integrate(field_, path.values[0], 3)
         centre = path.values.mean(0)
-        off = (rolled[: len(path.values)] - path.values).norm(dim=1).square().mean()
-        extent = (path.values - centre).norm(dim=1)
-        gap = float((off / extent.square().mean().clamp_min(1e-12)).sqrt())
-        stays = bool(((rolled - centre).norm(dim=1) <= 3 * extent.max()).all())
-        return (gap if math.isfinite(gap) else math.inf), not stays
+        reach = (path.values - centre).norm(dim=1).max()
+        stays = bool(((rolled - centre).norm(dim=1) <= 3 * reach).all())
+        return _share_of_motion(rolled[: len(path.values)] - path.values, path.values), not stays
 
     def train(self, mode: bool = True) -> LatentODE:
         if mode:
@@ -304,6 +299,13 @@ _SMOOTHNESS = 1e-4
 
 def _with_one(states: Float[Tensor, "s d"]) -> Float[Tensor, "s e"]:
     return torch.cat([states, torch.ones_like(states[:, :1])], 1)
+
+
+def _share_of_motion(errors: Float[Tensor, "e c"], motion: Float[Tensor, "s c"]) -> float:
+    """Root-mean-square length of errors over that of a motion about its mean; infinite where not finite."""
+    size = (motion - motion.mean(0)).square().sum(1).mean().clamp_min(1e-12)
+    share = float((errors.square().sum(1).mean() / size).sqrt())
+    return share if math.isfinite(share) else math.inf
 
 
 def _linear_fit(

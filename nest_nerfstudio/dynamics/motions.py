@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nest_nerfstudio.dynamics.base import Dynamics, set_time
+from nest_nerfstudio.dynamics.cycle import turn_pairs
 from nest_nerfstudio.dynamics.latent_ode import LatentODE
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_exp, se3_inverse, se3_log
 from nest_nerfstudio.types import SceneLatent
@@ -114,11 +115,9 @@ def sample(
         return spread * torch.randn(*shape, generator=generator).to(start)
 
     if dynamics.cyclic:
-        pairs = start.unflatten(-1, (-1, 2))
-        size, phase = normal(len(pairs)).exp(), normal(len(pairs))
-        x, y = (size[:, None] * pairs).unbind(-1)
-        cos, sin = phase.cos(), phase.sin()
-        start = torch.stack([cos * x - sin * y, sin * x + cos * y], -1).flatten()
+        harmonics = len(start) // 2
+        sizes, phases = normal(harmonics).exp(), normal(harmonics)
+        start = turn_pairs(sizes.repeat_interleave(2) * start, phases)
     else:
         start = start + 2 * dynamics.vector_field.scale * normal(len(start))
     return replace(latent, motion=replace(latent.motion, start=start))
