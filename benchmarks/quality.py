@@ -42,6 +42,10 @@ class Quality:
     """What moves the scene."""
     downscale: float = 1.0
     """Divide the size of the pictures by this; 2 brings dnerf_lego to 200×200."""
+    interval: int = 1
+    """Train on every so many of the train frames."""
+    span: tuple[float, float] = (0.0, 1.0)
+    """Part of the clip to train on. Splits that reach beyond it are scored beyond it too."""
     cycles: float = 0.0
     """Cycles of the motion in the clip, where known: also score the last split 20 true cycles later, if the
     motion was found to be cyclic."""
@@ -76,7 +80,12 @@ class Quality:
         config.vis, config.max_minutes, config.data = "tensorboard", self.minutes, self.data
         config.steps_per_eval_image, config.steps_per_save = 0, 10**9
         config.pipeline.datamanager.data = self.data
-        config.pipeline.datamanager.dataparser.downscale_factor = self.downscale
+        parser = config.pipeline.datamanager.dataparser
+        parser.downscale_factor, parser.train_interval, parser.train_span = (
+            self.downscale,
+            self.interval,
+            self.span,
+        )
         config.pipeline.model.motion = self.motion
         for change in self.set:
             _assign(config, *change.split("=", 1))
@@ -110,27 +119,38 @@ class ScoringTrainer(NestTrainer):
             "gaussians": len(model.field),
             "committed": bool(getattr(model.dynamics, "committed", False)),
             "set": self.benchmark.set,
+            "interval": self.benchmark.interval,
+            "span": self.benchmark.span,
             "threads": self.benchmark.threads,
             "seed": self.benchmark.seed,
             "commit": _commit(),
         }
         for split in self.benchmark.splits:
-            line[split] = self._score_split(split)
+            line |= self._score_split(split)
         period = getattr(model.dynamics, "period", None)
         if period is not None:
             line["period"] = round(period, 5)
             if self.benchmark.cycles:
-                later = 20 / self.benchmark.cycles
-                line["20 cycles later"] = self._score_split(self.benchmark.splits[-1], later)
+                first, last = self.benchmark.span
+                later = 20 / self.benchmark.cycles / (last - first)
+                (line["20 cycles later"],) = self._score_split(self.benchmark.splits[-1], later).values()
         self.pipeline.train()
         CONSOLE.print(line)
         self.benchmark.output.mkdir(parents=True, exist_ok=True)
         with (self.benchmark.output / "quality.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _score_split(self, split: str, later: float = 0.0) -> dict[str, float]:
-        scores = [self._score_view(camera, batch, later) for camera, batch in self._views(split)]
-        return {k: round(float(np.mean([s[k] for s in scores])), 4) for k in scores[0]}
+    def _score_split(self, split: str, later: float = 0.0) -> dict[str, dict[str, float]]:
+        """Mean scores of a split, so many clips later; apart for what lies beyond the part trained on."""
+        parts: dict[str, list[dict[str, float]]] = {}
+        for camera, batch in self._views(split):
+            beyond = self.benchmark.span != (0.0, 1.0) and not 0 <= float(camera.times) <= 1
+            name = f"{split}, beyond" if beyond else split
+            parts.setdefault(name, []).append(self._score_view(camera, batch, later))
+        return {
+            name: {k: round(float(np.mean([s[k] for s in scores])), 4) for k in scores[0]}
+            for name, scores in parts.items()
+        }
 
     def _views(self, split: str):
         manager = self.pipeline.datamanager

@@ -54,6 +54,11 @@ class NestDynamicDataParserConfig(DataParserConfig):
     eval_interval: int = 8
     """Where no split to evaluate on is given, every so many frames one is held out; 0 holds none out and
     evaluates on the train frames."""
+    train_interval: int = 1
+    """Train on every so many of the train frames, in order of time."""
+    train_span: tuple[float, float] = (0.0, 1.0)
+    """Part of the clip to train on, from and to a time in [0, 1]. It becomes the clip: its own times span
+    [0, 1], and what came before or after lies beyond them, in all splits."""
     downscale_factor: float | None = None
     """How much smaller to make the images. A folder of smaller images (`images_2`) is used if there is one,
     else they are resized when loaded. Unset: 1, or the first power of two that brings them to 1600 pixels."""
@@ -207,6 +212,8 @@ def read_capture(config: NestDynamicDataParserConfig) -> Capture:
     path = files["" if single else "train"]
     meta = {key: value for key, value in metas["" if single else "train"].items() if key != "frames"}
     frames = _scale_times(frames, config.time_scale)
+    if (config.train_interval, config.train_span) != (1, (0.0, 1.0)):
+        frames = _part_of_clip(frames, config.train_interval, config.train_span)
     return Capture(frames, transform, scale, single, meta, path.parent, eval_split)
 
 
@@ -343,6 +350,11 @@ def _scale_times(splits: dict[str, list[Frame]], mode: str) -> dict[str, list[Fr
         )
     if mode == "none" or (first >= 0.0 and last <= 1.0):
         return splits
+    return _with_clip(splits, first, last)
+
+
+def _with_clip(splits: dict[str, list[Frame]], first: float, last: float) -> dict[str, list[Frame]]:
+    """The frames at times that are 0 where they were `first`, and 1 where they were `last`."""
     CONSOLE.log(f"Times: {first:g} … {last:g} of the train frames becomes 0 … 1")
 
     def scaled(frame: Frame) -> Frame:
@@ -350,6 +362,28 @@ def _scale_times(splits: dict[str, list[Frame]], mode: str) -> dict[str, list[Fr
         return replace(frame, time=(frame.time - first) / (last - first))
 
     return {split: [scaled(frame) for frame in frames] for split, frames in splits.items()}
+
+
+def _part_of_clip(
+    splits: dict[str, list[Frame]], interval: int, span: tuple[float, float]
+) -> dict[str, list[Frame]]:
+    """Keep every `interval`-th train frame of a span of the clip, which becomes the clip."""
+    first, last = span
+    if interval < 1 or not 0 <= first < last <= 1:
+        raise ValueError(
+            f"train_interval {interval} and train_span {first:g} {last:g} are not a part of the clip: the "
+            "interval must be 1 or more, and the span two times in [0, 1], the earlier one first"
+        )
+    ranked = sorted(splits["train"], key=lambda frame: (frame.time, natural_order(frame.name)))
+    kept = [frame for frame in ranked if frame.time is not None and first <= frame.time <= last][::interval]
+    if len({frame.time for frame in kept}) < 2:
+        raise ValueError(
+            f"{len(kept)} of {len(ranked)} train frames are in the part of the clip that train_interval and "
+            "train_span keep; a moving scene needs two or more, at different times"
+        )
+    CONSOLE.log(f"Training on {len(kept)} of {len(ranked)} frames")
+    splits = {**splits, "train": kept}
+    return splits if span == (0.0, 1.0) else _with_clip(splits, first, last)
 
 
 def _fit_poses(

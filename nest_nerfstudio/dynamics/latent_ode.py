@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
-from torchdiffeq import odeint
+from torchdiffeq import odeint, odeint_adjoint
 
 from nest_nerfstudio.dynamics.base import Dynamics
 from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_closure, find_period
@@ -39,6 +39,9 @@ class LatentODEConfig(InstantiateConfig):
     """Width of the vector field and of the pose decoder."""
     steps_per_clip: int = 32
     """Fixed rk4 steps over the observed clip, and nodes of the free path."""
+    adjoint: bool = False
+    """Gradients of roll-outs from the adjoint ODE, whose memory does not grow with their length, in place of
+    those of the solver's own steps."""
     solve_every: int = 8
     """Training steps that share one roll-out; their gradients go through it together."""
     explain_iterations: int = 2000
@@ -90,6 +93,7 @@ class LatentODE(Dynamics):
         self.register_buffer("committed", torch.tensor(False))
         self.register_buffer("cyclic", torch.tensor(False))
         self._dense: Trajectory | None = None
+        self._seen_twists: Tensor | None = None
         self._shared = _SharedRollout()
 
     def forward(self, latent: SceneLatent, time: Float[Tensor, ""]) -> SceneLatent:
@@ -154,11 +158,19 @@ class LatentODE(Dynamics):
     ) -> Float[Tensor, "s *b d"]:
         num_steps = clips * self.config.steps_per_clip
         times = torch.linspace(0, clips, num_steps + 1, device=start.device, dtype=start.dtype)
-        return cast(Tensor, odeint(field_, start, times, method="rk4"))
+        solve = odeint_adjoint if self.config.adjoint else odeint
+        return cast(Tensor, solve(field_, start, times, method="rk4"))
 
     def path(self) -> Trajectory:
         """The free path of the first stride: a smooth curve through free nodes."""
         return smooth_trajectory(self.path_values)
+
+    @torch.no_grad()
+    def motion_change(self, token_codes: Float[Tensor, "k e"]) -> float:
+        """By what share of its size the observed motion changed since this was last asked; at first, inf."""
+        twists, before = self._observed_twists(token_codes, len(self.path_values)), self._seen_twists
+        self._seen_twists = twists
+        return math.inf if before is None else _share_of_motion(twists - before, twists)
 
     def explain(self, token_codes: Float[Tensor, "k e"]) -> Explanation:
         """Find an ODE for the observed motion, and commit to it if it stays as near as `largest_gap`."""

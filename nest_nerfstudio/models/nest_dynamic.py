@@ -75,8 +75,11 @@ class NestDynamicModelConfig(ModelConfig):
     widen_steps: int = 1000
     """… or this many steps, if they are over sooner: with time to settle on a part of the clip, Gaussians
     forget what moves elsewhere."""
-    commit_at: float = 0.6
-    """Fraction at which the free path is replaced by the ODE's roll-out."""
+    settled_change: float = 0.13
+    """The ODE takes over from the free path once that has converged: when the motion changes by less than
+    this share of itself in a fortieth of the training, …"""
+    commit_at: float = 0.7
+    """… and at this fraction at the latest."""
     num_downscales: int = 2
     """Training starts on pictures halved this often, so that motion is found coarse to fine; they double once
     all times are in use, and again after as long."""
@@ -134,7 +137,7 @@ class NestDynamicModel(Model):
         self._step = 0
         self._info: dict[str, Any] = {}
         self._untimed_frames = 0
-        self._commit_at = config.commit_at
+        self._look_at = 0.0
         self._graph: tuple[int, Tensor, float] | None = None
         self._rasterizer: Any = None
         self._crop: OrientedBox | None = None
@@ -224,18 +227,24 @@ class NestDynamicModel(Model):
         self.opening.fill_(max(progress / self.config.widen_until, step / self.config.widen_steps))
         if step % 100 == 0:
             self.field.forget_neighbors()
-        if isinstance(self.dynamics, LatentODE) and progress >= self._commit_at:
-            self._commit(self.dynamics, progress)
+        if isinstance(self.dynamics, LatentODE) and progress >= self._look_at and self._is_full_size():
+            self._look_at = progress + 1 / 40
+            self._commit_if_settled(self.dynamics, progress)
 
-    def _commit(self, dynamics: LatentODE, progress: float) -> None:
-        """Let the ODE take over from the free path, or say why not and try again later."""
+    def _commit_if_settled(self, dynamics: LatentODE, progress: float) -> None:
+        """Let the ODE take over from a free path that has converged, or say why not and try again later."""
         if dynamics.committed:
             return
-        found = dynamics.explain(self.latent().motion.token_codes)
-        distance = f"its roll-out is {found.gap:.1%} of the motion off the free path"
+        codes = self.latent().motion.token_codes
+        change = dynamics.motion_change(codes)
+        if change > self.config.settled_change and progress < self.config.commit_at:
+            return
+        found = dynamics.explain(codes)
+        CONSOLE.log(f"At {progress:.0%} of the training, motion changed by {change:.1%} of itself lately.")
         CONSOLE.log(f"Motion is {found.reason}.")
+        distance = f"its roll-out is {found.gap:.1%} of the motion off the free path"
         if not dynamics.committed:
-            self._commit_at = progress + 0.05
+            self._look_at = progress + 0.05
             CONSOLE.log(f"[yellow]Not committed to the ODE yet: {distance}.")
             return
         with torch.no_grad():
@@ -265,9 +274,9 @@ class NestDynamicModel(Model):
             groups["path"] = [self.dynamics.path_values]
             groups["flow"] = [
                 *self.dynamics.vector_field.parameters(),
-                *self.dynamics.oscillator.parameters(),
                 self.latent.start,
             ]
+            groups["period"] = [*self.dynamics.oscillator.parameters()]
         elif self.config.motion == "mlp":
             assert isinstance(self.field, DeformedGaussians)
             groups["motion"] = list(self.field.deformation.parameters())
@@ -302,6 +311,10 @@ class NestDynamicModel(Model):
     def _is_open(self) -> bool:
         """Whether all times are in use."""
         return self.opening.item() >= 1
+
+    def _is_full_size(self) -> bool:
+        """Whether all times are in use, on pictures that are not halved any more."""
+        return self.opening.item() >= max(1, self.config.num_downscales)
 
     # ---------------------------------------------------------------- rendering
 

@@ -27,7 +27,7 @@ class Demo:
 
     output: Path = Path("demo_output")
     """Folder for all results; a scene that is already there is used again."""
-    train_minutes: float = 3.0
+    train_minutes: float = 2.5
     """Time to train."""
     size: int = 160
     """Width and height of the scene's pictures, pixels."""

@@ -127,6 +127,29 @@ def test_times_inside_the_unit_span_stay(dnerf: Path) -> None:
     assert max(times(parse(dnerf))) == 0.75
 
 
+def test_a_part_of_the_clip_becomes_the_clip(dnerf: Path) -> None:
+    before = times(parse(dnerf))
+    kept = sorted(t for t in before if t <= 0.5)[::2]
+    assert len(kept) >= 3
+    part = {"train_interval": 2, "train_span": (0.0, 0.5)}
+    assert times(parse(dnerf, **part)) == pytest.approx([2 * t for t in kept])
+    assert times(parse(dnerf, "future", **part)) == pytest.approx([2.5, 3.25, 4.0])
+    assert times(parse(dnerf, "future", train_interval=2)) == [1.25, 1.625, 2.0]
+
+
+@pytest.mark.parametrize(
+    "part", [{"train_interval": 0}, {"train_span": (0.5, 0.5)}, {"train_span": (0.0, 1.5)}]
+)
+def test_a_part_that_is_none_is_refused(dnerf: Path, part: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="not a part of the clip"):
+        parse(dnerf, **part)
+
+
+def test_a_part_without_motion_is_refused(dnerf: Path) -> None:
+    with pytest.raises(ValueError, match="1 of 12 train frames are in the part"):
+        parse(dnerf, train_span=(0.0, 0.01))
+
+
 def test_extra_split_by_option_or_by_file(dnerf: Path) -> None:
     assert times(parse(dnerf, "future")) == [1.25, 1.625, 2.0]
     assert times(parse(dnerf, "val", eval_split="future")) == [1.25, 1.625, 2.0]

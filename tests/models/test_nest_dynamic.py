@@ -86,14 +86,25 @@ def test_does_not_commit_to_an_ode_that_leaves_the_path(
 ) -> None:
     model = make_trainer(make_config(capture, tmp_path)).pipeline.dynamic_model
     model.config.dynamics.largest_gap = 0.0
-    model.set_progress(50, 0.6)
+    model.set_progress(50, 0.7)
     assert not model.dynamics.committed
     assert "Not committed" in capsys.readouterr().out
     model.config.dynamics.largest_gap = 10.0
-    model.set_progress(51, 0.61)
+    model.set_progress(51, 0.71)
     assert not model.dynamics.committed  # tries again only after a while
-    model.set_progress(55, 0.66)
+    model.set_progress(55, 0.76)
     assert model.dynamics.committed
+
+
+def test_commits_once_the_motion_has_settled(capture: Path, tmp_path: Path) -> None:
+    model = make_trainer(make_config(capture, tmp_path)).pipeline.dynamic_model
+    model.config.dynamics.largest_gap = 10.0
+    torch.nn.init.normal_(model.dynamics.pose_decoder.head[-1].weight)
+    for step, progress in enumerate((0.3, 0.4, 0.61, 0.64)):  # full-size pictures from 0.6 on
+        if progress < 0.64:
+            torch.nn.init.normal_(model.dynamics.pose_decoder.head[-1].weight)
+        model.set_progress(step, progress)
+        assert model.dynamics.committed == (progress == 0.64)
 
 
 def test_pictures_grow_to_their_full_size(capture: Path, tmp_path: Path) -> None:
