@@ -53,9 +53,9 @@ class LatentODEConfig(InstantiateConfig):
     over yet."""
     speed_share: float = 0.25
     """Weight of the tokens' speeds beside their poses in the state, at equal size of both."""
-    noise: float = 0.5
-    """Largest offset from the path at which F is trained, in the units of `VectorField.restart`; a quarter
-    of it at each further attempt."""
+    tube: float = 0.5
+    """Radius around the path in which F is trained, in the units of `VectorField.restart`; a quarter of it at
+    each further attempt."""
     attraction: float = 30.0
     """κ, rate at which what strays from the path returns to it, per clip."""
 
@@ -94,6 +94,7 @@ class LatentODE(Dynamics):
         self.register_buffer("cyclic", torch.tensor(False))
         self._dense: Trajectory | None = None
         self._seen_twists: Tensor | None = None
+        self._rolled_out: Trajectory | None = None
         self._shared = _SharedRollout()
 
     def forward(self, latent: SceneLatent, time: Float[Tensor, ""]) -> SceneLatent:
@@ -132,7 +133,10 @@ class LatentODE(Dynamics):
         if self.cyclic:
             return self.oscillator.orbit(latent.motion.start)
         if self.training and torch.is_grad_enabled():
-            return self._shared.next(lambda: self.roll_out(latent.motion.start), self.config.solve_every)
+            self._rolled_out = self._shared.next(
+                lambda: self.roll_out(latent.motion.start), self.config.solve_every
+            )
+            return self._rolled_out
         if self._dense is None or not self._dense.t0 <= time <= self._dense.t1:
             with torch.no_grad():
                 self._dense = self.roll_out(
@@ -160,6 +164,16 @@ class LatentODE(Dynamics):
         times = torch.linspace(0, clips, num_steps + 1, device=start.device, dtype=start.dtype)
         solve = odeint_adjoint if self.config.adjoint else odeint
         return cast(Tensor, solve(field_, start, times, method="rk4"))
+
+    def attraction_loss(self) -> Float[Tensor, ""]:
+        """How far the field is from attracting what strays from its latest roll-out in training.
+
+        0 while there is none. Pictures say how the state moves on its path, and nothing about what is beside
+        it, where it comes beyond the clip.
+        """
+        if self._rolled_out is None:
+            return self.path_values.new_zeros(())
+        return self.vector_field.tube_loss(self._rolled_out.detach(), self.config.attraction)
 
     def path(self) -> Trajectory:
         """The free path of the first stride: a smooth curve through free nodes."""
@@ -234,7 +248,7 @@ class LatentODE(Dynamics):
         seen = len(path.values) - math.ceil(held_out * len(path.values))
         end = (seen - 1) * path.step
         first = Trajectory(0.0, end, path.values[:seen], smooth_trajectory(path.values[:seen]).slopes / end)
-        self._fit_once(self.vector_field, first, self.config.noise)
+        self._fit_once(self.vector_field, first, self.config.tube)
         with torch.no_grad():
             rolled = self.roll_out(path.values[0]).values
             times = torch.linspace(0, 1, len(path.values)).to(path.values)
@@ -260,7 +274,7 @@ class LatentODE(Dynamics):
         attempts = []
         for attempt in range(self.config.explain_attempts):
             # a wide tube is safer; a narrow one fits what swings
-            self._fit_once(field_, path, self.config.noise / 4**attempt)
+            self._fit_once(field_, path, self.config.tube / 4**attempt)
             gap, escapes = self._judge(field_, path)
             attempts.append((escapes, gap, deepcopy(field_.state_dict())))
             if gap <= self.config.largest_gap and not escapes:
@@ -269,9 +283,9 @@ class LatentODE(Dynamics):
         field_.load_state_dict(learned)
         return gap
 
-    def _fit_once(self, field_: VectorField, path: Trajectory, noise: float) -> None:
+    def _fit_once(self, field_: VectorField, path: Trajectory, tube: float) -> None:
         field_.restart(path)
-        field_.fit(path, noise, self.config.attraction, self.config.explain_iterations)
+        field_.fit(path, tube, self.config.attraction, self.config.explain_iterations)
 
     @torch.no_grad()
     def _judge(self, field_: VectorField, path: Trajectory) -> tuple[float, bool]:
@@ -279,7 +293,7 @@ class LatentODE(Dynamics):
         rolled = self._integrate(field_, path.values[0], 3)
         centre = path.values.mean(0)
         reach = (path.values - centre).norm(dim=1).max()
-        stays = bool(((rolled - centre).norm(dim=1) <= 3 * reach).all())
+        stays = bool(((rolled - centre).norm(dim=1) <= 1.3 * reach).all())
         return _share_of_motion(rolled[: len(path.values)] - path.values, path.values), not stays
 
     def train(self, mode: bool = True) -> LatentODE:

@@ -10,11 +10,22 @@ from nest_nerfstudio.dynamics.trajectory import Trajectory
 
 
 class VectorField(nn.Module):
-    """F_ψ: an autonomous vector field on the state, linear plus an MLP; zero-initialised (identity flow)."""
+    """F_ψ: an autonomous vector field on the state, linear plus an MLP; zero-initialised (identity flow).
+
+    Outside a ball around what was seen, it is the field where the ball is nearest and a pull back towards it.
+    So no flow leaves for infinity, whatever F learns.
+    """
 
     centre: Tensor
     scale: Tensor
     speed: Tensor
+    radius: Tensor
+    tube: Tensor
+
+    PULL = 20.0
+    """Rate at which what is outside the ball returns to it, per clip."""
+    ROOM = 1.5
+    """Radius of the ball over the reach of the path."""
 
     def __init__(self, state_dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -32,10 +43,14 @@ class VectorField(nn.Module):
         self.register_buffer("centre", torch.zeros(state_dim))
         self.register_buffer("scale", torch.ones(state_dim))
         self.register_buffer("speed", torch.ones(state_dim))
+        self.register_buffer("radius", torch.tensor(1e6))
+        self.register_buffer("tube", torch.zeros(()))
 
     def forward(self, time: Tensor | None, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         whitened = (z - self.centre) / self.scale
-        return (self.linear(whitened) + self.layers(whitened)) * self.speed
+        inside = whitened * (self.radius / whitened.norm(dim=-1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
+        learned = (self.linear(inside) + self.layers(inside)) * self.speed
+        return learned - self.PULL * self.scale * (whitened - inside)
 
     @torch.no_grad()
     def restart(self, path: Trajectory, ridge: float = 1e-3) -> None:
@@ -53,35 +68,43 @@ class VectorField(nn.Module):
         for parameter in self.layers[-1].parameters():
             parameter.zero_()
         states = (path.values - self.centre) / self.scale
+        self.radius.copy_(self.ROOM * states.norm(dim=1).max())
         inputs = torch.cat([states, torch.ones_like(states[:, :1])], 1)
         normal = inputs.T @ inputs + ridge * len(inputs) * torch.eye(inputs.shape[1], device=inputs.device)
         solution = torch.linalg.solve(normal, inputs.T @ (path.slopes / self.speed))
         self.linear.weight.copy_(solution[:-1].T)
         self.linear.bias.copy_(solution[-1])
 
-    def fit(self, path: Trajectory, noise: float, attraction: float, iterations: int) -> None:
-        """Fit F(z + ε) to ż − κε at random times and offsets ε: the path attracts what strays from it.
-
-        Collocation (Hairer, Nørsett, Wanner I, II.7), with contraction, as a closed curve needs to be an
-        orbit.
+    def fit(self, path: Trajectory, tube: float, attraction: float, iterations: int) -> None:
+        """Minimise `tube_loss` by Adam for a number of steps; after `restart` with the path.
 
         Args:
-            path: ends up as a solution, nearly; after `restart` with it.
-            noise: largest |ε|, in the units of `restart`.
+            path: ends up as a solution, nearly.
+            tube: radius around the path in which F is trained, in the units of `restart`.
             attraction: κ.
             iterations: steps of the optimiser.
         """
+        self.tube.fill_(tube)
         optimizer = torch.optim.Adam(self.parameters(), lr=3e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
         for _ in range(iterations):
-            times = path.t0 + (path.t1 - path.t0) * torch.rand(128, device=path.values.device)
-            states, slopes = path(times), path.slope(times)
-            offsets = torch.randn_like(states) * torch.rand(len(times), 1, device=times.device)
-            offsets = offsets * noise * self.scale
-            targets = torch.cat([slopes - attraction * offsets, slopes])
-            learned = self(None, torch.cat([states + offsets, states]))
             optimizer.zero_grad()
-            ((learned - targets) / self.speed).square().mean().backward()
+            self.tube_loss(path, attraction).backward()
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
             optimizer.step()
             schedule.step()
+
+    def tube_loss(self, path: Trajectory, attraction: float, count: int = 128) -> Float[Tensor, ""]:
+        """Mean squared distance of F(z + ε) to ż − κε: the path is a solution that attracts what strays.
+
+        Collocation (Hairer, Nørsett, Wanner I, II.7) at random times and offsets ε, with contraction, as a
+        closed curve needs to be an orbit; in units of the path's speed.
+        """
+        times = path.t0 + (path.t1 - path.t0) * torch.rand(count, device=path.values.device)
+        states, slopes = path(times), path.slope(times)
+        offsets = (
+            torch.randn_like(states) * torch.rand(count, 1, device=times.device) * self.tube * self.scale
+        )
+        targets = torch.cat([slopes - attraction * offsets, slopes])
+        learned = self(None, torch.cat([states + offsets, states]))
+        return ((learned - targets) / self.speed).square().mean()

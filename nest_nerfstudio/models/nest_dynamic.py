@@ -91,6 +91,8 @@ class NestDynamicModelConfig(ModelConfig):
     """Weight of the as-rigid-as-possible term on tokens."""
     smoothness_weight: float = 0.0001
     """Weight of the token rotation smoothness."""
+    attraction_weight: float = 0.01
+    """Weight of the ODE's attraction to its path, where it is a free field."""
     opacity_weight: float = 0.01
     """Weight of the mean opacity; empties Gaussians that nothing needs, for "mcmc" to use again."""
     scale_weight: float = 0.01
@@ -449,6 +451,7 @@ class NestDynamicModel(Model):
         return losses
 
     def _motion_losses(self) -> dict[str, Tensor]:
+        assert isinstance(self.dynamics, LatentODE)
         rest = self.field.bind_translations
         neighbors, spacing = self._token_graph()
         deltas = se3_compose(
@@ -458,6 +461,7 @@ class NestDynamicModel(Model):
         return {
             "rigidity": self.config.rigidity_weight * rigidity,
             "smoothness": self.config.smoothness_weight * smoothness_loss(deltas, neighbors),
+            "attraction": self.config.attraction_weight * self.dynamics.attraction_loss(),
         }
 
     def _token_graph(self) -> tuple[Tensor, float]:

@@ -1,0 +1,131 @@
+"""Numerics and smoothness of a trained scene's motion.
+
+    python benchmarks/dynamics.py --load-config RUN/config.yml
+
+Measured on what was learned: equivariance; of an ODE that is solved, the order of its solver, adjoint against
+direct gradients, and evaluations of F; and how the tokens move in slow motion, before, in and after the clip.
+"""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from nerfstudio.utils.eval_utils import eval_setup
+from torch import Tensor
+
+from nest_nerfstudio.dynamics.latent_ode import LatentODE
+from nest_nerfstudio.geometry.se3 import se3_exp
+from nest_nerfstudio.types import SceneLatent
+
+
+@dataclass
+class DynamicsReport:
+    """Print what can be measured of a scene's dynamics without pictures."""
+
+    load_config: Path
+    """The run's config.yml."""
+    frames: int = 120
+    """Frames of the clip."""
+    slower: int = 10
+    """How many times as many frames slow motion has."""
+
+    def main(self) -> None:
+        """Print one line a figure."""
+        torch.manual_seed(0)
+        model = eval_setup(self.load_config, test_mode="inference")[1].model
+        ode = model.dynamics.eval().requires_grad_(False)
+        if not ode.committed:
+            raise SystemExit(
+                f"the run of {self.load_config} ended before the ODE took over; train for longer"
+            )
+        latents = {dtype: _cast(model.latent(), dtype) for dtype in (torch.float32, torch.float64)}
+        print("motion:", f"cyclic, {ode.period:.5f} clips a cycle" if ode.cyclic else "free")
+        for dtype, latent in latents.items():
+            errors = [equivariance_error(deepcopy(ode).to(dtype), latent) for _ in range(10)]
+            print(f"equivariance error, {dtype}: {max(errors):.1e} at most over 10 motions of the world")
+        if not ode.cyclic:
+            print_solver(deepcopy(ode).double(), latents[torch.float64])
+        for name, times in {"before": (-1, 0), "in": (0, 1), "after": (1, 2), "throughout": (-1, 2)}.items():
+            print(f"{name} the clip:", self._smoothness(ode, latents[torch.float32], *times))
+
+    def _smoothness(self, ode: LatentODE, latent: SceneLatent, begin: int, end: int) -> str:
+        """Steps of the tokens from frame to frame, at normal speed and slowed down.
+
+        A step changes by O(h) of itself where motion is smooth, so ten times less in slow motion; a jump
+        stays as large as it is.
+        """
+        changes = []
+        for count in (self.frames, self.frames * self.slower):
+            times = torch.linspace(begin, end, (end - begin) * count + 1)
+            steps = torch.stack([latent.at(t, ode).translations for t in times]).diff(dim=0)
+            changes.append(float(steps.diff(dim=0).norm(dim=-1).max() / steps.norm(dim=-1).max()))
+        normal, slow = changes
+        return (
+            f"largest change of a token's step over the largest step {normal:.3f}, "
+            f"{self.slower}x slower {slow:.4f} ({normal / slow:.1f} times less)"
+        )
+
+
+def equivariance_error(ode: LatentODE, latent: SceneLatent) -> float:
+    """‖Φ_t(gZ) − gΦ_t(Z)‖ / ‖Φ_t(Z)‖ of the tokens' positions, at a random g ∈ SE(3) and t ∈ [−1, 2]."""
+    xi = torch.randn(6, dtype=latent.quats.dtype)
+    quat, translation = se3_exp(xi)
+    time = 3 * torch.rand((), dtype=latent.quats.dtype) - 1
+    first = latent.at(time, ode).turn_world((quat, translation)).translations
+    second = latent.turn_world((quat, translation)).at(time, ode).translations
+    return float((first - second).norm() / first.norm())
+
+
+def print_solver(ode: LatentODE, latent: SceneLatent) -> None:
+    """Order, gradients and evaluations of the solver on the learned field."""
+    start, steps = latent.motion.start, ode.config.steps_per_clip
+    counts = [steps, 2 * steps, 4 * steps]
+    coarse, fine, finest = (_with(ode, steps_per_clip=n).roll_out(start).values[-1] for n in counts)
+    error = float((coarse - fine).norm() / fine.norm())
+    order = math.log2(float((coarse - fine).norm() / (fine - finest).norm()))
+    print(f"state after the clip, {steps} rk4 steps against twice as many: {error:.1e} off, relative")
+    print(f"order of convergence, from {steps} to {4 * steps} steps: {order:.2f}")
+
+    gradients = []
+    for adjoint in (False, True):
+        field = _with(ode, adjoint=adjoint).requires_grad_(True)
+        begin = start.clone().requires_grad_()
+        loss = field.roll_out(begin).values.square().mean()
+        grads = torch.autograd.grad(loss, [begin, *field.vector_field.parameters()])
+        gradients.append(torch.cat([g.flatten() for g in grads]))
+    direct, adjoint = gradients
+    print(
+        f"adjoint against direct gradient: {float((adjoint - direct).norm() / direct.norm()):.1e}, relative"
+    )
+
+    calls: list[int] = []
+    ode.vector_field.register_forward_hook(lambda *_: calls.append(1))
+    block = ode.config.solve_every
+    ode.train()
+    for _ in range(10 * block):
+        ode.trajectory(latent)
+    print(f"evaluations of F for a training step: {len(calls) / (10 * block):.1f}, every time")
+
+
+def _with(ode: LatentODE, **settings) -> LatentODE:
+    changed = deepcopy(ode)
+    changed.config = replace(ode.config, **settings)
+    return changed
+
+
+def _cast(latent: SceneLatent, dtype: torch.dtype) -> SceneLatent:
+    def cast(part):
+        return replace(
+            part, **{k: v.detach().to(dtype) for k, v in vars(part).items() if isinstance(v, Tensor)}
+        )
+
+    return replace(cast(latent), motion=cast(latent.motion))
+
+
+if __name__ == "__main__":
+    tyro.cli(DynamicsReport).main()
