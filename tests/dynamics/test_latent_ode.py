@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nest_nerfstudio.dynamics.latent_ode import Explanation, LatentODE, LatentODEConfig
-from nest_nerfstudio.dynamics.trajectory import Trajectory
+from nest_nerfstudio.dynamics.trajectory import Trajectory, smooth_trajectory
 from nest_nerfstudio.dynamics.vector_field import VectorField
 from nest_nerfstudio.geometry.quaternion import quat_normalize
 from nest_nerfstudio.geometry.se3 import se3_exp
@@ -280,6 +280,35 @@ def test_restart_finds_the_linear_field_of_a_linear_motion() -> None:
     slopes = 5 * torch.cat([-(5 * t).sin(), (5 * t).cos()], 1)
     field_.restart(Trajectory(0.0, 1.0, circle, slopes), ridge=1e-12)
     torch.testing.assert_close(field_(None, circle), slopes)
+
+
+def test_no_flow_leaves_the_surroundings_of_the_path() -> None:
+    """Even where the learned part grows without end."""
+    ode = LatentODE(LatentODEConfig(state_dim=2, steps_per_clip=64))
+    angle = 2 * math.pi * torch.linspace(0, 1, 33)[:, None]
+    circle = smooth_trajectory(torch.cat([angle.cos(), angle.sin()], 1))
+    ode.vector_field.restart(circle)
+    ode.vector_field.linear.weight.data.copy_(2 * torch.eye(2))
+    inside, outside = torch.tensor([0.5, 0.0]), torch.tensor([100.0, 0.0])
+    assert ode.roll_out(inside, 0, 5).values.norm(dim=1).max() > 1  # it does grow
+    for start in (inside, outside):
+        assert ode.roll_out(start, 0, 5).values[-1].norm() < 10
+
+
+def test_what_strays_returns_to_the_path() -> None:
+    """A field that explains a circle attracts; `tube_loss` says so, and says when it does not."""
+    torch.manual_seed(0)
+    angle = 2 * math.pi * torch.linspace(0, 1, 33)[:, None]
+    circle = smooth_trajectory(torch.cat([angle.cos(), angle.sin()], 1))
+    field_ = VectorField(2, 32)
+    field_.restart(circle)
+    field_.tube.fill_(0.5)
+    before = field_.tube_loss(circle, 10.0).item()
+    field_.fit(circle, 0.5, 10.0, 500)
+    assert field_.tube_loss(circle, 10.0).item() < 0.8 * before
+    ode = LatentODE(LatentODEConfig(state_dim=2))
+    ode.vector_field = field_
+    assert ode.roll_out(torch.tensor([1.2, 0.0])).values.norm(dim=1)[-1] == pytest.approx(1, abs=0.05)
 
 
 def test_dense_roll_out_is_reused_until_training_goes_on() -> None:
