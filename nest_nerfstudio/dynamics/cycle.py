@@ -23,22 +23,31 @@ def find_period(
 
     Returns:
         None where there is no such minimum: the motion does not recur, or of the path less than `overlap` was
-        seen twice.
+        seen twice, or what was seen twice is rest rather than motion.
     """
     times = torch.linspace(path.t0, path.t1, samples, dtype=path.values.dtype, device=path.values.device)
-    r = recurrence(path(times))[: round((1 - overlap) * samples) + 1]
+    states = path(times)
+    r = recurrence(states)[: round((1 - overlap) * samples) + 1]
     away = (r > 0.5).nonzero()
     if not len(away):
         return None
     inner = torch.arange(len(r), device=r.device)[1:-1]
     is_minimum = (r[1:-1] <= r[:-2]) & (r[1:-1] < r[2:]) & (r[1:-1] < closeness) & (inner > away[0])
     minima = inner[is_minimum]
+    minima = minima[[_repeats_motion(states, int(lag)) for lag in minima]]
     if not len(minima):
         return None
     lag = int(minima[r[minima] <= r[minima].min() + 0.05][0])
     before, here, after = r[lag - 1 : lag + 2].tolist()
     offset = 0.5 * (before - after) / (before - 2 * here + after)
     return (lag + offset) * (path.t1 - path.t0) / (samples - 1)
+
+
+def _repeats_motion(states: Float[Tensor, "s d"], lag: int) -> bool:
+    """Whether states `lag` samples apart differ by less than they move meanwhile: half, root mean square."""
+    before, after = states[:-lag], states[lag:]
+    moved = sum((part - part.mean(0)).square().sum(1).mean() for part in (before, after)) / 2
+    return bool((after - before).square().sum(1).mean() <= 0.25 * moved)
 
 
 def find_closure(path: Trajectory, closeness: float = 0.15) -> float | None:

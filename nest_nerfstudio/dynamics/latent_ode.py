@@ -239,7 +239,7 @@ class LatentODE(Dynamics):
         of_cycle, of_field = self._held_out_errors(path, period)
         compared = f"at the held-out end of the clip it is {of_cycle:.0%} of the motion off"
         compared += f", a free field {of_field:.0%}"
-        if of_cycle <= 1.1 * of_field:  # as good will do: a cycle cannot drift
+        if of_cycle <= min(1.1 * of_field, 0.15):  # as good will do: a cycle cannot drift
             return period, f"{cycle}: {compared}"
         return None, f"free, not {cycle}: {compared}"
 

@@ -37,6 +37,15 @@ def test_what_drifts_or_stands_still_has_no_period() -> None:
     assert find_period(smooth_trajectory(torch.zeros(33, 4))) is None
 
 
+def test_rest_before_and_after_a_movement_is_no_period() -> None:
+    t = torch.linspace(0, 1, 65, dtype=torch.float64)
+    jump = (-((t - 0.5) ** 2) / 0.02).exp()
+    sway = 0.1 * (9 * t).sin()
+    path = smooth_trajectory(torch.stack([jump, sway], 1))
+    assert recurrence(path.values)[55:58].min() < 0.1  # it does come back to where it was
+    assert find_period(path) is None
+
+
 @pytest.mark.parametrize("cycles", [0.98, 1.0, 1.03])
 def test_a_path_that_closes_is_a_cycle(cycles: float) -> None:
     assert find_closure(gait(cycles)) == pytest.approx(1 / cycles, abs=0.01)
