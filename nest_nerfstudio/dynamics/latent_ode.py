@@ -28,7 +28,7 @@ class LatentODEConfig(InstantiateConfig):
     _target: type = field(default_factory=lambda: LatentODE)
     motion: Literal["auto", "free", "cyclic"] = "auto"
     """Whether motion repeats itself. auto: yes where that predicts the end of the clip, held out,
-    as well as a free field does."""
+    as well as a free field does, and to 15 % of the motion."""
     period: float = 0.0
     """Length of a cycle of cyclic motion, in clips; 0: found where the motion recurs."""
     state_dim: int = 16

@@ -234,19 +234,23 @@ class NestDynamicModel(Model):
             self._commit_if_settled(self.dynamics, progress)
 
     def _commit_if_settled(self, dynamics: LatentODE, progress: float) -> None:
-        """Let the ODE take over from a free path that has converged, or say why not and try again later."""
         if dynamics.committed:
             return
-        codes = self.latent().motion.token_codes
-        change = dynamics.motion_change(codes)
-        if change > self.config.settled_change and progress < self.config.commit_at:
-            return
-        found = dynamics.explain(codes)
-        CONSOLE.log(f"At {progress:.0%} of the training, motion changed by {change:.1%} of itself lately.")
+        change = dynamics.motion_change(self.latent().motion.token_codes)
+        if change <= self.config.settled_change or progress >= self.config.commit_at:
+            CONSOLE.log(
+                f"At {progress:.0%} of the training, motion changed by {change:.1%} of itself lately."
+            )
+            self.commit(dynamics)
+            if not dynamics.committed:
+                self._look_at = progress + 0.05
+
+    def commit(self, dynamics: LatentODE) -> None:
+        """Let the ODE take over from the free path, if it stays near it; the log says what was found."""
+        found = dynamics.explain(self.latent().motion.token_codes)
         CONSOLE.log(f"Motion is {found.reason}.")
         distance = f"its roll-out is {found.gap:.1%} of the motion off the free path"
         if not dynamics.committed:
-            self._look_at = progress + 0.05
             CONSOLE.log(f"[yellow]Not committed to the ODE yet: {distance}.")
             return
         with torch.no_grad():
