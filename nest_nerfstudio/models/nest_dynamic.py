@@ -95,7 +95,7 @@ class NestDynamicModelConfig(ModelConfig):
     """Weight of the ODE's attraction to its path, where it is a free field."""
     opacity_weight: float = 0.01
     """Weight of the mean opacity; empties Gaussians that nothing needs, for "mcmc" to use again."""
-    scale_weight: float = 0.01
+    scale_weight: float = 0.03
     """Weight of the mean scale, likewise."""
     antialiased: bool = False
     """Mip-Splatting's opacity compensation."""
