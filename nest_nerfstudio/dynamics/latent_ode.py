@@ -16,7 +16,7 @@ from torchdiffeq import odeint, odeint_adjoint
 from nest_nerfstudio.dynamics.base import Dynamics
 from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_closure, find_period
 from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory, smooth_trajectory
-from nest_nerfstudio.dynamics.vector_field import VectorField
+from nest_nerfstudio.dynamics.vector_field import VectorField, linear_fit, with_one
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_exp
 from nest_nerfstudio.types import SceneLatent
 
@@ -107,11 +107,17 @@ class LatentODE(Dynamics):
 
     def twists(self, token_codes: Float[Tensor, "k e"], z: Float[Tensor, " d"]) -> Float[Tensor, "k 6"]:
         """ξ(e_k, z), body frame: translation (world units) and rotation (radians) as `se3_exp` takes them."""
-        code, modes = token_codes.split([self.config.token_code_dim, self.num_modes(self.config)], 1)
+        code, modes = self.split_codes(token_codes)
         if not self.committed:
             return self.pose_decoder(code, z)
-        modes = modes.unflatten(1, (6, -1))
         return modes[..., :-1] @ z + modes[..., -1]
+
+    def split_codes(
+        self, token_codes: Float[Tensor, "k e"]
+    ) -> tuple[Float[Tensor, "k c"], Float[Tensor, "k 6 m"]]:
+        """What the MLP reads, and the modes, as views: the map from (z, 1) to each token's twist."""
+        code, modes = token_codes.split([self.config.token_code_dim, self.num_modes(self.config)], 1)
+        return code, modes.unflatten(1, (6, -1))
 
     @staticmethod
     def num_modes(config: LatentODEConfig) -> int:
@@ -216,7 +222,7 @@ class LatentODE(Dynamics):
         left, sizes, _ = torch.linalg.svd(torch.cat([poses, share * speeds], 1), full_matrices=False)
         values = (left * sizes / (sizes[0] / len(twists) ** 0.5).clamp_min(1e-12))[:, :dim]
         values = torch.nn.functional.pad(values, (0, dim - values.shape[1]))
-        modes = _linear_fit(values, twists)
+        modes = linear_fit(values, twists)
         return smooth_trajectory(values), modes.T.reshape(len(token_codes), -1)
 
     def _observed_twists(self, token_codes: Tensor, count: int) -> Float[Tensor, "s c"]:
@@ -253,7 +259,7 @@ class LatentODE(Dynamics):
             rolled = self.roll_out(path.values[0]).values
             times = torch.linspace(0, 1, len(path.values)).to(path.values)
             states = self.oscillator.orbit(self.oscillator.begin(period))(times)
-            repeated = _with_one(states) @ _linear_fit(states[:seen], path.values[:seen], _SMOOTHNESS)
+            repeated = with_one(states) @ linear_fit(states[:seen], path.values[:seen], _SMOOTHNESS)
             of_cycle, of_field = (
                 _share_of_motion((x - path.values)[seen:], path.values) for x in (repeated, rolled)
             )
@@ -265,8 +271,8 @@ class LatentODE(Dynamics):
         start = self.oscillator.begin(period)
         twists = self._observed_twists(token_codes, 4 * self.config.steps_per_clip + 1)
         states = self.oscillator.orbit(start)(torch.linspace(0, 1, len(twists)).to(twists))
-        modes = _linear_fit(states, twists, _SMOOTHNESS)
-        gap = _share_of_motion(_with_one(states) @ modes - twists, twists)
+        modes = linear_fit(states, twists, _SMOOTHNESS)
+        gap = _share_of_motion(with_one(states) @ modes - twists, twists)
         return start, modes.T.reshape(len(token_codes), -1), gap
 
     def _fit_field(self, field_: VectorField, path: Trajectory) -> float:
@@ -323,24 +329,11 @@ _SMOOTHNESS = 1e-4
 """Ridge of Fourier series, in which an oscillator's states make it one on the speed of the motion."""
 
 
-def _with_one(states: Float[Tensor, "s d"]) -> Float[Tensor, "s e"]:
-    return torch.cat([states, torch.ones_like(states[:, :1])], 1)
-
-
 def _share_of_motion(errors: Float[Tensor, "e c"], motion: Float[Tensor, "s c"]) -> float:
     """Root-mean-square length of errors over that of a motion about its mean; infinite where not finite."""
     size = (motion - motion.mean(0)).square().sum(1).mean().clamp_min(1e-12)
     share = float((errors.square().sum(1).mean() / size).sqrt())
     return share if math.isfinite(share) else math.inf
-
-
-def _linear_fit(
-    states: Float[Tensor, "s d"], values: Float[Tensor, "s c"], ridge: float = 0.0
-) -> Float[Tensor, "e c"]:
-    """Least-squares map from (z, 1) to values; the ridge is relative and leaves the constant free."""
-    dim = states.shape[1]
-    penalty = (ridge * len(states)) ** 0.5 * torch.eye(dim, dim + 1).to(states)
-    return torch.linalg.pinv(torch.cat([_with_one(states), penalty]))[:, : len(states)] @ values
 
 
 class PoseDecoder(nn.Module):

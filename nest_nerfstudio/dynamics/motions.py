@@ -86,8 +86,7 @@ def amplify(latent: SceneLatent, dynamics: LatentODE, factor: float) -> SceneLat
     """
     _check_committed(dynamics)
     codes = latent.motion.token_codes.clone()
-    modes = codes[:, dynamics.config.token_code_dim :].unflatten(1, (6, -1))
-    modes[..., :-1] *= factor
+    dynamics.split_codes(codes)[1][..., :-1] *= factor
     return replace(latent, motion=replace(latent.motion, token_codes=codes))
 
 

@@ -69,9 +69,7 @@ class VectorField(nn.Module):
             parameter.zero_()
         states = (path.values - self.centre) / self.scale
         self.radius.copy_(self.ROOM * states.norm(dim=1).max())
-        inputs = torch.cat([states, torch.ones_like(states[:, :1])], 1)
-        normal = inputs.T @ inputs + ridge * len(inputs) * torch.eye(inputs.shape[1], device=inputs.device)
-        solution = torch.linalg.solve(normal, inputs.T @ (path.slopes / self.speed))
+        solution = linear_fit(states, path.slopes / self.speed, ridge)
         self.linear.weight.copy_(solution[:-1].T)
         self.linear.bias.copy_(solution[-1])
 
@@ -108,3 +106,17 @@ class VectorField(nn.Module):
         targets = torch.cat([slopes - attraction * offsets, slopes])
         learned = self(None, torch.cat([states + offsets, states]))
         return ((learned - targets) / self.speed).square().mean()
+
+
+def with_one(states: Float[Tensor, "s d"]) -> Float[Tensor, "s e"]:
+    """(z, 1) for each state."""
+    return torch.cat([states, torch.ones_like(states[:, :1])], 1)
+
+
+def linear_fit(
+    states: Float[Tensor, "s d"], values: Float[Tensor, "s c"], ridge: float = 0.0
+) -> Float[Tensor, "e c"]:
+    """Least-squares map from (z, 1) to values; the ridge is relative and leaves the constant free."""
+    dim = states.shape[1]
+    penalty = (ridge * len(states)) ** 0.5 * torch.eye(dim, dim + 1).to(states)
+    return torch.linalg.pinv(torch.cat([with_one(states), penalty]))[:, : len(states)] @ values

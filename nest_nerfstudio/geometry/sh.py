@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MAX_DEGREE = 3
-SH_C0 = 0.28209479177387814
+"""Of expansions that are turned and stored; `sh_basis` goes one further, as gsplat does."""
+SH_C0 = 0.2820947917738781
 """Y_0 = 1 / (2 √π)."""
 
 
@@ -45,18 +46,39 @@ def sh_basis(degree: int, dirs: Float[Tensor, "... 3"]) -> Float[Tensor, "... k"
     """Y_0 … Y_degree at unit directions (P.-P. Sloan, JCGT 2(2), 2013).
 
     Args:
-        degree: highest degree, 0 to 3.
+        degree: highest degree, 0 to 4.
         dirs: unit directions.
 
     Returns:
         Values of the (degree + 1)² functions.
 
     Raises:
-        ValueError: degree outside 0 to 3.
+        ValueError: degree outside 0 to 4.
     """
-    if not 0 <= degree <= MAX_DEGREE:
-        raise ValueError(f"spherical harmonics go from degree 0 to {MAX_DEGREE}, not {degree}")
-    return torch.cat([_band(n, dirs) for n in range(degree + 1)], dim=-1)
+    if not 0 <= degree <= 4:
+        raise ValueError(f"spherical harmonics go from degree 0 to 4, not {degree}")
+    x, y, z = dirs.unbind(-1)
+    zz = z * z
+    c1, s1 = x, y  # c_m + i s_m = (x + i y)^m
+    c2, s2 = x * c1 - y * s1, x * s1 + y * c1
+    c3, s3 = x * c2 - y * s2, x * s2 + y * c2
+    c4, s4 = x * c3 - y * s3, x * s3 + y * c3
+    a1 = 0.48860251190292
+    a2, b2 = 0.5462742152960395, -1.092548430592079 * z
+    a3, b3, d3 = -0.5900435899266435, 1.445305721320277 * z, 0.4570457994644658 - 2.285228997322329 * zz
+    a4, b4, d4 = 0.6258357354491763, -1.770130769779931 * z, 3.31161143515146 * zz - 0.47308734787878
+    e4 = z * (2.007139630671868 - 4.683325804901025 * zz)
+    y20 = 0.9461746957575601 * zz - 0.3153915652525201
+    y30 = z * (1.865881662950577 * zz - 1.119528997770346)
+    y40 = 1.984313483298443 * z * y30 - 1.006230589874905 * y20
+    bands = [
+        [torch.full_like(x, 0.2820947917738781)],
+        [-a1 * s1, a1 * z, -a1 * c1],
+        [a2 * s2, b2 * s1, y20, b2 * c1, a2 * c2],
+        [a3 * s3, b3 * s2, d3 * s1, y30, d3 * c1, b3 * c2, a3 * c3],
+        [a4 * s4, b4 * s3, d4 * s2, e4 * s1, y40, e4 * c1, d4 * c2, b4 * c3, a4 * c4],
+    ]
+    return torch.stack([value for band in bands[: degree + 1] for value in band], -1)
 
 
 def eval_sh(
@@ -155,32 +177,7 @@ def _rotate_band(
 
 def _band(degree: int, dirs: Float[Tensor, "... 3"]) -> Float[Tensor, "... m"]:
     """The 2·degree + 1 functions of one degree at unit directions."""
-    x, y, z = dirs.unbind(-1)
-    if degree == 0:
-        return torch.full_like(dirs[..., :1], SH_C0)
-    if degree == 1:
-        return 0.4886025119029199 * torch.stack([-y, z, -x], dim=-1)
-    xx, yy, zz, xy = x * x, y * y, z * z, x * y
-    if degree == 2:
-        functions = [
-            1.0925484305920792 * xy,
-            -1.0925484305920792 * y * z,
-            0.9461746957575601 * zz - 0.31539156525252005,
-            -1.0925484305920792 * x * z,
-            0.5462742152960396 * (xx - yy),
-        ]
-        return torch.stack(functions, dim=-1)
-    rings = 0.4570457994644658 * (1 - 5 * zz)
-    functions = [
-        -0.5900435899266435 * y * (3 * xx - yy),
-        2.890611442640554 * xy * z,
-        rings * y,
-        z * (1.865881662950577 * zz - 1.1195289977703462),
-        rings * x,
-        1.445305721320277 * z * (xx - yy),
-        -0.5900435899266435 * x * (xx - 3 * yy),
-    ]
-    return torch.stack(functions, dim=-1)
+    return sh_basis(degree, dirs)[..., degree**2 :]
 
 
 @lru_cache(maxsize=32)

@@ -94,5 +94,12 @@ class ProgressScheduler(LRScheduler):
         self.final_ratio, self.progress = final_ratio, 0.0
         super().__init__(optimizer)
 
+    def step(self, epoch: int | None = None) -> None:  # type: ignore[override]
+        """Set the rates; for groups too that no gradient has reached yet, of which the parent would warn."""
+        rates = self.get_lr()
+        self._last_lr = [*rates]
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = lr
+
     def get_lr(self) -> list[float]:  # type: ignore[override]
         return [float(lr * self.final_ratio**self.progress) for lr in self.base_lrs]

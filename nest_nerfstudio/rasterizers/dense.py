@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nest_nerfstudio.geometry.quaternion import quat_to_rotmat
+from nest_nerfstudio.geometry.sh import sh_basis
 from nest_nerfstudio.rasterizers.base import Rasterizer, RenderMode
 from nest_nerfstudio.rasterizers.checks import check_inputs, drawn_degree
 from nest_nerfstudio.types import Gaussians, Rendering
@@ -167,40 +168,6 @@ def shade(gaussians: Gaussians, camera: Camera, degree: int) -> Float[Tensor, "n
     centre = torch.inverse(camera.viewmat)[:3, 3]
     basis = sh_basis(degree, F.normalize(gaussians.means - centre, dim=-1))
     return torch.clamp_min((basis[..., None] * gaussians.sh[:, : basis.shape[-1]]).sum(1) + 0.5, 0.0)
-
-
-def sh_basis(degree: int, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n k"]:
-    """Real spherical harmonics (Sloan, "Efficient Spherical Harmonic Evaluation", JCGT 2013), gsplat's order.
-
-    Args:
-        degree: 0 to 4.
-        directions: unit vectors.
-
-    Returns:
-        Y_lm at l² + l + m, k = (degree + 1)².
-    """
-    x, y, z = directions.unbind(-1)
-    zz = z * z
-    c1, s1 = x, y  # c_m + i s_m = (x + i y)^m
-    c2, s2 = x * c1 - y * s1, x * s1 + y * c1
-    c3, s3 = x * c2 - y * s2, x * s2 + y * c2
-    c4, s4 = x * c3 - y * s3, x * s3 + y * c3
-    a1 = 0.48860251190292
-    a2, b2 = 0.5462742152960395, -1.092548430592079 * z
-    a3, b3, d3 = -0.5900435899266435, 1.445305721320277 * z, 0.4570457994644658 - 2.285228997322329 * zz
-    a4, b4, d4 = 0.6258357354491763, -1.770130769779931 * z, 3.31161143515146 * zz - 0.47308734787878
-    e4 = z * (2.007139630671868 - 4.683325804901025 * zz)
-    y20 = 0.9461746957575601 * zz - 0.3153915652525201
-    y30 = z * (1.865881662950577 * zz - 1.119528997770346)
-    y40 = 1.984313483298443 * z * y30 - 1.006230589874905 * y20
-    bands = [
-        [torch.full_like(x, 0.2820947917738781)],
-        [-a1 * s1, a1 * z, -a1 * c1],
-        [a2 * s2, b2 * s1, y20, b2 * c1, a2 * c2],
-        [a3 * s3, b3 * s2, d3 * s1, y30, d3 * c1, b3 * c2, a3 * c3],
-        [a4 * s4, b4 * s3, d4 * s2, e4 * s1, y40, e4 * c1, d4 * c2, b4 * c3, a4 * c4],
-    ]
-    return torch.stack([value for band in bands[: degree + 1] for value in band], -1)
 
 
 def composite(

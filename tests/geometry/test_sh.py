@@ -160,8 +160,8 @@ def test_colour_of_degree_zero() -> None:
 def test_bad_degrees() -> None:
     with pytest.raises(ValueError, match="1, 4, 9 or 16"):
         sh_degree(7)
-    with pytest.raises(ValueError, match="degree 0 to 3"):
-        sh_basis(4, torch.ones(1, 3))
+    with pytest.raises(ValueError, match="degree 0 to 4"):
+        sh_basis(5, torch.ones(1, 3))
     with pytest.raises(ValueError, match="degree 0 to 3"):
         wigner_d(torch.eye(3), 4)
     with pytest.raises(ValueError, match="too few"):

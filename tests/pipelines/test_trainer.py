@@ -32,6 +32,7 @@ def test_progress_by_time_ends_the_training(capture: Path, tmp_path: Path) -> No
     assert trainer.step < 10**5
 
 
+@pytest.mark.filterwarnings("error")
 def test_learning_rates_decay_with_progress() -> None:
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1)
     scheduler = ProgressScheduler(optimizer, final_ratio=0.01)
