@@ -61,7 +61,7 @@ class DynamicsReport:
         """
         changes = []
         for count in (self.frames, self.frames * self.slower):
-            times = torch.linspace(begin, end, (end - begin) * count + 1)
+            times = torch.linspace(begin, end, (end - begin) * count + 1).to(latent.quats)
             steps = torch.stack([latent.at(t, ode).translations for t in times]).diff(dim=0)
             changes.append(float(steps.diff(dim=0).norm(dim=-1).max() / steps.norm(dim=-1).max()))
         normal, slow = changes
@@ -73,9 +73,8 @@ class DynamicsReport:
 
 def equivariance_error(ode: LatentODE, latent: SceneLatent) -> float:
     """‖Φ_t(gZ) − gΦ_t(Z)‖ / ‖Φ_t(Z)‖ of the tokens' positions, at a random g ∈ SE(3) and t ∈ [−1, 2]."""
-    xi = torch.randn(6, dtype=latent.quats.dtype)
-    quat, translation = se3_exp(xi)
-    time = 3 * torch.rand((), dtype=latent.quats.dtype) - 1
+    quat, translation = se3_exp(torch.randn(6).to(latent.quats))
+    time = 3 * torch.rand(()).to(latent.quats) - 1
     first = latent.at(time, ode).turn_world((quat, translation)).translations
     second = latent.turn_world((quat, translation)).at(time, ode).translations
     return float((first - second).norm() / first.norm())

@@ -146,7 +146,8 @@ class ScoringTrainer(NestTrainer):
             if self.benchmark.cycles:
                 first, last = self.benchmark.span
                 later = 20 / self.benchmark.cycles / (last - first)
-                (line["20 cycles later"],) = self._score_split(self.benchmark.splits[-1], later).values()
+                scores = self._score_split(self.benchmark.splits[-1], later)
+                line |= {f"{name}, 20 cycles later": score for name, score in scores.items()}
         self.pipeline.train()
         CONSOLE.print(line)
         self.benchmark.output.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,7 @@ nest_dynamic = MethodSpecification(
             "motion": _adam(3e-3, 0.02),
             "path": _adam(1e-2, 0.02),
             "flow": _adam(1e-3, 0.02),
-            "period": _adam(3e-2, 1e-4),  # 1e-4 at the commitment, then fast to rest: errors add up by cycles
+            "period": _adam(3e-3, 1e-3),  # comes to rest: its errors add up, cycle by cycle
         },
     ),
     description="Dynamic Gaussians on tokens that follow a latent ODE.",

@@ -44,10 +44,10 @@ def find_period(
 
 
 def _repeats_motion(states: Float[Tensor, "s d"], lag: int) -> bool:
-    """Whether states `lag` samples apart differ by less than they move meanwhile: half, root mean square."""
+    """Whether states `lag` samples apart differ by less, root mean square, than they move meanwhile."""
     before, after = states[:-lag], states[lag:]
     moved = sum((part - part.mean(0)).square().sum(1).mean() for part in (before, after)) / 2
-    return bool((after - before).square().sum(1).mean() <= 0.25 * moved)
+    return bool((after - before).square().sum(1).mean() <= moved)
 
 
 def find_closure(path: Trajectory, closeness: float = 0.15) -> float | None:

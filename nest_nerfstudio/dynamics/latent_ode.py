@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
@@ -28,7 +29,7 @@ class LatentODEConfig(InstantiateConfig):
     _target: type = field(default_factory=lambda: LatentODE)
     motion: Literal["auto", "free", "cyclic"] = "auto"
     """Whether motion repeats itself. auto: yes where that predicts the end of the clip, held out,
-    as well as a free field does, and to 15 % of the motion."""
+    as well as a free field does, and where a clip ends as it began."""
     period: float = 0.0
     """Length of a cycle of cyclic motion, in clips; 0: found where the motion recurs."""
     state_dim: int = 16
@@ -40,14 +41,15 @@ class LatentODEConfig(InstantiateConfig):
     steps_per_clip: int = 32
     """Fixed rk4 steps over the observed clip, and nodes of the free path."""
     adjoint: bool = False
-    """Gradients of roll-outs from the adjoint ODE, whose memory does not grow with their length, in place of
-    those of the solver's own steps."""
+    """Gradients of roll-outs from the adjoint ODE, solved backwards, in place of those of the solver's own
+    steps: less memory, but only as exact as the steps are fine."""
     solve_every: int = 8
     """Training steps that share one roll-out; their gradients go through it together."""
     explain_iterations: int = 2000
     """Optimiser steps of each attempt to fit the vector field to the free path."""
     explain_attempts: int = 4
-    """Attempts until one stays as near to the path as `largest_gap`; else the best of them is kept."""
+    """Attempts until one stays as near to the path as `largest_gap`, and near it beyond the clip; else the
+    best of them is kept."""
     largest_gap: float = 0.3
     """Distance of roll-out and path, as a share of the motion's size, beyond which the ODE does not take
     over yet."""
@@ -92,9 +94,9 @@ class LatentODE(Dynamics):
         )
         self.register_buffer("committed", torch.tensor(False))
         self.register_buffer("cyclic", torch.tensor(False))
-        self._dense: Trajectory | None = None
+        self._dense = _DenseRollout()
         self._seen_twists: Tensor | None = None
-        self._rolled_out: Trajectory | None = None
+        self._live: Trajectory | None = None
         self._shared = _SharedRollout()
 
     def forward(self, latent: SceneLatent, time: Float[Tensor, ""]) -> SceneLatent:
@@ -132,23 +134,23 @@ class LatentODE(Dynamics):
     def trajectory(self, latent: SceneLatent, time: float = 0.0) -> Trajectory | Orbit:
         """The scene's path z(t), long enough to be asked for `time`.
 
-        While training, roll-outs are shared by `solve_every` calls; otherwise one dense roll-out is kept.
+        While training, roll-outs of the clip are shared by `solve_every` calls; in evaluation one dense
+        roll-out is kept.
         """
         if not self.committed:
             return self.path()
+        start = latent.motion.start
         if self.cyclic:
-            return self.oscillator.orbit(latent.motion.start)
-        if self.training and torch.is_grad_enabled():
-            self._rolled_out = self._shared.next(
-                lambda: self.roll_out(latent.motion.start), self.config.solve_every
-            )
-            return self._rolled_out
-        if self._dense is None or not self._dense.t0 <= time <= self._dense.t1:
-            with torch.no_grad():
-                self._dense = self.roll_out(
-                    latent.motion.start, min(0, math.floor(time)), max(1, math.ceil(time))
-                )
-        return self._dense
+            return self.oscillator.orbit(start)
+        t0, t1 = min(0, math.floor(time)), max(1, math.ceil(time))
+        if not self.training:
+            return self._dense.covering(start, t0, t1, self.roll_out)
+        self._live = None
+        if not torch.is_grad_enabled() or (t0, t1) != (0, 1):
+            return self.roll_out(start, t0, t1)
+        path, is_live = self._shared.next(lambda: self.roll_out(start), self.config.solve_every)
+        self._live = path if is_live else None
+        return path
 
     def roll_out(self, start: Float[Tensor, " d"], t0: int = 0, t1: int = 1) -> Trajectory:
         """Integrate from z(0) = start to t1 ≥ 1, and back to t0 ≤ 0, with fixed rk4 steps.
@@ -172,14 +174,17 @@ class LatentODE(Dynamics):
         return cast(Tensor, solve(field_, start, times, method="rk4"))
 
     def attraction_loss(self) -> Float[Tensor, ""]:
-        """How far the field is from attracting what strays from its latest roll-out in training.
+        """How far the fields are from attracting what strays from the latest roll-out in training.
 
-        0 while there is none. Pictures say how the state moves on its path, and nothing about what is beside
-        it, where it comes beyond the clip.
+        0 unless this step has solved for it: F learns from this and from the pictures in the same steps.
+        Pictures say how the state moves on its path, and nothing about what is beside it, where it comes
+        beyond the clip.
         """
-        if self._rolled_out is None:
+        if self._live is None:
             return self.path_values.new_zeros(())
-        return self.vector_field.tube_loss(self._rolled_out.detach(), self.config.attraction)
+        path, attraction = self._live.detach(), self.config.attraction
+        forward = self.vector_field.tube_loss(path, attraction)
+        return forward + self.backward_field.tube_loss(path.reversed(), attraction)
 
     def path(self) -> Trajectory:
         """The free path of the first stride: a smooth curve through free nodes."""
@@ -204,7 +209,7 @@ class LatentODE(Dynamics):
             start, modes, gap = self._fit_cycle(token_codes, period)
         self.committed.fill_(gap <= self.config.largest_gap)
         self.cyclic.fill_(self.committed & (period is not None))
-        self._dense = None
+        self._dense.forget()
         return Explanation(start, modes, gap, reason)
 
     @torch.no_grad()
@@ -238,14 +243,14 @@ class LatentODE(Dynamics):
         if period is None and (period := find_closure(path)) is not None:
             return period, f"cyclic, {period:.3f} clips a cycle: the clip ends as it began"
         if period is None:
-            return None, "free, as the clip does not show more than a cycle of anything"
+            return None, "free, as nothing was found to repeat within the clip"
         cycle = f"cyclic, {period:.3f} clips a cycle"
         if self.config.motion == "cyclic":
             return period, f"{cycle}, as asked for"
         of_cycle, of_field = self._held_out_errors(path, period)
         compared = f"at the held-out end of the clip it is {of_cycle:.0%} of the motion off"
         compared += f", a free field {of_field:.0%}"
-        if of_cycle <= min(1.1 * of_field, 0.15):  # as good will do: a cycle cannot drift
+        if of_cycle <= 1.1 * of_field:  # as good will do: a cycle cannot drift
             return period, f"{cycle}: {compared}"
         return None, f"free, not {cycle}: {compared}"
 
@@ -254,11 +259,12 @@ class LatentODE(Dynamics):
         seen = len(path.values) - math.ceil(held_out * len(path.values))
         end = (seen - 1) * path.step
         first = Trajectory(0.0, end, path.values[:seen], smooth_trajectory(path.values[:seen]).slopes / end)
-        self._fit_once(self.vector_field, first, self.config.tube)
+        field_, oscillator = deepcopy(self.vector_field), deepcopy(self.oscillator)
+        self._fit_once(field_, first, self.config.tube)
         with torch.no_grad():
-            rolled = self.roll_out(path.values[0]).values
+            rolled = self._integrate(field_, path.values[0], 1)
             times = torch.linspace(0, 1, len(path.values)).to(path.values)
-            states = self.oscillator.orbit(self.oscillator.begin(period))(times)
+            states = oscillator.orbit(oscillator.begin(period))(times)
             repeated = with_one(states) @ linear_fit(states[:seen], path.values[:seen], _SMOOTHNESS)
             of_cycle, of_field = (
                 _share_of_motion((x - path.values)[seen:], path.values) for x in (repeated, rolled)
@@ -303,8 +309,7 @@ class LatentODE(Dynamics):
         return _share_of_motion(rolled[: len(path.values)] - path.values, path.values), not stays
 
     def train(self, mode: bool = True) -> LatentODE:
-        if mode:
-            self._dense = None
+        self._dense.forget()
         return super().train(mode)
 
 
@@ -353,31 +358,55 @@ class PoseDecoder(nn.Module):
         return self.head(self.from_token(token_codes) + self.from_state(z))
 
 
+class _DenseRollout:
+    """The latest roll-out for evaluation: solved anew for another start, or to reach further."""
+
+    def __init__(self) -> None:
+        self.start: Tensor | None = None
+        self.path: Trajectory | None = None
+
+    @torch.no_grad()
+    def covering(
+        self, start: Tensor, t0: int, t1: int, solve: Callable[[Tensor, int, int], Trajectory]
+    ) -> Trajectory:
+        """The roll-out from this start over [t0, t1] at least."""
+        if self.path is None or self.start is None or not torch.equal(self.start, start):
+            self.start, self.path = start.clone(), solve(start, t0, t1)
+        elif t0 < self.path.t0 or t1 > self.path.t1:
+            self.path = solve(start, min(t0, int(self.path.t0)), max(t1, int(self.path.t1)))
+        return self.path
+
+    def forget(self) -> None:
+        """Solve anew at the next use: the field has changed."""
+        self.path = None
+
+
 class _SharedRollout:
     """One roll-out for a block of training steps.
 
-    The steps of a block read a leaf copy of the nodes, where their gradients add up; the last one reads the
-    nodes themselves and carries the sum back through the solver. One solve serves the whole block.
+    The steps of a block read a leaf copy of the nodes, where their gradients add up; the last one solves
+    again, reads the live nodes and carries the sum back through the solver.
     """
 
     def __init__(self) -> None:
         self.uses = 0
         self.leaf: Trajectory | None = None
 
-    def next(self, solve, block: int) -> Trajectory:
+    def next(self, solve: Callable[[], Trajectory], block: int) -> tuple[Trajectory, bool]:
+        """The path for this step, and whether it is the live one."""
         if self.leaf is None or self.uses >= block:
             self.leaf, self.uses = None, 0
         self.uses += 1
         if self.uses == block:
             live, leaf, self.leaf = solve(), self.leaf, None
-            return live if leaf is None else _with_gradient_of(live, leaf)
+            return live if leaf is None else _with_gradient_of(live, leaf), True
         if self.leaf is None:
             with torch.no_grad():
                 nodes = solve()
             self.leaf = Trajectory(
                 nodes.t0, nodes.t1, nodes.values.requires_grad_(), nodes.slopes.requires_grad_()
             )
-        return self.leaf
+        return self.leaf, False
 
 
 class _AddGradient(torch.autograd.Function):

@@ -96,7 +96,8 @@ def sample(
     """The scene with another start, so another motion, from around the one that was learned.
 
     On an oscillator each harmonic gets another size (× exp(spread · n)) and phase (+ spread · n radians), for
-    good. A field with an attracting path leads back to it from a start `spread` standard deviations away.
+    good. A field with an attracting path leads back to it from a start away by `spread` of the path's largest
+    standard deviation in each component.
 
     Args:
         latent: a scene with a committed ODE.

@@ -75,11 +75,11 @@ class NestDynamicModelConfig(ModelConfig):
     widen_steps: int = 1000
     """… or this many steps, if they are over sooner: with time to settle on a part of the clip, Gaussians
     forget what moves elsewhere."""
-    settled_change: float = 0.13
+    settled_change: float = 0.08
     """The ODE takes over from the free path once that has converged: when the motion changes by less than
     this share of itself in a fortieth of the training, …"""
     commit_at: float = 0.7
-    """… and at this fraction at the latest."""
+    """… and at this fraction in any case."""
     num_downscales: int = 2
     """Training starts on pictures halved this often, so that motion is found coarse to fine; they double once
     all times are in use, and again after as long."""
@@ -91,8 +91,8 @@ class NestDynamicModelConfig(ModelConfig):
     """Weight of the as-rigid-as-possible term on tokens."""
     smoothness_weight: float = 0.0001
     """Weight of the token rotation smoothness."""
-    attraction_weight: float = 0.01
-    """Weight of the ODE's attraction to its path, where it is a free field."""
+    attraction_weight: float = 0.05
+    """Weight of the ODE's attraction to its path, where it is a free field; in steps that solve it."""
     opacity_weight: float = 0.01
     """Weight of the mean opacity; empties Gaussians that nothing needs, for "mcmc" to use again."""
     scale_weight: float = 0.03
@@ -229,9 +229,12 @@ class NestDynamicModel(Model):
         self.opening.fill_(max(progress / self.config.widen_until, step / self.config.widen_steps))
         if step % 100 == 0:
             self.field.forget_neighbors()
-        if isinstance(self.dynamics, LatentODE) and progress >= self._look_at and self._is_full_size():
-            self._look_at = progress + 1 / 40
-            self._commit_if_settled(self.dynamics, progress)
+        if isinstance(self.dynamics, LatentODE):
+            if progress >= self._look_at and (self._is_full_size() or progress >= self.config.commit_at):
+                self._look_at = progress + 1 / 40
+                self._commit_if_settled(self.dynamics, progress)
+            # No gradients before: the optimizer would count zeros, and then leap.
+            self.latent.token_modes.requires_grad_(bool(self.dynamics.committed))
 
     def _commit_if_settled(self, dynamics: LatentODE, progress: float) -> None:
         if dynamics.committed:
@@ -251,7 +254,9 @@ class NestDynamicModel(Model):
         CONSOLE.log(f"Motion is {found.reason}.")
         distance = f"its roll-out is {found.gap:.1%} of the motion off the free path"
         if not dynamics.committed:
-            CONSOLE.log(f"[yellow]Not committed to the ODE yet: {distance}.")
+            CONSOLE.log(
+                f"[yellow]Not committed to the ODE yet, so nothing moves beyond the clip: {distance}."
+            )
             return
         with torch.no_grad():
             self.latent.start.copy_(found.start)
@@ -280,6 +285,7 @@ class NestDynamicModel(Model):
             groups["path"] = [self.dynamics.path_values]
             groups["flow"] = [
                 *self.dynamics.vector_field.parameters(),
+                *self.dynamics.backward_field.parameters(),
                 self.latent.start,
             ]
             groups["period"] = [*self.dynamics.oscillator.parameters()]

@@ -244,7 +244,7 @@ def test_auto_finds_that_motion_is_cyclic_and_its_period(turns: float) -> None:
 
 def test_a_single_turn_is_not_called_cyclic() -> None:
     ode, codes = make_observed(0.9, explain_iterations=300)
-    assert ode.explain(codes).reason.startswith("free, as the clip does not show more than a cycle")
+    assert ode.explain(codes).reason.startswith("free, as nothing was found to repeat")
     assert ode.period is None
 
 
@@ -310,6 +310,56 @@ def test_what_strays_returns_to_the_path() -> None:
     ode.vector_field = field_
     end = ode.roll_out(torch.tensor([1.2, 0.0])).values[-1]
     assert end.norm().item() == pytest.approx(1, abs=0.05)
+
+
+def test_dense_roll_out_is_of_the_start_that_is_asked_for() -> None:
+    ode, latent = make_moving_ode(), make_latent()
+    other = replace(latent, motion=replace(latent.motion, start=latent.motion.start + 1))
+    time = torch.tensor(0.7)
+    alone = other.at(time, make_copy(ode)).translations
+    latent.at(time, ode)
+    torch.testing.assert_close(other.at(time, ode).translations, alone)
+    assert (latent.at(time, ode).translations - alone).norm() > 0.01
+
+
+def test_what_a_viewer_asks_in_training_is_not_kept() -> None:
+    ode, latent, time = make_moving_ode().train(), make_latent(), torch.tensor(0.7)
+    with torch.no_grad():
+        before = latent.at(time, ode).translations
+        ode.vector_field.linear.bias += 1.0
+        after = latent.at(time, ode.eval()).translations
+    assert (after - before).norm() > 0.01
+
+
+def test_a_far_range_keeps_the_near_one() -> None:
+    """Going to and fro between two times solves once for each, and then no more."""
+    ode, latent, solved = make_moving_ode(), make_latent(), []
+    original = ode.roll_out
+    ode.roll_out = lambda *args: (solved.append(args), original(*args))[1]
+    for time in (2.3, -0.2, 2.3, -0.2):
+        latent.at(torch.tensor(time), ode)
+    assert len(solved) == 2
+
+
+def test_both_fields_attract_to_a_roll_out_only_where_it_was_solved_for() -> None:
+    ode, latent = make_moving_ode().train(), make_latent()
+    ode.config = replace(ode.config, solve_every=2)
+    for field_ in (ode.vector_field, ode.backward_field):
+        field_.tube.fill_(0.5)
+    losses = []
+    for _ in range(4):
+        latent.at(torch.tensor(0.5), ode)
+        losses.append(ode.attraction_loss())
+    assert [float(loss) > 0 for loss in losses] == [False, True, False, True]
+    losses[-1].backward()
+    for field_ in (ode.vector_field, ode.backward_field):
+        assert field_.linear.weight.grad.norm() > 0
+
+
+def make_copy(ode: LatentODE) -> LatentODE:
+    copy = LatentODE(ode.config)
+    copy.load_state_dict(ode.state_dict())
+    return copy.eval()
 
 
 def test_dense_roll_out_is_reused_until_training_goes_on() -> None:
