@@ -13,7 +13,7 @@ from nest_nerfstudio.dynamics.trajectory import Trajectory
 
 
 def find_period(
-    path: Trajectory, samples: int = 257, closeness: float = 0.25, overlap: float = 0.1
+    path: Trajectory, samples: int = 257, closeness: float = 0.25, overlap: float = 0.05
 ) -> float | None:
     """Shortest time after which a path repeats itself, in the unit of its time.
 

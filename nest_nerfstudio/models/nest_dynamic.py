@@ -486,10 +486,13 @@ class NestDynamicModel(Model):
     def get_metrics_dict(self, outputs, batch) -> dict[str, Tensor]:  # type: ignore[override]
         target = self._target(batch, outputs)
         mse = (outputs["rgb"].detach() - target).square().mean()
-        return {
+        metrics = {
             "psnr": -10 * mse.clamp_min(1e-10).log10(),
             "gaussian_count": torch.tensor(len(self.field)),
         }
+        if isinstance(self.dynamics, LatentODE) and self.dynamics.cyclic:
+            metrics["period"] = self.dynamics.oscillator.period.detach()
+        return metrics
 
     def get_image_metrics_and_images(self, outputs, batch):  # type: ignore[override]
         target = self._composite(batch["image"].to(self.device), outputs["background"])

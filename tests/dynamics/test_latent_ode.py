@@ -295,6 +295,19 @@ def test_no_flow_leaves_the_surroundings_of_the_path() -> None:
         assert ode.roll_out(start, 0, 5).values[-1].norm() < 10
 
 
+def test_ten_thousand_steps_leave_poses_rigid_and_near() -> None:
+    ode, codes = make_observed(0.8, explain_iterations=500, motion="free")
+    found = ode.explain(codes)
+    latent = make_latent(len(codes))
+    motion = replace(latent.motion, start=found.start, token_codes=torch.cat([codes[:, :6], found.modes], 1))
+    with torch.no_grad():
+        far = replace(latent, motion=motion).at(torch.tensor(320.0), ode.eval())
+    assert ode.trajectory(far).values.shape[0] > 10_000
+    assert (far.quats.norm(dim=1) - 1).abs().max() < 1e-6
+    reach = ode.path_values.norm(dim=1).max()
+    assert ode.trajectory(far).values[-1].norm() < 3 * reach
+
+
 def test_what_strays_returns_to_the_path() -> None:
     """A field that explains a circle attracts; `tube_loss` says so, and says when it does not."""
     torch.manual_seed(0)
