@@ -29,6 +29,8 @@ class MotionCost:
     """Width and height of the pictures, pixels."""
     tokens: int = 512
     """K."""
+    sh_degree: int = 1
+    """Degree of the spherical harmonics, which turn with the Gaussians; 1 is the default on a CPU."""
     repeats: int = 15
     """Timed runs of each; the median counts."""
     threads: int = 2
@@ -46,7 +48,7 @@ class MotionCost:
             print(self._row(count), flush=True)
 
     def _row(self, count: int) -> str:
-        scene = _Scene(count, self.tokens, self.size)
+        scene = _Scene(count, self.tokens, self.size, self.sh_degree)
         frames = self._compare(lambda moving: scene.frame(moving))
         steps = self._compare(lambda moving: scene.step(moving))
         roll_out = self._median(lambda: scene.ode.roll_out(scene.latent.start))
@@ -70,11 +72,11 @@ class MotionCost:
 class _Scene:
     """A ball of Gaussians with tokens in it, and one camera."""
 
-    def __init__(self, count: int, tokens: int, size: int) -> None:
+    def __init__(self, count: int, tokens: int, size: int, sh_degree: int) -> None:
         torch.manual_seed(0)
         config = LatentODEConfig()
         self.size, self.rasterizer = size, create_rasterizer("auto", "cpu")
-        self.field = BoundGaussians(count, tokens, sh_degree=2)
+        self.field = BoundGaussians(count, tokens, sh_degree)
         points = torch.nn.functional.normalize(torch.randn(count, 3), dim=1) * torch.rand(count, 1) ** (1 / 3)
         self.field.initialize(points, torch.rand(count, 3), opacity=0.5, scale_factor=0.7)
         modes = LatentODE.num_modes(config)
