@@ -16,10 +16,10 @@ from nest_nerfstudio.pipelines.trainer import NestTrainerConfig
 _ON_CUDA = torch.cuda.is_available()
 
 
-def _adam(lr: float, final_ratio: float) -> dict:
+def _adam(lr: float, final_ratio: float, hold_until: float = 0.0) -> dict:
     return {
         "optimizer": FusedAdamConfig(lr=lr),
-        "scheduler": ProgressSchedulerConfig(final_ratio=final_ratio),
+        "scheduler": ProgressSchedulerConfig(final_ratio=final_ratio, hold_until=hold_until),
     }
 
 
@@ -53,7 +53,7 @@ nest_dynamic = MethodSpecification(
             "motion": _adam(3e-3, 0.02),
             "path": _adam(1e-2, 0.02),
             "flow": _adam(1e-3, 0.02),
-            "period": _adam(3e-3, 1e-3),  # comes to rest: its errors add up, cycle by cycle
+            "period": _adam(3e-4, 0.01, hold_until=0.6),  # its errors add up, cycle by cycle
         },
     ),
     description="Dynamic Gaussians on tokens that follow a latent ODE.",

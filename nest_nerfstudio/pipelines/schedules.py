@@ -72,6 +72,8 @@ class ProgressSchedulerConfig(SchedulerConfig):
     _target: type = field(default_factory=lambda: ProgressDecay)
     final_ratio: float = 0.01
     """Last learning rate over the first."""
+    hold_until: float = 0.0
+    """Progress from which on it decays."""
 
 
 class ProgressDecay(Scheduler):
@@ -80,18 +82,18 @@ class ProgressDecay(Scheduler):
     config: ProgressSchedulerConfig
 
     def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LRScheduler:
-        return ProgressScheduler(optimizer, self.config.final_ratio)
+        return ProgressScheduler(optimizer, self.config.final_ratio, self.config.hold_until)
 
 
 class ProgressScheduler(LRScheduler):
-    """lr = lr₀ · ratio^p with the progress p ∈ [0, 1] that the trainer sets.
+    """lr = lr₀ · ratio^((p − hold) / (1 − hold)) with the progress p that the trainer sets; lr₀ before hold.
 
     Its state holds plain floats, unlike that of nerfstudio's schedulers, whose NumPy scalars torch's safe
     loader refuses (torch ≥ 2.6).
     """
 
-    def __init__(self, optimizer: Optimizer, final_ratio: float) -> None:
-        self.final_ratio, self.progress = final_ratio, 0.0
+    def __init__(self, optimizer: Optimizer, final_ratio: float, hold_until: float = 0.0) -> None:
+        self.final_ratio, self.hold_until, self.progress = final_ratio, hold_until, 0.0
         super().__init__(optimizer)
 
     def step(self, epoch: int | None = None) -> None:  # type: ignore[override]
@@ -102,4 +104,5 @@ class ProgressScheduler(LRScheduler):
             group["lr"] = lr
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
-        return [float(lr * self.final_ratio**self.progress) for lr in self.base_lrs]
+        decayed = max(0.0, self.progress - self.hold_until) / (1 - self.hold_until)
+        return [float(lr * self.final_ratio**decayed) for lr in self.base_lrs]

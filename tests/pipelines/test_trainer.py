@@ -33,14 +33,15 @@ def test_progress_by_time_ends_the_training(capture: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.filterwarnings("error")
-def test_learning_rates_decay_with_progress() -> None:
+@pytest.mark.parametrize(("hold_until", "expected"), [(0.0, [0.1, 0.01, 0.001]), (0.5, [0.1, 0.1, 0.001])])
+def test_learning_rates_decay_with_progress(hold_until: float, expected: list[float]) -> None:
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1)
-    scheduler = ProgressScheduler(optimizer, final_ratio=0.01)
+    scheduler = ProgressScheduler(optimizer, final_ratio=0.01, hold_until=hold_until)
     rates = []
     for scheduler.progress in (0.0, 0.5, 1.0):
         scheduler.step()
         rates.append(optimizer.param_groups[0]["lr"])
-    assert rates == pytest.approx([0.1, 0.01, 0.001])
+    assert rates == pytest.approx(expected)
     assert all(type(rate) is float for rate in rates)
 
 
