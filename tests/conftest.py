@@ -12,6 +12,13 @@ install_import_hook("nest_nerfstudio", "beartype.beartype")
 DATA = Path(os.environ.get("NEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def pytest_configure() -> None:
+    """As in a training: with anything beside it, a suite whose OpenMP threads spin takes forever."""
+    from nest_nerfstudio.thread_pool import give_cores_to_kernels
+
+    give_cores_to_kernels()
+
+
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
     """Seed, and undo what a training leaves behind in the process."""
