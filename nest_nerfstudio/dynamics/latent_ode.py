@@ -117,7 +117,7 @@ class LatentODE(Dynamics):
     def split_codes(
         self, token_codes: Float[Tensor, "k e"]
     ) -> tuple[Float[Tensor, "k c"], Float[Tensor, "k 6 m"]]:
-        """What the MLP reads, and the modes, as views: the map from (z, 1) to each token's twist."""
+        """What the MLP reads; and the modes, the map from (z, 1) to each token's twist."""
         code, modes = token_codes.split([self.config.token_code_dim, self.num_modes(self.config)], 1)
         return code, modes.unflatten(1, (6, -1))
 
