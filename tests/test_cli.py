@@ -56,7 +56,6 @@ def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--viewer.quit-on-train-completion", "True", "--max-num-iterations", "400"),
         *("--pipeline.model.num-gaussians", "150", "--pipeline.model.max-gaussians", "200"),
         *("--pipeline.model.num-tokens", "12", "--pipeline.model.sh-degree", "1"),
-        *("--pipeline.model.dynamics.explain-iterations", "500"),
     )
     return output / "x" / "nest-dynamic" / "run" / "config.yml"
 
@@ -140,10 +139,7 @@ def test_render_dataset_beyond_the_clip(run: Path, capture: Path, tmp_path: Path
 
 @needs_ffmpeg
 def test_render_camera_path_at_given_times(run: Path, tmp_path: Path) -> None:
-    """A camera that stands still sees the scene move, and goes on beyond the clip; equal times look equal.
-
-    Whether the scene still moves there depends on the ODE, which so short a training need not reach.
-    """
+    """A camera that stands still sees the scene move, in the clip and beyond; equal times look equal."""
     times = [0.25 * i for i in range(9)]
     path = write_camera_path(tmp_path / "path.json", [*times, 0.25])
     options = ("--camera-path-filename", path, "--output-format", "images", "--image-format", "png")
@@ -151,6 +147,7 @@ def test_render_camera_path_at_given_times(run: Path, tmp_path: Path) -> None:
     frames = pictures(tmp_path / "frames")
     assert frames.shape == (10, SIZE, SIZE, 3)
     assert (steps(frames[:5]) > 5 * ONE_LEVEL).all()
+    assert steps(frames[4:9]).max() > 5 * ONE_LEVEL
     assert np.array_equal(frames[1], frames[9])
 
 

@@ -37,7 +37,7 @@ class LatentODEConfig(InstantiateConfig):
     token_code_dim: int = 32
     """Size of the code that tells how a token answers to the state."""
     hidden_dim: int = 128
-    """Width of the vector field and of the pose decoder."""
+    """Width of the pose decoder."""
     steps_per_clip: int = 32
     """Fixed rk4 steps over the observed clip, and nodes of the free path."""
     adjoint: bool = False
@@ -45,19 +45,15 @@ class LatentODEConfig(InstantiateConfig):
     steps: less memory, but only as exact as the steps are fine."""
     solve_every: int = 8
     """Training steps that share one roll-out; their gradients go through it together."""
-    explain_iterations: int = 2000
-    """Optimiser steps of each attempt to fit the vector field to the free path."""
-    explain_attempts: int = 4
-    """Attempts until one stays as near to the path as `largest_gap`, and near it beyond the clip; else the
-    best of them is kept."""
+    nodes_per_step: int = 8
+    """Nodes of the vector field for each step of the solver over the clip."""
     largest_gap: float = 0.3
     """Distance of roll-out and path, as a share of the motion's size, beyond which the ODE does not take
     over yet."""
     speed_share: float = 0.25
     """Weight of the tokens' speeds beside their poses in the state, at equal size of both."""
-    tube: float = 0.5
-    """Radius around the path in which F is trained, in the units of `VectorField.restart`; a quarter of it at
-    each further attempt."""
+    widths: tuple[float, ...] = (0.4, 0.28, 0.2, 0.14, 0.1, 0.07, 0.05)
+    """σ of the vector field's nodes, over the size of the path: those to try."""
     attraction: float = 30.0
     """κ, rate at which what strays from the path returns to it, per clip."""
 
@@ -81,12 +77,11 @@ class LatentODE(Dynamics):
 
     committed: Tensor
     cyclic: Tensor
+    width: Tensor
 
     def __init__(self, config: LatentODEConfig) -> None:
         super().__init__()
         self.config = config
-        self.vector_field = VectorField(config.state_dim, config.hidden_dim)
-        self.backward_field = VectorField(config.state_dim, config.hidden_dim)
         self.oscillator = Oscillator(config.state_dim)
         self.pose_decoder = PoseDecoder(config.state_dim, config.token_code_dim, config.hidden_dim)
         self.path_values = nn.Parameter(
@@ -94,9 +89,10 @@ class LatentODE(Dynamics):
         )
         self.register_buffer("committed", torch.tensor(False))
         self.register_buffer("cyclic", torch.tensor(False))
+        self.register_buffer("width", torch.ones(()))
         self._dense = _DenseRollout()
+        self.register_load_state_dict_post_hook(lambda *_: self._dense.forget())
         self._seen_twists: Tensor | None = None
-        self._live: Trajectory | None = None
         self._shared = _SharedRollout()
 
     def forward(self, latent: SceneLatent, time: Float[Tensor, ""]) -> SceneLatent:
@@ -145,50 +141,55 @@ class LatentODE(Dynamics):
         t0, t1 = min(0, math.floor(time)), max(1, math.ceil(time))
         if not self.training:
             return self._dense.covering(start, t0, t1, self.roll_out)
-        self._live = None
         if not torch.is_grad_enabled() or (t0, t1) != (0, 1):
             return self.roll_out(start, t0, t1)
-        path, is_live = self._shared.next(lambda: self.roll_out(start), self.config.solve_every)
-        self._live = path if is_live else None
-        return path
+        return self._shared.next(lambda: self.roll_out(start), self.config.solve_every)
 
     def roll_out(self, start: Float[Tensor, " d"], t0: int = 0, t1: int = 1) -> Trajectory:
-        """Integrate from z(0) = start to t1 ≥ 1, and back to t0 ≤ 0, with fixed rk4 steps.
-
-        Back in time a field of its own leads: the path attracts along F, so it would repel along −F.
-        """
-        values = self._integrate(self.vector_field, start, t1)
-        slopes = self.vector_field(None, values)
+        """Integrate from z(0) = start to t1 ≥ 1, and back to t0 ≤ 0, with fixed rk4 steps."""
+        field_ = self.vector_field()
+        values = self._integrate(field_, start, t1)
+        slopes = field_(None, values)
         if t0 < 0:
-            before = self._integrate(self.backward_field, start, -t0)[1:].flip(0)
+            backwards = field_.reversed()
+            before = self._integrate(backwards, start, -t0)[1:].flip(0)
             values = torch.cat([before, values])
-            slopes = torch.cat([-self.backward_field(None, before), slopes])
+            slopes = torch.cat([-backwards(None, before), slopes])
         return Trajectory(float(t0), float(t1), values, slopes)
+
+    def vector_field(self) -> VectorField:
+        """F, along the path that is learned."""
+        return self._field_along(self.path(), self.width.item())
+
+    def _field_along(self, path: Trajectory, width: float) -> VectorField:
+        num_nodes = self.config.nodes_per_step * self.config.steps_per_clip + 1
+        return VectorField.along(path, width, self.config.attraction, num_nodes)
 
     def _integrate(
         self, field_: VectorField, start: Float[Tensor, "*b d"], clips: int
     ) -> Float[Tensor, "s *b d"]:
         num_steps = clips * self.config.steps_per_clip
         times = torch.linspace(0, clips, num_steps + 1, device=start.device, dtype=start.dtype)
-        solve = odeint_adjoint if self.config.adjoint else odeint
-        return cast(Tensor, solve(field_, start, times, method="rk4"))
-
-    def attraction_loss(self) -> Float[Tensor, ""]:
-        """How far the fields are from attracting what strays from the latest roll-out in training.
-
-        0 unless this step has solved for it: F learns from this and from the pictures in the same steps.
-        Pictures say how the state moves on its path, and nothing about what is beside it, where it comes
-        beyond the clip.
-        """
-        if self._live is None:
-            return self.path_values.new_zeros(())
-        path, attraction = self._live.detach(), self.config.attraction
-        forward = self.vector_field.tube_loss(path, attraction)
-        return forward + self.backward_field.tube_loss(path.reversed(), attraction)
+        if self.config.adjoint:
+            solved = odeint_adjoint(field_, start, times, method="rk4", adjoint_params=field_.tensors)
+        else:
+            solved = odeint(field_, start, times, method="rk4")
+        return cast(Tensor, solved)
 
     def path(self) -> Trajectory:
-        """The free path of the first stride: a smooth curve through free nodes."""
+        """A smooth curve through learned nodes: z(t) in the first stride, what F leads along in the last."""
         return smooth_trajectory(self.path_values)
+
+    def roughness(self) -> Float[Tensor, ""]:
+        """Mean square of the free path's second differences, over that of its values about their mean.
+
+        Dimensionless; 0 once the ODE has taken over, whose paths are smooth.
+        """
+        if self.committed:
+            return self.path_values.new_zeros(())
+        values = self.path_values
+        bends = values[2:] - 2 * values[1:-1] + values[:-2]
+        return bends.square().mean() / (values - values.mean(0)).square().mean().clamp_min(1e-12)
 
     @torch.no_grad()
     def motion_change(self, token_codes: Float[Tensor, "k e"]) -> float:
@@ -197,18 +198,26 @@ class LatentODE(Dynamics):
         self._seen_twists = twists
         return math.inf if before is None else _share_of_motion(twists - before, twists)
 
+    @torch.no_grad()
     def explain(self, token_codes: Float[Tensor, "k e"]) -> Explanation:
-        """Find an ODE for the observed motion, and commit to it if it stays as near as `largest_gap`."""
+        """Find an ODE for the observed motion, and commit to it if it stays as near as `largest_gap`.
+
+        Raises:
+            RuntimeError: it has taken over already.
+        """
+        if self.committed:
+            raise RuntimeError("the ODE has taken over already; there is no free path left to explain")
         path, modes = self._principal_components(token_codes)
         period, reason = self._choose_period(path)
         if period is None:
-            start, gap = path.values[0], self._fit_field(self.vector_field, path)
-            if gap <= self.config.largest_gap:
-                self._fit_field(self.backward_field, path.reversed())
+            start, (width, gap) = path.values[0], self._fit_field(path)
         else:
             start, modes, gap = self._fit_cycle(token_codes, period)
         self.committed.fill_(gap <= self.config.largest_gap)
         self.cyclic.fill_(self.committed & (period is not None))
+        if self.committed and period is None:
+            self.path_values.copy_(path.values)
+            self.width.fill_(width)
         self._dense.forget()
         return Explanation(start, modes, gap, reason)
 
@@ -250,18 +259,21 @@ class LatentODE(Dynamics):
         of_cycle, of_field = self._held_out_errors(path, period)
         compared = f"at the held-out end of the clip it is {of_cycle:.0%} of the motion off"
         compared += f", a free field {of_field:.0%}"
-        if of_cycle <= 1.1 * of_field:  # as good will do: a cycle cannot drift
+        if of_cycle <= 1.25 * of_field:  # about as good will do: a cycle cannot drift
             return period, f"{cycle}: {compared}"
         return None, f"free, not {cycle}: {compared}"
 
-    def _held_out_errors(self, path: Trajectory, period: float, held_out: float = 0.1) -> tuple[float, float]:
-        """How far a cycle and a free field, fitted to the clip without its end, are off there."""
-        seen = len(path.values) - math.ceil(held_out * len(path.values))
+    def _held_out_errors(self, path: Trajectory, period: float) -> tuple[float, float]:
+        """How far a cycle and a free field, fitted to the clip without its end, are off there.
+
+        What comes after the first cycle is held out, but no more than a third of the clip.
+        """
+        seen = len(path.values) - math.ceil(min(1 / 3, 1 - period) * (len(path.values) - 1))
         end = (seen - 1) * path.step
         first = Trajectory(0.0, end, path.values[:seen], smooth_trajectory(path.values[:seen]).slopes / end)
-        field_, oscillator = deepcopy(self.vector_field), deepcopy(self.oscillator)
-        self._fit_once(field_, first, self.config.tube)
+        oscillator = deepcopy(self.oscillator)
         with torch.no_grad():
+            field_ = self._field_along(first, self._fit_field(first)[0])
             rolled = self._integrate(field_, path.values[0], 1)
             times = torch.linspace(0, 1, len(path.values)).to(path.values)
             states = oscillator.orbit(oscillator.begin(period))(times)
@@ -281,32 +293,21 @@ class LatentODE(Dynamics):
         gap = _share_of_motion(with_one(states) @ modes - twists, twists)
         return start, modes.T.reshape(len(token_codes), -1), gap
 
-    def _fit_field(self, field_: VectorField, path: Trajectory) -> float:
-        """Fit F to a path; returns how far its roll-out is off, as a share of the motion's size."""
-        attempts = []
-        for attempt in range(self.config.explain_attempts):
-            # a wide tube is safer; a narrow one fits what swings
-            self._fit_once(field_, path, self.config.tube / 4**attempt)
-            gap, escapes = self._judge(field_, path)
-            attempts.append((escapes, gap, deepcopy(field_.state_dict())))
-            if gap <= self.config.largest_gap and not escapes:
-                break
-        _, gap, learned = min(attempts, key=lambda attempt: attempt[:2])
-        field_.load_state_dict(learned)
-        return gap
-
-    def _fit_once(self, field_: VectorField, path: Trajectory, tube: float) -> None:
-        field_.restart(path)
-        field_.fit(path, tube, self.config.attraction, self.config.explain_iterations)
-
     @torch.no_grad()
-    def _judge(self, field_: VectorField, path: Trajectory) -> tuple[float, bool]:
-        """How far the roll-out is from a path, as a share of its size; and whether it runs away later."""
-        rolled = self._integrate(field_, path.values[0], 3)
-        centre = path.values.mean(0)
-        reach = (path.values - centre).norm(dim=1).max()
-        stays = bool(((rolled - centre).norm(dim=1) <= 1.3 * reach).all())
-        return _share_of_motion(rolled[: len(path.values)] - path.values, path.values), not stays
+    def _fit_field(self, path: Trajectory) -> tuple[float, float]:
+        """Width of a field's nodes, and how far its roll-out is off the path, as a share of the motion.
+
+        Wide nodes make one of passes that differ a little, and narrow ones keep apart what swings: the one
+        that stays nearest, to the same time of the path in the clip and to any of it for as long beyond.
+        """
+        found = []
+        for width in self.config.widths:
+            rolled = self._integrate(self._field_along(path, width), path.values[0], 2)
+            seen, beyond = rolled[: len(path.values)], rolled[self.config.steps_per_clip :]
+            gap = _share_of_motion(seen - path.values, path.values)
+            nearest = path.values[torch.cdist(beyond, path.values).argmin(1)]
+            found.append((gap + _share_of_motion(beyond - nearest, path.values), width, gap))
+        return min(found)[1:]
 
     def train(self, mode: bool = True) -> LatentODE:
         self._dense.forget()
@@ -392,21 +393,21 @@ class _SharedRollout:
         self.uses = 0
         self.leaf: Trajectory | None = None
 
-    def next(self, solve: Callable[[], Trajectory], block: int) -> tuple[Trajectory, bool]:
-        """The path for this step, and whether it is the live one."""
+    def next(self, solve: Callable[[], Trajectory], block: int) -> Trajectory:
+        """The path for this step."""
         if self.leaf is None or self.uses >= block:
             self.leaf, self.uses = None, 0
         self.uses += 1
         if self.uses == block:
             live, leaf, self.leaf = solve(), self.leaf, None
-            return live if leaf is None else _with_gradient_of(live, leaf), True
+            return live if leaf is None else _with_gradient_of(live, leaf)
         if self.leaf is None:
             with torch.no_grad():
                 nodes = solve()
             self.leaf = Trajectory(
                 nodes.t0, nodes.t1, nodes.values.requires_grad_(), nodes.slopes.requires_grad_()
             )
-        return self.leaf, False
+        return self.leaf
 
 
 class _AddGradient(torch.autograd.Function):

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MAX_DEGREE = 3
-"""Of expansions that are turned and stored; `sh_basis` goes one further, as gsplat does."""
+"""Of expansions that are turned and stored."""
+MAX_BASIS_DEGREE = 4
+"""Of `sh_basis` and of rasterizers, as in gsplat."""
 SH_C0 = 0.2820947917738781
 """Y_0 = 1 / (2 √π)."""
 
@@ -55,8 +57,8 @@ def sh_basis(degree: int, dirs: Float[Tensor, "... 3"]) -> Float[Tensor, "... k"
     Raises:
         ValueError: degree outside 0 to 4.
     """
-    if not 0 <= degree <= 4:
-        raise ValueError(f"spherical harmonics go from degree 0 to 4, not {degree}")
+    if not 0 <= degree <= MAX_BASIS_DEGREE:
+        raise ValueError(f"spherical harmonics go from degree 0 to {MAX_BASIS_DEGREE}, not {degree}")
     x, y, z = dirs.unbind(-1)
     zz = z * z
     c1, s1 = x, y  # c_m + i s_m = (x + i y)^m
@@ -72,7 +74,7 @@ def sh_basis(degree: int, dirs: Float[Tensor, "... 3"]) -> Float[Tensor, "... k"
     y30 = z * (1.865881662950577 * zz - 1.119528997770346)
     y40 = 1.984313483298443 * z * y30 - 1.006230589874905 * y20
     bands = [
-        [torch.full_like(x, 0.2820947917738781)],
+        [torch.full_like(x, SH_C0)],
         [-a1 * s1, a1 * z, -a1 * c1],
         [a2 * s2, b2 * s1, y20, b2 * c1, a2 * c2],
         [a3 * s3, b3 * s2, d3 * s1, y30, d3 * c1, b3 * c2, a3 * c3],

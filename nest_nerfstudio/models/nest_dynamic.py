@@ -91,8 +91,9 @@ class NestDynamicModelConfig(ModelConfig):
     """Weight of the as-rigid-as-possible term on tokens."""
     smoothness_weight: float = 0.0001
     """Weight of the token rotation smoothness."""
-    attraction_weight: float = 0.05
-    """Weight of the ODE's attraction to its path, where it is a free field; in steps that solve it."""
+    roughness_weight: float = 0.001
+    """Weight of the free path's roughness where there is one training time for each of its nodes; it falls
+    with the square of their ratio, as many pictures tell more than a prior."""
     opacity_weight: float = 0.01
     """Weight of the mean opacity; empties Gaussians that nothing needs, for "mcmc" to use again."""
     scale_weight: float = 0.03
@@ -145,6 +146,7 @@ class NestDynamicModel(Model):
         self._crop: OrientedBox | None = None
         self._has_alpha = False
         self._supervises_depth = False
+        self._num_times = 1
         self.viewer_controls = DynamicViewerControls(
             self.latent_at, config.playback_seconds, config.render_motion
         )
@@ -165,9 +167,11 @@ class NestDynamicModel(Model):
 
     # ---------------------------------------------------------------- start
 
-    def describe_images(self, has_alpha: bool, has_depth: bool, backdrop: Tensor | None) -> None:
-        """Say what the training images hold, and which colour, if any, the parser put behind them."""
-        self._has_alpha, self._supervises_depth = has_alpha, has_depth
+    def describe_images(
+        self, has_alpha: bool, has_depth: bool, backdrop: Tensor | None, num_times: int
+    ) -> None:
+        """Say what the training images hold, at how many times, and the colour that the parser put behind."""
+        self._has_alpha, self._supervises_depth, self._num_times = has_alpha, has_depth, num_times
         if self.config.background == "auto":
             color = backdrop if backdrop is not None else torch.full((3,), float(has_alpha))
             self.backdrop.copy_(color)
@@ -283,11 +287,7 @@ class NestDynamicModel(Model):
                 self.field.token_log_radii,
             ]
             groups["path"] = [self.dynamics.path_values]
-            groups["flow"] = [
-                *self.dynamics.vector_field.parameters(),
-                *self.dynamics.backward_field.parameters(),
-                self.latent.start,
-            ]
+            groups["start"] = [self.latent.start]
             groups["period"] = [*self.dynamics.oscillator.parameters()]
         elif self.config.motion == "mlp":
             assert isinstance(self.field, DeformedGaussians)
@@ -468,10 +468,11 @@ class NestDynamicModel(Model):
             (self._posed.quats, self._posed.translations), se3_inverse((self.field.bind_quats, rest))
         )
         rigidity = as_rigid_as_possible_loss(deltas, rest, neighbors, spacing)
+        sparsity = len(self.dynamics.path_values) / self._num_times
         return {
             "rigidity": self.config.rigidity_weight * rigidity,
             "smoothness": self.config.smoothness_weight * smoothness_loss(deltas, neighbors),
-            "attraction": self.config.attraction_weight * self.dynamics.attraction_loss(),
+            "roughness": self.config.roughness_weight * sparsity**2 * self.dynamics.roughness(),
         }
 
     def _token_graph(self) -> tuple[Tensor, float]:

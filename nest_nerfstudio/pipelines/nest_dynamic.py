@@ -56,7 +56,10 @@ class NestDynamicPipeline(VanillaPipeline):
         datamanager, model = cast(DynamicDatamanager, self.datamanager), self.dynamic_model
         parsed, first = datamanager.train_dataparser_outputs, datamanager.cached_train[0]
         has_alpha = first["image"].shape[-1] == 4
-        model.describe_images(has_alpha, "depth_image" in first, None if has_alpha else parsed.alpha_color)
+        times = datamanager.train_dataset.cameras.times
+        assert times is not None  # the data manager sees to it
+        backdrop = None if has_alpha else parsed.alpha_color
+        model.describe_images(has_alpha, "depth_image" in first, backdrop, len(times.unique()))
         seed_points = None
         if "points3D_xyz" in parsed.metadata:
             seed_points = parsed.metadata["points3D_xyz"], parsed.metadata["points3D_rgb"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nest_nerfstudio.geometry.sh import MAX_BASIS_DEGREE
 from nest_nerfstudio.types import Gaussians
-
-MAX_SH_DEGREE = 4
 
 
 def check_inputs(
@@ -82,6 +81,6 @@ def drawn_degree(gaussians: Gaussians, sh_degree: int | None) -> int:
     if stored < 0 or (stored + 1) ** 2 != gaussians.sh.shape[1]:
         raise ValueError(f"sh must hold 1, 4, 9, 16 or 25 coefficients, got {gaussians.sh.shape[1]}")
     degree = stored if sh_degree is None else sh_degree
-    if not 0 <= degree <= min(stored, MAX_SH_DEGREE):
-        raise ValueError(f"sh_degree must be from 0 to {min(stored, MAX_SH_DEGREE)}, got {degree}")
+    if not 0 <= degree <= min(stored, MAX_BASIS_DEGREE):
+        raise ValueError(f"sh_degree must be from 0 to {min(stored, MAX_BASIS_DEGREE)}, got {degree}")
     return degree

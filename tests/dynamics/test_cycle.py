@@ -15,7 +15,7 @@ def gait(cycles: float, drift: float = 0.0, nodes: int = 65) -> Trajectory:
     return smooth_trajectory(torch.stack(parts, 1))
 
 
-@pytest.mark.parametrize("cycles", [1.07, 1.1, 1.25, 1.5, 2.0, 3.3])
+@pytest.mark.parametrize("cycles", [1.07, 1.1, 1.2, 1.25, 1.5, 2.0, 3.3])
 def test_finds_the_period(cycles: float) -> None:
     assert find_period(gait(cycles)) == pytest.approx(1 / cycles, rel=0.01)
 
