@@ -254,7 +254,7 @@ class LatentODE(Dynamics):
         if period is None:
             return None, "free, as nothing was found to repeat within the clip"
         cycle = f"cyclic, {period:.3f} clips a cycle"
-        if self.config.motion == "cyclic":
+        if self.config.motion == "cyclic" or period >= 1:  # the clip holds nothing to judge it by
             return period, f"{cycle}, as asked for"
         of_cycle, of_field = self._held_out_errors(path, period)
         compared = f"at the held-out end of the clip it is {of_cycle:.0%} of the motion off"

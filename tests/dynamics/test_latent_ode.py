@@ -370,6 +370,38 @@ def test_a_far_range_keeps_the_near_one() -> None:
     assert len(solved) == 2
 
 
+def test_explains_only_once() -> None:
+    ode, codes = make_observed(1.5, motion="free")
+    ode.explain(codes)
+    with pytest.raises(RuntimeError, match="taken over already"):
+        ode.explain(codes)
+
+
+def test_a_given_period_longer_than_the_clip_is_taken() -> None:
+    ode, codes = make_observed(0.6, period=1.7)
+    assert ode.explain(codes).reason == "cyclic, 1.700 clips a cycle, as asked for"
+
+
+def test_roughness_is_of_the_free_path_alone() -> None:
+    ode = follow(torch.linspace(0, 1, 33)[:, None] * torch.ones(2))
+    assert ode.roughness() < 1e-6
+    with torch.no_grad():
+        ode.path_values[::2] += 1.0
+    assert ode.roughness() > 1
+    ode.committed.fill_(True)
+    assert ode.roughness() == 0
+
+
+def test_a_loaded_ode_is_rolled_out_anew() -> None:
+    ode, latent, time = make_moving_ode(), make_latent(), torch.tensor(0.7)
+    before = latent.at(time, ode).translations
+    other = make_copy(ode)
+    with torch.no_grad():
+        other.path_values[1:] += 1.0
+    ode.load_state_dict(other.state_dict())
+    assert (latent.at(time, ode).translations - before).norm() > 0.01
+
+
 def make_copy(ode: LatentODE) -> LatentODE:
     copy = LatentODE(ode.config)
     copy.load_state_dict(ode.state_dict())

@@ -71,6 +71,24 @@ def test_strides_run_in_order(capture: Path, tmp_path: Path) -> None:
     assert model.dynamics.committed
 
 
+def test_few_frames_ask_for_a_smoother_path(capture: Path, tmp_path: Path) -> None:
+    """The weight of the path's roughness falls with the square of the number of training times."""
+    trainer = make_trainer(make_config(capture, tmp_path))
+    model = trainer.pipeline.dynamic_model
+    nodes = len(model.dynamics.path_values)
+
+    def loss() -> float:
+        trainer.pipeline.train()
+        _, losses, _ = trainer.pipeline.get_train_loss_dict(0)
+        return float(losses["roughness"])
+
+    with_24 = loss()
+    expected = model.config.roughness_weight * (nodes / 24) ** 2 * float(model.dynamics.roughness())
+    assert with_24 == pytest.approx(expected)
+    model._num_times = 48
+    assert loss() == pytest.approx(expected / 4)
+
+
 def test_all_times_are_in_use_after_a_number_of_steps(capture: Path, tmp_path: Path) -> None:
     """A long training does not dwell on a part of the clip."""
     model = make_trainer(make_config(capture, tmp_path)).pipeline.dynamic_model
@@ -84,7 +102,7 @@ def test_does_not_commit_to_an_ode_that_leaves_the_path(
     capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     model = make_trainer(make_config(capture, tmp_path)).pipeline.dynamic_model
-    model.config.dynamics.largest_gap = 0.0
+    model.config.dynamics.largest_gap = -1.0  # no roll-out is near enough
     model.set_progress(50, 0.7)
     assert not model.dynamics.committed
     assert "Not committed" in capsys.readouterr().out
