@@ -28,8 +28,8 @@ class LatentODEConfig(InstantiateConfig):
 
     _target: type = field(default_factory=lambda: LatentODE)
     motion: Literal["auto", "free", "cyclic"] = "auto"
-    """Whether motion repeats itself. auto: yes where that predicts the end of the clip, held out,
-    as well as a free field does, and where a clip ends as it began."""
+    """Whether motion repeats itself. auto: yes where that predicts what follows the first cycle, held out,
+    about as well as a free field does, and where a clip ends as it began."""
     period: float = 0.0
     """Length of a cycle of cyclic motion, in clips; 0: found where the motion recurs."""
     state_dim: int = 16
@@ -55,7 +55,7 @@ class LatentODEConfig(InstantiateConfig):
     widths: tuple[float, ...] = (0.4, 0.28, 0.2, 0.14, 0.1, 0.07, 0.05)
     """σ of the vector field's nodes, over the size of the path: those to try."""
     attraction: float = 30.0
-    """κ, rate at which what strays from the path returns to it, per clip."""
+    """κ, rate at which what strays from the path returns to it, per clip; at most one a step."""
 
 
 class LatentODE(Dynamics):
@@ -66,8 +66,9 @@ class LatentODE(Dynamics):
 
     Training has three strides. *Observe*: z(t) is a free curve and ξ an MLP, fitted to the pictures.
     *Explain*: the principal components of all twists and speeds become the state, in which motion that recurs
-    is a closed curve, ξ becomes linear in it, and F is fitted to that curve (`explain`). *Commit*: z(t) is
-    the roll-out of F from one start state, and goes on learning from the pictures.
+    is a closed curve, ξ becomes linear in it, and F is laid along that curve (`explain`). *Commit*: z(t) is
+    the roll-out of F from one start state; ψ are the nodes of the curve, which go on learning from the
+    pictures.
 
     Motion that is found to be cyclic gets an `Oscillator` for F instead, and so a Fourier series for ξ.
 
@@ -163,7 +164,10 @@ class LatentODE(Dynamics):
 
     def _field_along(self, path: Trajectory, width: float) -> VectorField:
         num_nodes = self.config.nodes_per_step * self.config.steps_per_clip + 1
-        return VectorField.along(path, width, self.config.attraction, num_nodes)
+        attraction = min(
+            self.config.attraction, float(self.config.steps_per_clip)
+        )  # rk4 is stable up to 2.8 a step
+        return VectorField.along(path, width, attraction, num_nodes)
 
     def _integrate(
         self, field_: VectorField, start: Float[Tensor, "*b d"], clips: int
@@ -298,15 +302,16 @@ class LatentODE(Dynamics):
         """Width of a field's nodes, and how far its roll-out is off the path, as a share of the motion.
 
         Wide nodes make one of passes that differ a little, and narrow ones keep apart what swings: the one
-        that stays nearest, to the same time of the path in the clip and to any of it for as long beyond.
+        that stays nearest to the path in the clip and, where it recurs, to any of it for as long beyond.
         """
-        found = []
+        recurs, found = find_period(path) is not None, []
         for width in self.config.widths:
             rolled = self._integrate(self._field_along(path, width), path.values[0], 2)
             seen, beyond = rolled[: len(path.values)], rolled[self.config.steps_per_clip :]
             gap = _share_of_motion(seen - path.values, path.values)
             nearest = path.values[torch.cdist(beyond, path.values).argmin(1)]
-            found.append((gap + _share_of_motion(beyond - nearest, path.values), width, gap))
+            astray = _share_of_motion(beyond - nearest, path.values) if recurs else 0.0
+            found.append((gap + astray, width, gap))
         return min(found)[1:]
 
     def train(self, mode: bool = True) -> LatentODE:
