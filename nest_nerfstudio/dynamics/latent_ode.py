@@ -95,6 +95,7 @@ class LatentODE(Dynamics):
         self.register_load_state_dict_post_hook(lambda *_: self._dense.forget())
         self._seen_twists: Tensor | None = None
         self._shared = _SharedRollout()
+        self._solved: Trajectory | None = None
 
     def forward(self, latent: SceneLatent, time: Float[Tensor, ""]) -> SceneLatent:
         z = self.trajectory(latent, float(time))(time)
@@ -142,9 +143,12 @@ class LatentODE(Dynamics):
         t0, t1 = min(0, math.floor(time)), max(1, math.ceil(time))
         if not self.training:
             return self._dense.covering(start, t0, t1, self.roll_out)
+        self._solved = None
         if not torch.is_grad_enabled() or (t0, t1) != (0, 1):
             return self.roll_out(start, t0, t1)
-        return self._shared.next(lambda: self.roll_out(start), self.config.solve_every)
+        path = self._shared.next(lambda: self.roll_out(start), self.config.solve_every)
+        self._solved = None if path.values.is_leaf else path
+        return path
 
     def roll_out(self, start: Float[Tensor, " d"], t0: int = 0, t1: int = 1) -> Trajectory:
         """Integrate from z(0) = start to t1 ≥ 1, and back to t0 ≤ 0, with fixed rk4 steps."""
@@ -185,15 +189,24 @@ class LatentODE(Dynamics):
         return smooth_trajectory(self.path_values)
 
     def roughness(self) -> Float[Tensor, ""]:
-        """Mean square of the free path's second differences, over that of its values about their mean.
-
-        Dimensionless; 0 once the ODE has taken over, whose paths are smooth.
-        """
-        if self.committed:
-            return self.path_values.new_zeros(())
+        """Mean square of the path's second differences, over that of its values about their mean."""
         values = self.path_values
         bends = values[2:] - 2 * values[1:-1] + values[:-2]
-        return bends.square().mean() / (values - values.mean(0)).square().mean().clamp_min(1e-12)
+        return bends.square().mean() / self._path_variance()
+
+    def gap_loss(self) -> Float[Tensor, ""]:
+        """Mean squared distance of the roll-out to the path that F leads along, over that path's variance.
+
+        Pictures see the roll-out alone, whose field would not be along it for long. 0 in training steps that
+        have not solved for it.
+        """
+        if self._solved is None:
+            return self.path_values.new_zeros(())
+        return (self._solved.values - self.path_values).square().mean() / self._path_variance()
+
+    def _path_variance(self) -> Float[Tensor, ""]:
+        values = self.path_values.detach()
+        return (values - values.mean(0)).square().mean().clamp_min(1e-12)
 
     @torch.no_grad()
     def motion_change(self, token_codes: Float[Tensor, "k e"]) -> float:

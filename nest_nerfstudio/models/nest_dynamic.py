@@ -92,8 +92,10 @@ class NestDynamicModelConfig(ModelConfig):
     smoothness_weight: float = 0.0001
     """Weight of the token rotation smoothness."""
     roughness_weight: float = 0.001
-    """Weight of the free path's roughness where there is one training time for each of its nodes; it falls
-    with the square of their ratio, as many pictures tell more than a prior."""
+    """Weight of the path's roughness where there is one training time for each of its nodes; it falls with
+    the square of their ratio, as many pictures tell more than a prior."""
+    gap_weight: float = 0.1
+    """Weight of the distance of the roll-out to the path it is to follow, in steps that solve for it."""
     opacity_weight: float = 0.01
     """Weight of the mean opacity; empties Gaussians that nothing needs, for "mcmc" to use again."""
     scale_weight: float = 0.03
@@ -472,6 +474,7 @@ class NestDynamicModel(Model):
         return {
             "rigidity": self.config.rigidity_weight * rigidity,
             "smoothness": self.config.smoothness_weight * smoothness_loss(deltas, neighbors),
+            "gap": self.config.gap_weight * self.dynamics.gap_loss(),
             "roughness": self.config.roughness_weight * sparsity**2 * self.dynamics.roughness(),
         }
 

@@ -382,14 +382,24 @@ def test_a_given_period_longer_than_the_clip_is_taken() -> None:
     assert ode.explain(codes).reason == "cyclic, 1.700 clips a cycle, as asked for"
 
 
-def test_roughness_is_of_the_free_path_alone() -> None:
+def test_roughness_is_nothing_on_a_line_and_much_on_a_zigzag() -> None:
     ode = follow(torch.linspace(0, 1, 33)[:, None] * torch.ones(2))
     assert ode.roughness() < 1e-6
     with torch.no_grad():
         ode.path_values[::2] += 1.0
     assert ode.roughness() > 1
-    ode.committed.fill_(True)
-    assert ode.roughness() == 0
+
+
+def test_the_path_is_drawn_to_a_roll_out_where_it_was_solved_for() -> None:
+    ode, latent = make_moving_ode().train(), make_latent()
+    ode.config = replace(ode.config, solve_every=2)
+    losses = []
+    for _ in range(4):
+        latent.at(torch.tensor(0.5), ode)
+        losses.append(ode.gap_loss())
+    assert [float(loss) > 0 for loss in losses] == [False, True, False, True]
+    losses[-1].backward()
+    assert ode.path_values.grad.norm() > 0
 
 
 def test_a_loaded_ode_is_rolled_out_anew() -> None:
