@@ -45,7 +45,7 @@ class Quality:
     """Divide the size of the pictures by this; 2 brings dnerf_lego to 200×200."""
     strides: Literal["three", "two", "one"] = "three"
     """Of training the ODE. two: it is fitted to the path after the training, and no picture trains it.
-    one: a roll-out, along no path in particular, is fitted to the pictures from the first step on."""
+    one: a roll-out, of a field that starts with none, is fitted to the pictures from the first step on."""
     interval: int = 1
     """Train on every so many of the train frames."""
     span: tuple[float, float] = (0.0, 1.0)
@@ -181,10 +181,9 @@ class ScoringTrainer(NestTrainer):
 
 @torch.no_grad()
 def _begin_rolled_out(model) -> None:
-    """A roll-out in place of the free path from the start, with small random modes."""
+    """A roll-out in place of the free path from the start: of a still state, with small random modes."""
     model.dynamics.committed.fill_(True)
-    model.dynamics.width.fill_(0.1)
-    model.latent.start.copy_(model.dynamics.path_values[0])
+    model.latent.start.normal_()
     model.latent.token_modes.normal_(std=0.01)
 
 

@@ -52,7 +52,7 @@ nest_dynamic = MethodSpecification(
             "sh_rest": _adam(2.5e-3 / 20, 0.2),
             "motion": _adam(3e-3, 0.02),
             "path": _adam(1e-2, 0.02),
-            "start": _adam(1e-3, 0.02),
+            "flow": _adam(1e-3, 0.02),
             "period": _adam(3e-4, 0.01, hold_until=0.6),  # its errors add up, cycle by cycle
         },
     ),

@@ -18,6 +18,7 @@ def make_config(capture: Path, output: Path, steps: int = 60, **model) -> NestTr
     for name, value in small.items():
         assert hasattr(config.pipeline.model, name)
         setattr(config.pipeline.model, name, value)
+    config.pipeline.model.dynamics.explain_iterations = 500  # most tests need no good ODE
     config.set_timestamp()
     return config
 

@@ -37,7 +37,7 @@ class LatentODEConfig(InstantiateConfig):
     token_code_dim: int = 32
     """Size of the code that tells how a token answers to the state."""
     hidden_dim: int = 128
-    """Width of the pose decoder."""
+    """Width of the vector field and of the pose decoder."""
     steps_per_clip: int = 32
     """Fixed rk4 steps over the observed clip, and nodes of the free path."""
     adjoint: bool = False
@@ -45,17 +45,21 @@ class LatentODEConfig(InstantiateConfig):
     steps: less memory, but only as exact as the steps are fine."""
     solve_every: int = 8
     """Training steps that share one roll-out; their gradients go through it together."""
-    nodes_per_step: int = 8
-    """Nodes of the vector field for each step of the solver over the clip."""
+    explain_iterations: int = 2000
+    """Optimiser steps of each attempt to fit the vector field to the free path."""
+    explain_attempts: int = 4
+    """Attempts until one stays as near to the path as `largest_gap`, and near it beyond the clip; else one
+    that does the first is kept, else the nearest."""
     largest_gap: float = 0.3
     """Distance of roll-out and path, as a share of the motion's size, beyond which the ODE does not take
     over yet."""
     speed_share: float = 0.25
     """Weight of the tokens' speeds beside their poses in the state, at equal size of both."""
-    widths: tuple[float, ...] = (0.4, 0.28, 0.2, 0.14, 0.1, 0.07, 0.05)
-    """σ of the vector field's nodes, over the size of the path: those to try."""
+    tube: float = 0.5
+    """Radius around the path in which F is trained, in the units of `VectorField.restart`; a quarter of it at
+    each further attempt."""
     attraction: float = 30.0
-    """κ, rate at which what strays from the path returns to it, per clip; at most one a step."""
+    """κ, rate at which what strays from the path returns to it, per clip."""
 
 
 class LatentODE(Dynamics):
@@ -66,9 +70,8 @@ class LatentODE(Dynamics):
 
     Training has three strides. *Observe*: z(t) is a free curve and ξ an MLP, fitted to the pictures.
     *Explain*: the principal components of all twists and speeds become the state, in which motion that recurs
-    is a closed curve, ξ becomes linear in it, and F is laid along that curve (`explain`). *Commit*: z(t) is
-    the roll-out of F from one start state; ψ are the nodes of the curve, which go on learning from the
-    pictures.
+    is a closed curve, ξ becomes linear in it, and F is fitted to that curve (`explain`). *Commit*: z(t) is
+    the roll-out of F from one start state, and goes on learning from the pictures.
 
     Motion that is found to be cyclic gets an `Oscillator` for F instead, and so a Fourier series for ξ.
 
@@ -78,11 +81,12 @@ class LatentODE(Dynamics):
 
     committed: Tensor
     cyclic: Tensor
-    width: Tensor
 
     def __init__(self, config: LatentODEConfig) -> None:
         super().__init__()
         self.config = config
+        self.vector_field = VectorField(config.state_dim, config.hidden_dim)
+        self.backward_field = VectorField(config.state_dim, config.hidden_dim)
         self.oscillator = Oscillator(config.state_dim)
         self.pose_decoder = PoseDecoder(config.state_dim, config.token_code_dim, config.hidden_dim)
         self.path_values = nn.Parameter(
@@ -90,12 +94,11 @@ class LatentODE(Dynamics):
         )
         self.register_buffer("committed", torch.tensor(False))
         self.register_buffer("cyclic", torch.tensor(False))
-        self.register_buffer("width", torch.ones(()))
         self._dense = _DenseRollout()
         self.register_load_state_dict_post_hook(lambda *_: self._dense.forget())
         self._seen_twists: Tensor | None = None
+        self._live: Trajectory | None = None
         self._shared = _SharedRollout()
-        self._solved: Trajectory | None = None
 
     def forward(self, latent: SceneLatent, time: Float[Tensor, ""]) -> SceneLatent:
         z = self.trajectory(latent, float(time))(time)
@@ -143,70 +146,61 @@ class LatentODE(Dynamics):
         t0, t1 = min(0, math.floor(time)), max(1, math.ceil(time))
         if not self.training:
             return self._dense.covering(start, t0, t1, self.roll_out)
-        self._solved = None
+        self._live = None
         if not torch.is_grad_enabled() or (t0, t1) != (0, 1):
             return self.roll_out(start, t0, t1)
-        path = self._shared.next(lambda: self.roll_out(start), self.config.solve_every)
-        self._solved = None if path.values.is_leaf else path
+        path, is_live = self._shared.next(lambda: self.roll_out(start), self.config.solve_every)
+        self._live = path if is_live else None
         return path
 
     def roll_out(self, start: Float[Tensor, " d"], t0: int = 0, t1: int = 1) -> Trajectory:
-        """Integrate from z(0) = start to t1 ≥ 1, and back to t0 ≤ 0, with fixed rk4 steps."""
-        field_ = self.vector_field()
-        values = self._integrate(field_, start, t1)
-        slopes = field_(None, values)
+        """Integrate from z(0) = start to t1 ≥ 1, and back to t0 ≤ 0, with fixed rk4 steps.
+
+        Back in time a field of its own leads: the path attracts along F, so it would repel along −F.
+        """
+        values = self._integrate(self.vector_field, start, t1)
+        slopes = self.vector_field(None, values)
         if t0 < 0:
-            backwards = field_.reversed()
-            before = self._integrate(backwards, start, -t0)[1:].flip(0)
+            before = self._integrate(self.backward_field, start, -t0)[1:].flip(0)
             values = torch.cat([before, values])
-            slopes = torch.cat([-backwards(None, before), slopes])
+            slopes = torch.cat([-self.backward_field(None, before), slopes])
         return Trajectory(float(t0), float(t1), values, slopes)
-
-    def vector_field(self) -> VectorField:
-        """F, along the path that is learned."""
-        return self._field_along(self.path(), self.width.item())
-
-    def _field_along(self, path: Trajectory, width: float) -> VectorField:
-        num_nodes = self.config.nodes_per_step * self.config.steps_per_clip + 1
-        attraction = min(
-            self.config.attraction, float(self.config.steps_per_clip)
-        )  # rk4 is stable up to 2.8 a step
-        return VectorField.along(path, width, attraction, num_nodes)
 
     def _integrate(
         self, field_: VectorField, start: Float[Tensor, "*b d"], clips: int
     ) -> Float[Tensor, "s *b d"]:
         num_steps = clips * self.config.steps_per_clip
         times = torch.linspace(0, clips, num_steps + 1, device=start.device, dtype=start.dtype)
-        if self.config.adjoint:
-            solved = odeint_adjoint(field_, start, times, method="rk4", adjoint_params=field_.tensors)
-        else:
-            solved = odeint(field_, start, times, method="rk4")
-        return cast(Tensor, solved)
+        solve = odeint_adjoint if self.config.adjoint else odeint
+        return cast(Tensor, solve(field_, start, times, method="rk4"))
+
+    def attraction_loss(self) -> Float[Tensor, ""]:
+        """How far the fields are from attracting what strays from the latest roll-out in training.
+
+        0 unless this step has solved for it: F learns from this and from the pictures in the same steps.
+        Pictures say how the state moves on its path, and nothing about what is beside it, where it comes
+        beyond the clip.
+        """
+        if self._live is None:
+            return self.path_values.new_zeros(())
+        path, attraction = self._live.detach(), self.config.attraction
+        forward = self.vector_field.tube_loss(path, attraction)
+        return forward + self.backward_field.tube_loss(path.reversed(), attraction)
 
     def path(self) -> Trajectory:
-        """A smooth curve through learned nodes: z(t) in the first stride, what F leads along in the last."""
+        """The free path of the first stride: a smooth curve through free nodes."""
         return smooth_trajectory(self.path_values)
 
     def roughness(self) -> Float[Tensor, ""]:
-        """Mean square of the path's second differences, over that of its values about their mean."""
+        """Mean square of the free path's second differences, over that of its values about their mean.
+
+        0 once the ODE has taken over, whose paths are smooth.
+        """
+        if self.committed:
+            return self.path_values.new_zeros(())
         values = self.path_values
         bends = values[2:] - 2 * values[1:-1] + values[:-2]
-        return bends.square().mean() / self._path_variance()
-
-    def gap_loss(self) -> Float[Tensor, ""]:
-        """Mean squared distance of the roll-out to the path that F leads along, over that path's variance.
-
-        Pictures see the roll-out alone, whose field would not be along it for long. 0 in training steps that
-        have not solved for it.
-        """
-        if self._solved is None:
-            return self.path_values.new_zeros(())
-        return (self._solved.values - self.path_values).square().mean() / self._path_variance()
-
-    def _path_variance(self) -> Float[Tensor, ""]:
-        values = self.path_values.detach()
-        return (values - values.mean(0)).square().mean().clamp_min(1e-12)
+        return bends.square().mean() / (values - values.mean(0)).square().mean().clamp_min(1e-12)
 
     @torch.no_grad()
     def motion_change(self, token_codes: Float[Tensor, "k e"]) -> float:
@@ -215,7 +209,6 @@ class LatentODE(Dynamics):
         self._seen_twists = twists
         return math.inf if before is None else _share_of_motion(twists - before, twists)
 
-    @torch.no_grad()
     def explain(self, token_codes: Float[Tensor, "k e"]) -> Explanation:
         """Find an ODE for the observed motion, and commit to it if it stays as near as `largest_gap`.
 
@@ -227,14 +220,13 @@ class LatentODE(Dynamics):
         path, modes = self._principal_components(token_codes)
         period, reason = self._choose_period(path)
         if period is None:
-            start, (width, gap) = path.values[0], self._fit_field(path)
+            start, gap = path.values[0], self._fit_field(self.vector_field, path)
+            if gap <= self.config.largest_gap:
+                self._fit_field(self.backward_field, path.reversed())
         else:
             start, modes, gap = self._fit_cycle(token_codes, period)
         self.committed.fill_(gap <= self.config.largest_gap)
         self.cyclic.fill_(self.committed & (period is not None))
-        if self.committed and period is None:
-            self.path_values.copy_(path.values)
-            self.width.fill_(width)
         self._dense.forget()
         return Explanation(start, modes, gap, reason)
 
@@ -288,9 +280,9 @@ class LatentODE(Dynamics):
         seen = len(path.values) - math.ceil(min(1 / 3, 1 - period) * (len(path.values) - 1))
         end = (seen - 1) * path.step
         first = Trajectory(0.0, end, path.values[:seen], smooth_trajectory(path.values[:seen]).slopes / end)
-        oscillator = deepcopy(self.oscillator)
+        field_, oscillator = deepcopy(self.vector_field), deepcopy(self.oscillator)
+        self._fit_once(field_, first, self.config.tube)
         with torch.no_grad():
-            field_ = self._field_along(first, self._fit_field(first)[0])
             rolled = self._integrate(field_, path.values[0], 1)
             times = torch.linspace(0, 1, len(path.values)).to(path.values)
             states = oscillator.orbit(oscillator.begin(period))(times)
@@ -310,22 +302,32 @@ class LatentODE(Dynamics):
         gap = _share_of_motion(with_one(states) @ modes - twists, twists)
         return start, modes.T.reshape(len(token_codes), -1), gap
 
-    @torch.no_grad()
-    def _fit_field(self, path: Trajectory) -> tuple[float, float]:
-        """Width of a field's nodes, and how far its roll-out is off the path, as a share of the motion.
+    def _fit_field(self, field_: VectorField, path: Trajectory) -> float:
+        """Fit F to a path; returns how far its roll-out is off, as a share of the motion's size."""
+        attempts = []
+        for attempt in range(self.config.explain_attempts):
+            # a wide tube is safer; a narrow one fits what swings
+            self._fit_once(field_, path, self.config.tube / 4**attempt)
+            gap, escapes = self._judge(field_, path)
+            attempts.append((gap > self.config.largest_gap, escapes, gap, deepcopy(field_.state_dict())))
+            if gap <= self.config.largest_gap and not escapes:
+                break
+        *_, gap, learned = min(attempts, key=lambda attempt: attempt[:3])
+        field_.load_state_dict(learned)
+        return gap
 
-        Wide nodes make one of passes that differ a little, and narrow ones keep apart what swings: the one
-        that stays nearest to the path in the clip and, where it recurs, to any of it for as long beyond.
-        """
-        recurs, found = find_period(path) is not None, []
-        for width in self.config.widths:
-            rolled = self._integrate(self._field_along(path, width), path.values[0], 2)
-            seen, beyond = rolled[: len(path.values)], rolled[self.config.steps_per_clip :]
-            gap = _share_of_motion(seen - path.values, path.values)
-            nearest = path.values[torch.cdist(beyond, path.values).argmin(1)]
-            astray = _share_of_motion(beyond - nearest, path.values) if recurs else 0.0
-            found.append((gap + astray, width, gap))
-        return min(found)[1:]
+    def _fit_once(self, field_: VectorField, path: Trajectory, tube: float) -> None:
+        field_.restart(path)
+        field_.fit(path, tube, self.config.attraction, self.config.explain_iterations)
+
+    @torch.no_grad()
+    def _judge(self, field_: VectorField, path: Trajectory) -> tuple[float, bool]:
+        """How far the roll-out is from a path, as a share of its size; and whether it runs away later."""
+        rolled = self._integrate(field_, path.values[0], 3)
+        centre = path.values.mean(0)
+        reach = (path.values - centre).norm(dim=1).max()
+        stays = bool(((rolled - centre).norm(dim=1) <= 1.3 * reach).all())
+        return _share_of_motion(rolled[: len(path.values)] - path.values, path.values), not stays
 
     def train(self, mode: bool = True) -> LatentODE:
         self._dense.forget()
@@ -411,21 +413,21 @@ class _SharedRollout:
         self.uses = 0
         self.leaf: Trajectory | None = None
 
-    def next(self, solve: Callable[[], Trajectory], block: int) -> Trajectory:
-        """The path for this step."""
+    def next(self, solve: Callable[[], Trajectory], block: int) -> tuple[Trajectory, bool]:
+        """The path for this step, and whether it is the live one."""
         if self.leaf is None or self.uses >= block:
             self.leaf, self.uses = None, 0
         self.uses += 1
         if self.uses == block:
             live, leaf, self.leaf = solve(), self.leaf, None
-            return live if leaf is None else _with_gradient_of(live, leaf)
+            return live if leaf is None else _with_gradient_of(live, leaf), True
         if self.leaf is None:
             with torch.no_grad():
                 nodes = solve()
             self.leaf = Trajectory(
                 nodes.t0, nodes.t1, nodes.values.requires_grad_(), nodes.slopes.requires_grad_()
             )
-        return self.leaf
+        return self.leaf, False
 
 
 class _AddGradient(torch.autograd.Function):

@@ -97,8 +97,8 @@ def sample(
     """The scene with another start, so another motion, from around the one that was learned.
 
     On an oscillator each harmonic gets another size (× exp(spread · n)) and phase (+ spread · n radians), for
-    good. A field with an attracting path leads back to it from a start away by about `spread` of the path's
-    size.
+    good. A field with an attracting path leads back to it from a start away by `spread` of the path's largest
+    standard deviation in each component.
 
     Args:
         latent: a scene with a committed ODE.
@@ -120,7 +120,7 @@ def sample(
         sizes, phases = normal(harmonics).exp(), normal(harmonics)
         start = turn_pairs(sizes.repeat_interleave(2) * start, phases)
     else:
-        start = start + dynamics.vector_field().scale * normal(len(start)) / len(start) ** 0.5
+        start = start + 2 * dynamics.vector_field.scale * normal(len(start))
     return replace(latent, motion=replace(latent.motion, start=start))
 
 

@@ -49,6 +49,14 @@ class Trajectory:
         m0, m1 = self.slopes[left] * self.step, self.slopes[left + 1] * self.step
         return (position - left)[..., None], self.values[left], self.values[left + 1], m0, m1
 
+    def reversed(self) -> Trajectory:
+        """The same path run backwards: z(−t) for −t1 ≤ t ≤ −t0."""
+        return Trajectory(-self.t1, -self.t0, self.values.flip(0), -self.slopes.flip(0))
+
+    def detach(self) -> Trajectory:
+        """The same path outside the graph."""
+        return Trajectory(self.t0, self.t1, self.values.detach(), self.slopes.detach())
+
 
 def fourier_trajectory(num_nodes: int, dim: int) -> Trajectory:
     """A smooth, generic path over [0, 1] to start from: half, one, one and a half, … turns, in pairs."""

@@ -92,10 +92,10 @@ class NestDynamicModelConfig(ModelConfig):
     smoothness_weight: float = 0.0001
     """Weight of the token rotation smoothness."""
     roughness_weight: float = 0.001
-    """Weight of the path's roughness where there is one training time for each of its nodes; it falls with
-    the square of their ratio, as many pictures tell more than a prior."""
-    gap_weight: float = 0.1
-    """Weight of the distance of the roll-out to the path it is to follow, in steps that solve for it."""
+    """Weight of the free path's roughness where there is one training time for each of its nodes; it falls
+    with the square of their ratio, as many pictures tell more than a prior."""
+    attraction_weight: float = 0.05
+    """Weight of the ODE's attraction to its path, where it is a free field; in steps that solve it."""
     opacity_weight: float = 0.01
     """Weight of the mean opacity; empties Gaussians that nothing needs, for "mcmc" to use again."""
     scale_weight: float = 0.03
@@ -289,7 +289,11 @@ class NestDynamicModel(Model):
                 self.field.token_log_radii,
             ]
             groups["path"] = [self.dynamics.path_values]
-            groups["start"] = [self.latent.start]
+            groups["flow"] = [
+                *self.dynamics.vector_field.parameters(),
+                *self.dynamics.backward_field.parameters(),
+                self.latent.start,
+            ]
             groups["period"] = [*self.dynamics.oscillator.parameters()]
         elif self.config.motion == "mlp":
             assert isinstance(self.field, DeformedGaussians)
@@ -474,7 +478,7 @@ class NestDynamicModel(Model):
         return {
             "rigidity": self.config.rigidity_weight * rigidity,
             "smoothness": self.config.smoothness_weight * smoothness_loss(deltas, neighbors),
-            "gap": self.config.gap_weight * self.dynamics.gap_loss(),
+            "attraction": self.config.attraction_weight * self.dynamics.attraction_loss(),
             "roughness": self.config.roughness_weight * sparsity**2 * self.dynamics.roughness(),
         }
 

@@ -16,6 +16,7 @@ def make_scene(cyclic: bool = True) -> tuple[SceneLatent, LatentODE]:
     config = LatentODEConfig(state_dim=4, token_code_dim=2, hidden_dim=8)
     ode = LatentODE(config).to(T)
     start = ode.oscillator.begin(0.5)
+    torch.nn.init.normal_(ode.vector_field.linear.weight, std=0.3)
     ode.committed.fill_(True)
     ode.cyclic.fill_(cyclic)
     quats, translations = se3_exp(torch.randn(6, 6, dtype=T))

@@ -43,3 +43,10 @@ def test_smooth_trajectory_reproduces_parabolas_exactly() -> None:
     queries = torch.rand(7, dtype=torch.float64)
     torch.testing.assert_close(path(queries)[:, 0], 3 * queries**2 - queries)
     torch.testing.assert_close(path.slope(queries)[:, 0], 6 * queries - 1)
+
+
+def test_reversed_runs_backwards() -> None:
+    path = smooth_trajectory(torch.randn(9, 3))
+    times = torch.tensor([0.05, 0.4, 0.97])
+    torch.testing.assert_close(path.reversed()(-times), path(times))
+    torch.testing.assert_close(path.reversed().slope(-times), -path.slope(times))

@@ -19,6 +19,7 @@ def dense_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(dense_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
     config = make_config(dense_capture, tmp_path_factory.mktemp("run"), steps=400)
+    config.pipeline.model.dynamics.explain_iterations = 2000  # fewer do not explain what swings
     trainer = make_trainer(config)
     trainer.train()
     trainer.pipeline.eval()

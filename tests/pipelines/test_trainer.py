@@ -96,7 +96,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(capture: Path, tmp_path: 
         *("--vis", "tensorboard"),
         *("--max-num-iterations", "300", "--steps-per-save", "50", "--machine.device-type", "cpu"),
         *("--pipeline.model.num-gaussians", "150", "--pipeline.model.max-gaussians", "200"),
-        *("--pipeline.model.num-tokens", "12"),
+        *("--pipeline.model.num-tokens", "12", "--pipeline.model.dynamics.explain-iterations", "60"),
     ]
     folder = tmp_path / "x" / "nest-dynamic" / "run" / "nerfstudio_models"
     process = subprocess.Popen(
