@@ -92,8 +92,8 @@ class NestDynamicModelConfig(ModelConfig):
     smoothness_weight: float = 0.0001
     """Weight of the token rotation smoothness."""
     roughness_weight: float = 0.001
-    """Weight of the free path's roughness where there is one training time for each of its nodes; it falls
-    with the square of their ratio, as many pictures tell more than a prior."""
+    """Weight of the free path's roughness, where there are fewer training times than nodes of it: what is
+    between them is not told by pictures."""
     attraction_weight: float = 0.05
     """Weight of the ODE's attraction to its path, where it is a free field; in steps that solve it."""
     opacity_weight: float = 0.01
@@ -474,12 +474,12 @@ class NestDynamicModel(Model):
             (self._posed.quats, self._posed.translations), se3_inverse((self.field.bind_quats, rest))
         )
         rigidity = as_rigid_as_possible_loss(deltas, rest, neighbors, spacing)
-        sparsity = len(self.dynamics.path_values) / self._num_times
+        is_sparse = self._num_times < len(self.dynamics.path_values)
         return {
             "rigidity": self.config.rigidity_weight * rigidity,
             "smoothness": self.config.smoothness_weight * smoothness_loss(deltas, neighbors),
             "attraction": self.config.attraction_weight * self.dynamics.attraction_loss(),
-            "roughness": self.config.roughness_weight * sparsity**2 * self.dynamics.roughness(),
+            "roughness": is_sparse * self.config.roughness_weight * self.dynamics.roughness(),
         }
 
     def _token_graph(self) -> tuple[Tensor, float]:
