@@ -95,7 +95,7 @@ class LatentODE(Dynamics):
         self.register_buffer("committed", torch.tensor(False))
         self.register_buffer("cyclic", torch.tensor(False))
         self._dense = _DenseRollout()
-        self.register_load_state_dict_post_hook(lambda *_: self._dense.forget())
+        self.register_load_state_dict_post_hook(lambda module, _: module._dense.forget())
         self._seen_twists: Tensor | None = None
         self._live: Trajectory | None = None
         self._shared = _SharedRollout()
