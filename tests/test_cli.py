@@ -53,7 +53,7 @@ def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     call(
         *("ns-train", "nest-dynamic", "--data", capture, "--output-dir", output),
         *("--experiment-name", "x", "--timestamp", "run", "--vis", "tensorboard"),
-        *("--viewer.quit-on-train-completion", "True", "--max-num-iterations", "400"),
+        *("--viewer.quit-on-train-completion", "True", "--max-num-iterations", "800"),
         *("--pipeline.model.num-gaussians", "150", "--pipeline.model.max-gaussians", "200"),
         *("--pipeline.model.num-tokens", "12", "--pipeline.model.sh-degree", "1"),
     )
@@ -90,7 +90,7 @@ def write_camera_path(path: Path, times: list[float | None]) -> Path:
 def test_train_leaves_a_run(run: Path) -> None:
     names = {path.name for path in run.parent.iterdir()}
     assert {"config.yml", "dataparser_transforms.json", "nerfstudio_models"} <= names
-    assert [path.name for path in (run.parent / "nerfstudio_models").iterdir()] == ["step-000000399.ckpt"]
+    assert [path.name for path in (run.parent / "nerfstudio_models").iterdir()] == ["step-000000799.ckpt"]
 
 
 def test_eval(run: Path, tmp_path: Path) -> None:

@@ -474,13 +474,14 @@ class NestDynamicModel(Model):
             (self._posed.quats, self._posed.translations), se3_inverse((self.field.bind_quats, rest))
         )
         rigidity = as_rigid_as_possible_loss(deltas, rest, neighbors, spacing)
-        is_sparse = self._num_times < len(self.dynamics.path_values)
-        return {
+        losses = {
             "rigidity": self.config.rigidity_weight * rigidity,
             "smoothness": self.config.smoothness_weight * smoothness_loss(deltas, neighbors),
             "attraction": self.config.attraction_weight * self.dynamics.attraction_loss(),
-            "roughness": is_sparse * self.config.roughness_weight * self.dynamics.roughness(),
         }
+        if self._num_times < len(self.dynamics.path_values):
+            losses["roughness"] = self.config.roughness_weight * self.dynamics.roughness()
+        return losses
 
     def _token_graph(self) -> tuple[Tensor, float]:
         """Nearest tokens of each token and their mean distance; found anew where tokens were placed anew."""

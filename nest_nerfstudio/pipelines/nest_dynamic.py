@@ -10,6 +10,7 @@ import torch
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
 from nest_nerfstudio.geometry.cameras import cameras_to_views
@@ -52,14 +53,19 @@ class NestDynamicPipeline(VanillaPipeline):
     def dynamic_model(self) -> NestDynamicModel:
         return cast(NestDynamicModel, self.model)
 
+    @property
+    def _train_times(self) -> Tensor:
+        """Clip time of each training view."""
+        times = cast(DynamicDatamanager, self.datamanager).train_dataset.cameras.times
+        assert times is not None  # the data manager sees to it
+        return times.reshape(-1)
+
     def _start_model(self) -> None:
         datamanager, model = cast(DynamicDatamanager, self.datamanager), self.dynamic_model
         parsed, first = datamanager.train_dataparser_outputs, datamanager.cached_train[0]
         has_alpha = first["image"].shape[-1] == 4
-        times = datamanager.train_dataset.cameras.times
-        assert times is not None  # the data manager sees to it
         backdrop = None if has_alpha else parsed.alpha_color
-        model.describe_images(has_alpha, "depth_image" in first, backdrop, len(times.unique()))
+        model.describe_images(has_alpha, "depth_image" in first, backdrop, len(self._train_times.unique()))
         seed_points = None
         if "points3D_xyz" in parsed.metadata:
             seed_points = parsed.metadata["points3D_xyz"], parsed.metadata["points3D_rgb"]
@@ -67,10 +73,7 @@ class NestDynamicPipeline(VanillaPipeline):
 
     def _views_in(self, window: tuple[float, float] | None) -> list[Views]:
         """Training views in a span of clip time, one camera each; at least eight, or all there are."""
-        datamanager = cast(DynamicDatamanager, self.datamanager)
-        cameras = datamanager.train_dataset.cameras
-        assert cameras.times is not None  # the data manager sees to it
-        times = cameras.times.reshape(-1)
+        times = self._train_times
         centre = 0.5 if window is None else 0.5 * sum(window)
         order = (times - centre).abs().argsort()
         inside = len(times) if window is None else int(((times >= window[0]) & (times <= window[1])).sum())
