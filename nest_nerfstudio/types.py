@@ -50,6 +50,59 @@ class Views:
 
 
 @dataclass(frozen=True)
+class SunSky:
+    """A light: a sun and a sky of one colour.
+
+    Attributes:
+        direction: along the sunlight's travel, world frame, any length > 0.
+        sun: irradiance of the sun on a surface that faces it.
+        ambient: radiance of the sky.
+    """
+
+    direction: tuple[float, float, float] = (-0.3, 0.5, -1.0)
+    sun: float = 3.0
+    ambient: float = 0.6
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a state of a scene differs in from its base; by default in nothing.
+
+    Attributes:
+        light: the light it stands in.
+        hue: shift of every material's hue, fraction of a turn.
+        yaw: turn of the object about z, radians.
+        translate: shift of the object, world units, after its turn.
+        stretch: factors along the object's own x, y, z, before its turn.
+    """
+
+    light: SunSky = SunSky()
+    hue: float = 0.0
+    yaw: float = 0.0
+    translate: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class SceneSample:
+    """What one training step sees of one scene.
+
+    Attributes:
+        name: of the scene.
+        category: of the scene.
+        context: pictures of one state, for the encoder.
+        edit: of that state.
+        targets: pictures of one or more states, none of them in `context`.
+    """
+
+    name: str
+    category: str
+    context: Views
+    edit: Edit
+    targets: tuple[tuple[Edit, Views], ...]
+
+
+@dataclass(frozen=True)
 class Gaussians:
     """N anisotropic Gaussians in one frame, with activated (ready to render) values.
 
