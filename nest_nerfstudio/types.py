@@ -50,6 +50,22 @@ class Views:
 
 
 @dataclass(frozen=True)
+class Points:
+    """A coloured point cloud.
+
+    Attributes:
+        positions: world units.
+        rgb: in [0, 1].
+    """
+
+    positions: Float[Tensor, "n 3"]
+    rgb: Float[Tensor, "n 3"]
+
+    def __len__(self) -> int:
+        return self.positions.shape[0]
+
+
+@dataclass(frozen=True)
 class SunSky:
     """A light: a sun and a sky of one colour.
 

@@ -18,10 +18,11 @@ from torch.nn import Parameter
 from nest_nerfstudio.dynamics.base import StaticDynamics
 from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
 from nest_nerfstudio.dynamics.motions import Motion, play
-from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians, farthest_points
+from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians
 from nest_nerfstudio.fields.deformation_mlp import DeformedGaussians
 from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
 from nest_nerfstudio.geometry.cameras import cameras_to_views, downscale_views, ray_lengths
+from nest_nerfstudio.geometry.points import farthest_points
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_inverse
 from nest_nerfstudio.geometry.sh import rgb_to_sh
 from nest_nerfstudio.losses.motion import as_rigid_as_possible_loss, nearest_tokens, smoothness_loss
