@@ -18,6 +18,7 @@ from nest_nerfstudio.encoders.layers import Interaction, radial_basis
 from nest_nerfstudio.encoders.lift import (
     Lifted,
     camera_centres,
+    hull_depths,
     lift,
     looked_at,
     project,
@@ -52,6 +53,8 @@ class LatentEncoderConfig(InstantiateConfig):
     """Rays along the longer side of a picture."""
     depths: int = 24
     """Places along each ray."""
+    shell: float = 0.6
+    """Depth under the hull of two views where tokens may be, world units; less with more views."""
     shape_dim: int = 48
     """Size of a token's geometry code."""
     palette: int = 4
@@ -60,6 +63,8 @@ class LatentEncoderConfig(InstantiateConfig):
     """Width of the picture's features."""
     irreps: str = "64x0e+16x1e+4x2e"
     """Features of a token."""
+    irreps_sent: str = "16x0e+8x1e+4x2e"
+    """What tokens tell each other."""
     num_interactions: int = 2
     """Rounds of messages between tokens."""
     num_neighbors: int = 8
@@ -89,7 +94,9 @@ class LatentEncoder(Encoder):
         self.pool = _mlp(_HEADS * width + 2 * width + _GLOBALS, width, width)
         self.embed = o3.Linear(f"{width}x0e + {self.num_vectors + _DIRECTIONS}x1e", irreps)
         self.interactions = nn.ModuleList(
-            Interaction(irreps, o3.Irreps.spherical_harmonics(2, p=1), _RADIAL, 32)
+            Interaction(
+                irreps, o3.Irreps(config.irreps_sent), o3.Irreps.spherical_harmonics(2, p=1), _RADIAL, 32
+            )
             for _ in range(config.num_interactions)
         )
         self.to_vectors = o3.Linear(irreps, "3x1e")
@@ -131,7 +138,9 @@ class LatentEncoder(Encoder):
         return looked_at(views.viewmats, self.config.viewing_distance)
 
     def _lift(self, views: Views, centre: Tensor) -> Lifted:
-        lifted = lift(views, centre, self.config.radius, self.config.patches, self.config.depths)
+        lifted = lift(
+            views, centre, self.config.radius, self.config.patches, self.config.depths, self.config.shell
+        )
         if len(lifted.positions) < 4:
             raise ValueError(
                 f"the silhouettes of the {len(views)} views have no place in common inside the ball of "
@@ -148,6 +157,8 @@ class LatentEncoder(Encoder):
         else:
             assert lifted is not None
             places, settled = lifted.positions, lifted.settled
+        sparser = max(1, len(places) // (_CHOICE * count))
+        places, settled = places[::sparser], settled[::sparser]
         # in the order of the candidates, as rounding may swap two far ones in that of the choice
         return places[farthest_points(settled, min(count, len(places))).sort().values]
 
@@ -195,13 +206,11 @@ class LatentEncoder(Encoder):
         maps = self.pictures(rgba - 0.5)
         grid, z = project(views, positions)
         radius = self.config.radius
-        valid = (lifted.fronts > 0).to(rgba)
-        hull = sample_maps(torch.stack([lifted.fronts, lifted.backs, valid], 1), grid)
-        hull = hull[..., :2] / hull[..., 2:].clamp_min(1e-3)
+        behind = hull_depths(lifted.fronts, lifted.backs, grid, z) / radius
         rotations = views.viewmats[:, :3, :3]
         local = ((positions - centre) @ rotations.mT) / radius
         pixel = sample_maps(rgba, grid)
-        cues = [pixel, local, (z[..., None] - hull) / radius, grid.abs().amax(-1, keepdim=True).clamp_max(2)]
+        cues = [pixel, local, behind, grid.abs().amax(-1, keepdim=True).clamp_max(2)]
         each = self.look(torch.cat([sample_maps(maps, grid), *cues], -1))  # [v, k, s]
         mean = each.mean(0)
         spread = (each - mean).square().mean(0)
@@ -278,6 +287,8 @@ _GLOBALS = 3
 """Spacing, distance from the middle, height."""
 _DIRECTIONS = 4
 """Outward, down, two camera axes."""
+_CHOICE = 8
+"""Places to choose from for each token; more are thinned out first."""
 _RADIAL = 8
 """Radial functions."""
 

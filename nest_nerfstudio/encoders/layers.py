@@ -12,20 +12,28 @@ from torch import Tensor, nn
 
 
 class Interaction(nn.Module):
-    """x_i ← x_i + gate(W x_i + Σ_j s_ij x_j ⊗ Y(r_ij)), the products weighted by an MLP of invariants.
+    """x_i ← x_i + gate(W x_i + Σ_j s_ij (V x_j) ⊗ Y(r_ij)), the products weighted by an MLP of invariants.
 
     The convolution of NequIP (arXiv 2101.03164), where besides the distance the scalars of both ends weigh
     the messages.
     """
 
-    def __init__(self, irreps: o3.Irreps, irreps_sh: o3.Irreps, num_radial: int, hidden: int) -> None:
+    def __init__(
+        self,
+        irreps: o3.Irreps,
+        irreps_sent: o3.Irreps,
+        irreps_sh: o3.Irreps,
+        num_radial: int,
+        hidden: int,
+    ) -> None:
         super().__init__()
         scalars = o3.Irreps([(mul, ir) for mul, ir in irreps if ir.l == 0])
         gated = o3.Irreps([(mul, ir) for mul, ir in irreps if ir.l > 0])
         gates = o3.Irreps([(gated.num_irreps, "0e")])
         self.gate = enn.Gate(scalars, [torch.nn.functional.silu], gates, [torch.sigmoid], gated)
         self.num_scalars = scalars.dim
-        self.product = _channelwise_product(irreps, irreps_sh, self.gate.irreps_in)
+        self.send = o3.Linear(irreps, irreps_sent)
+        self.product = _channelwise_product(irreps_sent, irreps_sh, self.gate.irreps_in)
         self.weigh = nn.Sequential(
             nn.Linear(num_radial + 2 * hidden, hidden),
             nn.SiLU(),
@@ -55,7 +63,9 @@ class Interaction(nn.Module):
         about = self.describe(x[:, : self.num_scalars])
         here = about[:, None].expand(-1, neighbors.shape[1], -1)
         weights = self.weigh(torch.cat([radial, here, about[neighbors]], -1))
-        messages = self.product(x[neighbors].flatten(0, 1), harmonics.flatten(0, 1), weights.flatten(0, 1))
+        messages = self.product(
+            self.send(x)[neighbors].flatten(0, 1), harmonics.flatten(0, 1), weights.flatten(0, 1)
+        )
         heard = (shares[..., None] * messages.unflatten(0, neighbors.shape)).sum(1)
         return x + self.gate(self.keep(x) + self.mix(heard))
 

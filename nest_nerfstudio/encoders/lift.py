@@ -111,29 +111,57 @@ def sample_maps(maps: Float[Tensor, "v c p q"], grid: Float[Tensor, "v n 2"]) ->
     return values[:, :, 0].mT
 
 
-def lift(views: Views, centre: Float[Tensor, " 3"], radius: float, patches: int, depths: int) -> Lifted:
+def lift(
+    views: Views, centre: Float[Tensor, " 3"], radius: float, patches: int, depths: int, shell: float
+) -> Lifted:
     """Places in the visual hull, inside a ball.
+
+    The more views, the nearer to its hull the object's surface is: places deeper in it than shell / (V − 1),
+    along the rays of all views, are left out.
 
     Args:
         views: with images.
         centre: of the ball, world frame.
         radius: of the ball, world units.
-        patches: along the longer side of a picture; a ray goes through the centre of each.
+        patches: along the longer side of a picture; a ray goes through the middle of what each shows.
         depths: places along the chord of each ray in the ball.
+        shell: depth that is kept with two views, world units.
     """
     size = _grid_size(views, patches)
     rough_views, rough_centre = _settle(views, centre)
-    rough, lengths = _places_on_rays(rough_views, rough_centre, radius, size, depths)
+    rough, lengths, rough_z = _places_on_rays(rough_views, rough_centre, radius, size, depths)
     coverage = _alphas(views)
     inside = (F.adaptive_avg_pool2d(coverage, size)[:, 0] > 0.1)[..., None] & (lengths > 0)
     kept = torch.zeros_like(inside)
     kept[inside] = in_hull(rough_views, coverage, rough[inside])
-    places, lengths = _places_on_rays(views, centre, radius, size, depths)
-    z = lengths * _rays(views, size)[1][..., None]
+    outer = kept
+    if len(views) > 1:
+        ends = _ends(rough_z, kept)
+        depth = hull_depths(*ends, *project(rough_views, rough[kept])).amin((0, 2))
+        outer = kept.clone()
+        outer[kept] = depth < shell / (len(views) - 1)
+    places, _, z = _places_on_rays(views, centre, radius, size, depths)
+    return Lifted(places[outer], rough[outer], *_ends(z, kept))
+
+
+def hull_depths(
+    fronts: Float[Tensor, "v p q"],
+    backs: Float[Tensor, "v p q"],
+    grid: Float[Tensor, "v n 2"],
+    depths: Float[Tensor, "v n"],
+) -> Float[Tensor, "v n 2"]:
+    """How far places are behind the front and before the back of the hull, in each view; world units."""
+    maps = torch.stack([fronts, backs, (fronts > 0).to(fronts)], 1)
+    ends, seen = sample_maps(maps, grid).split([2, 1], -1)
+    front, back = (ends / seen.clamp_min(1e-3)).unbind(-1)
+    return torch.stack([depths - front, back - depths], -1)
+
+
+def _ends(z: Float[Tensor, "v p q s"], kept: Bool[Tensor, "v p q s"]) -> tuple[Tensor, Tensor]:
+    """The first and the last kept depth of each ray; 0 where there is none."""
     seen = kept.any(-1)
-    fronts = torch.where(kept, z, torch.inf).amin(-1).where(seen, 0.0)
-    backs = torch.where(kept, z, -torch.inf).amax(-1).where(seen, 0.0)
-    return Lifted(places[kept], rough[kept], fronts, backs)
+    fronts, backs = z.where(kept, torch.inf).amin(-1), z.where(kept, -torch.inf).amax(-1)
+    return fronts.where(seen, 0.0), backs.where(seen, 0.0)
 
 
 def _settle(views: Views, centre: Tensor) -> tuple[Views, Tensor]:
@@ -147,16 +175,17 @@ def _settle(views: Views, centre: Tensor) -> tuple[Views, Tensor]:
 
 def _places_on_rays(
     views: Views, centre: Tensor, radius: float, size: tuple[int, int], depths: int
-) -> tuple[Float[Tensor, "v p q s 3"], Float[Tensor, "v p q s"]]:
-    """Places at even steps of each ray's chord in the ball, and their distances from the camera, 0 off it."""
-    rays, _ = _rays(views, size)
+) -> tuple[Float[Tensor, "v p q s 3"], Float[Tensor, "v p q s"], Float[Tensor, "v p q s"]]:
+    """Places at even steps of each ray's chord in the ball, their distances from the camera (0: off it), z."""
+    rays, z_per_length = _rays(views, size)
     origins = camera_centres(views.viewmats)[:, None, None]
     middle = ((centre - origins) * rays).sum(-1)
     off_axis = centre - origins - middle[..., None] * rays
     half = (radius**2 - off_axis.square().sum(-1)).clamp_min(0).sqrt()
     steps = (torch.arange(depths).to(rays) + 0.5) * (2 / depths) - 1
     lengths = (middle[..., None] + half[..., None] * steps) * (half > 0)[..., None]
-    return origins[..., None, :] + lengths[..., None] * rays[..., None, :], lengths
+    places = origins[..., None, :] + lengths[..., None] * rays[..., None, :]
+    return places, lengths, lengths * z_per_length[..., None]
 
 
 def in_hull(
@@ -181,10 +210,15 @@ def _grid_size(views: Views, patches: int) -> tuple[int, int]:
 
 
 def _rays(views: Views, size: tuple[int, int]) -> tuple[Float[Tensor, "v p q 3"], Float[Tensor, "v p q"]]:
-    """Unit rays through the centres of a grid of patches, world frame; camera-space z per unit of length."""
-    rows, columns = size
-    v = (torch.arange(rows).to(views.Ks) + 0.5) * (views.height / rows)
-    u = (torch.arange(columns).to(views.Ks) + 0.5) * (views.width / columns)
-    pixels = torch.stack([*torch.meshgrid(u, v, indexing="xy"), torch.ones(rows, columns).to(u)], -1)
-    local = F.normalize(pixels.flatten(0, 1) @ torch.linalg.inv(views.Ks).mT, dim=-1)
-    return (local @ views.viewmats[:, :3, :3]).unflatten(1, size), local[..., 2].unflatten(1, size)
+    """Unit rays, world frame, and camera-space z per unit of length, of a grid of patches.
+
+    Each goes through the middle of what a patch shows, so that thin parts are not missed.
+    """
+    v = torch.arange(views.height).to(views.Ks) + 0.5
+    u = torch.arange(views.width).to(views.Ks) + 0.5
+    places = torch.stack([*torch.meshgrid(u, v, indexing="xy"), torch.ones(views.height, views.width).to(u)])
+    weights = _alphas(views) + 1e-3
+    pixels = F.adaptive_avg_pool2d(weights * places, size) / F.adaptive_avg_pool2d(weights, size)
+    local = F.normalize(pixels.flatten(2).mT @ torch.linalg.inv(views.Ks).mT, dim=-1)
+    rays = local @ views.viewmats[:, :3, :3]
+    return rays.unflatten(1, size), local[..., 2].unflatten(1, size)
