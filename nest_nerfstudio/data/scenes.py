@@ -86,6 +86,9 @@ class ScenesIndex:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ScenesIndex:
+        return self  # it never changes, and nerfstudio copies all that a parser's metadata hold
+
     def split(self, split: Literal["train", "val"]) -> list[int]:
         """The scenes to train on, or those held out: the middle one of every `holdout` of a category."""
         counts: dict[str, int] = {}
@@ -347,8 +350,10 @@ def _join_cameras(parts: list[Cameras]) -> Cameras:
     def joined(name: str) -> Any:
         return torch.cat([getattr(part, name).float() for part in parts])
 
-    undistorted = [torch.zeros(len(part), 6) for part in parts]
-    lenses = [z if p.distortion_params is None else p.distortion_params for p, z in zip(parts, undistorted)]
+    lenses = [
+        torch.zeros(len(part), 6) if part.distortion_params is None else part.distortion_params
+        for part in parts
+    ]
     return Cameras(
         **{name: joined(name) for name in ("camera_to_worlds", "fx", "fy", "cx", "cy")},
         width=joined("width").long(),
@@ -372,6 +377,17 @@ def _to_one_size(outputs: DataparserOutputs) -> DataparserOutputs:
     cameras.fy, cameras.cy = cameras.fy * sy, cameras.cy * sy
     cameras.width, cameras.height = (s.expand_as(cameras.width).clone() for s in size)
     return replace(outputs, metadata={"resize_on_load": True})
+
+
+@contextmanager
+def bad_scenes_left_out(skip: bool) -> Iterator[None]:
+    """Errors of a scene stop the run; with `skip` they end only the block, after a line in the log."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if not skip:
+            raise
+        CONSOLE.log(f"Left out: {error}")
 
 
 @contextmanager

@@ -9,10 +9,9 @@ from functools import lru_cache
 from itertools import count, islice
 
 import numpy as np
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch.utils.data import DataLoader, Dataset
 
-from nest_nerfstudio.data.scenes import Scene, State
+from nest_nerfstudio.data.scenes import Scene, State, bad_scenes_left_out
 from nest_nerfstudio.data.scenes_library import SceneLibrary
 from nest_nerfstudio.types import SceneSample
 
@@ -45,8 +44,8 @@ class SceneSampleDataset(Dataset[SceneSample]):
     ):
         if not 1 <= num_context[0] <= num_context[1] or num_targets < 1 or edit_states < 0:
             raise ValueError(
-                f"num_context {num_context}, num_targets {num_targets} and edit_states {edit_states} must be a "
-                "range from 1 upwards, 1 or more, and 0 or more"
+                f"num_context {num_context} must be the fewest and the most views, from 1 upwards; "
+                f"num_targets {num_targets} must be 1 or more, and edit_states {edit_states} 0 or more"
             )
         if not len(scenes):
             raise ValueError(
@@ -68,13 +67,9 @@ class SceneSampleDataset(Dataset[SceneSample]):
             number = self.scene_at(i)
             if number in self._bad:
                 continue
-            try:
+            with bad_scenes_left_out(self.skip_bad):
                 return self._draw(number, np.random.default_rng((self.seed, n)))
-            except (ValueError, OSError) as error:
-                if not self.skip_bad:
-                    raise
-                self._bad.add(number)
-                CONSOLE.log(f"Left out: {error}")
+            self._bad.add(number)
         raise ValueError(f"none of the {len(self.scenes)} scenes can be used; the log says why")
 
     def scene_at(self, n: int) -> int:
@@ -88,16 +83,16 @@ class SceneSampleDataset(Dataset[SceneSample]):
         states = sorted(state for state, size in sizes.items() if size >= 2)
         if not states:
             raise ValueError(
-                f"scene {scene.name} has {len(scene)} frame(s), and no two of one state (edit and time): one is "
-                "needed as context and another as target. Add views, or remove the scene"
+                f"scene {scene.name} has {len(scene)} frame(s), and no two of one state (edit and time): one "
+                "is needed as context and another as target. Add views, or remove the scene"
             )
         state = states[rng.integers(len(states))]
         num_context = int(rng.integers(self.num_context[0], self.num_context[1] + 1))
         chosen = self._drawn(scene, state, num_context + self.num_targets, rng)
         if len(chosen) < 2:
             raise ValueError(
-                f"scene {scene.name}: of {sizes[state]} views of the state {state.edit}, only {len(chosen)} show "
-                "anything; alpha or mask of the others is zero everywhere. Two are needed"
+                f"scene {scene.name}: of {sizes[state]} views of the state {state.edit}, only {len(chosen)} "
+                "show anything; alpha or mask of the others is zero everywhere. Two are needed"
             )
         num_context = min(num_context, len(chosen) - 1)
         others = sorted(other for other in sizes if other.time == state.time and other != state)
