@@ -1,0 +1,210 @@
+"""Batches of scenes for training, and one evaluation of every scene that is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
+
+from nest_nerfstudio.data.datamanager import _VanillaByName
+from nest_nerfstudio.data.dataset import DynamicDataset
+from nest_nerfstudio.data.scenes import ScenesIndex, bad_scenes_left_out
+from nest_nerfstudio.data.scenes_library import SceneLibrary
+from nest_nerfstudio.data.scenes_parser import NestScenes, NestScenesConfig, scenes_of
+from nest_nerfstudio.data.scenes_sampling import SceneSampleDataset, eval_sample, load_steps, step_draws
+from nest_nerfstudio.types import SceneSample, Views
+
+
+@dataclass
+class MultiSceneDatamanagerConfig(VanillaDataManagerConfig):
+    """Settings of `MultiSceneDatamanager`; those for rays, from nerfstudio, are not used."""
+
+    _target: type = field(default_factory=lambda: MultiSceneDatamanager)
+    dataparser: AnnotatedDataParserUnion = field(default_factory=NestScenesConfig)
+    """`nest-scenes`; with any other parser, its scene is the only one."""
+    scenes_per_batch: int = 4
+    """Scenes of a step, for each process."""
+    num_context: tuple[int, int] = (1, 8)
+    """Fewest and most context views of a training sample; fewer where a state has fewer."""
+    num_targets: int = 4
+    """Target views of a training sample, of the state that its context shows and of each other."""
+    edit_states: int = 0
+    """Other edits of a scene to give targets of, at most."""
+    sampling_seed: int = 0
+    """Of all that is drawn."""
+    num_workers: int = 0
+    """Processes that load pictures ahead; they do not change what is drawn."""
+    cache_megabytes: float = 128.0
+    """Decoded pictures to keep, in all processes of a rank together."""
+
+
+class MultiSceneDatamanager(_VanillaByName):
+    """Gives a few scenes a step: of each, context views of one state, and other views as targets.
+
+    A step's batch depends on the seed, the step and the rank only, so a run goes on from any step.
+
+    Args:
+        config: its settings.
+        device: where samples and cameras live.
+        test_mode: as nerfstudio has it; makes no difference here.
+        world_size: number of processes.
+        local_rank: of this process, where torch.distributed is not in use.
+
+    Attributes:
+        index: all scenes.
+        train_dataset: a bounded number of frames of train scenes, for the viewer and ns-render; as stored,
+            with lens distortion not undone.
+        eval_dataset: the same of scenes held out.
+    """
+
+    config: MultiSceneDatamanagerConfig
+    includes_time = False
+
+    def __init__(
+        self,
+        config: MultiSceneDatamanagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **kwargs: Any,
+    ):
+        self.config, self.device, self.test_mode, self.test_split = config, device, test_mode, "val"
+        self.world_size = world_size
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if distributed else local_rank
+        self.dataparser = _scenes_parser(config)
+        self.train_dataparser_outputs = self.dataparser.get_dataparser_outputs(split="train")
+        self.train_dataset = DynamicDataset(self.train_dataparser_outputs)
+        self.eval_dataset = DynamicDataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
+        self._library = SceneLibrary(self.index, config.cache_megabytes / (1 + config.num_workers))
+        self._loaded: tuple[int, Iterator[list[SceneSample]]] | None = None
+        super().__init__()
+
+    @property
+    def index(self) -> ScenesIndex:
+        return self.dataparser.index
+
+    def setup_train(self) -> None:
+        """Nothing is loaded before it is needed."""
+
+    def setup_eval(self) -> None:
+        """Nothing is loaded before it is needed."""
+
+    def next_train(self, step: int) -> tuple[list[SceneSample], dict[str, Any]]:
+        """The scenes of a step, on the device; the dictionary is empty.
+
+        Raises:
+            ValueError: a scene is of no use, or its files are broken.
+            FileNotFoundError: pictures are missing.
+        """
+        batch, place = self.config.scenes_per_batch, (self.rank, self.world_size)
+        if self.config.num_workers == 0:
+            samples = [self._samples[n] for n in step_draws(step, batch, *place)]
+        else:
+            if self._loaded is None or self._loaded[0] != step:
+                workers = self.config.num_workers
+                self._loaded = step, load_steps(self._samples, step, batch, workers, *place)
+            samples = next(self._loaded[1])
+            self._loaded = step + 1, self._loaded[1]
+        return [sample_to(sample, self.device) for sample in samples], {}
+
+    def eval_samples(self, num_context: int) -> Iterator[SceneSample]:
+        """The evaluation of each scene that is held out, in order, on the device: see `eval_sample`.
+
+        Args:
+            num_context: number of context views.
+        """
+        for number in scenes_of(self.index, self.test_split):
+            with bad_scenes_left_out(self.dataparser.config.skip_bad_scenes):
+                sample = eval_sample(self._library, number, num_context, self.config.sampling_seed)
+                yield sample_to(sample, self.device)
+
+    def next_eval(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        return self.next_eval_image(step)
+
+    def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """The next of the evaluation frames: its camera, and `image` [h, w, 3 or 4]."""
+        camera, batch = self.fixed_indices_eval_dataloader[self.eval_count % len(self.eval_dataset)]
+        self.eval_count += 1
+        return camera, batch
+
+    # Cached, because the viewer reads every plain property of the data manager when it starts.
+    @cached_property
+    def fixed_indices_eval_dataloader(self) -> EvalViews:
+        """All evaluation frames, in order, each read when it is asked for."""
+        return EvalViews(cast(DynamicDataset, self.eval_dataset), self.device)
+
+    @cached_property
+    def eval_dataloader(self) -> FixedIndicesEvalDataloader:
+        """The evaluation frames as nerfstudio's ray managers give them, for `ns-render spiral`."""
+        return FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
+
+    @cached_property
+    def _samples(self) -> SceneSampleDataset:
+        config = self.config
+        return SceneSampleDataset(
+            self._library,
+            self.index.split("train"),
+            num_context=config.num_context,
+            num_targets=config.num_targets,
+            edit_states=config.edit_states,
+            seed=config.sampling_seed,
+            skip_bad=self.dataparser.config.skip_bad_scenes,
+        )
+
+    def get_train_rays_per_batch(self) -> int:
+        """Target pixels of a step, for nerfstudio's measure of speed."""
+        camera, config = self.train_dataset.cameras[0], self.config
+        targets = config.scenes_per_batch * config.num_targets * (1 + config.edit_states)
+        return targets * int(camera.width) * int(camera.height)
+
+    def get_eval_rays_per_batch(self) -> int:
+        return self.get_train_rays_per_batch()
+
+    def get_datapath(self) -> Path:
+        return self.dataparser.config.data
+
+
+class EvalViews(Sequence[tuple[Cameras, dict[str, Any]]]):
+    """The frames of a dataset as single cameras with their pictures, read one at a time."""
+
+    def __init__(self, dataset: DynamicDataset, device: torch.device | str):
+        self.dataset, self.device = dataset, device
+        self.cameras = dataset.cameras.to(device)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> tuple[Cameras, dict[str, Any]]:  # type: ignore[override]
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        batch = self.dataset.get_data(i)
+        return self.cameras[i : i + 1], {**batch, "image": batch["image"].to(self.device)}
+
+
+def sample_to(sample: SceneSample, device: torch.device | str) -> SceneSample:
+    """The sample with its tensors on a device."""
+    targets = tuple((edit, _views_to(views, device)) for edit, views in sample.targets)
+    return replace(sample, context=_views_to(sample.context, device), targets=targets)
+
+
+def _views_to(views: Views, device: torch.device | str) -> Views:
+    moved = {k: v.to(device, non_blocking=True) for k, v in vars(views).items() if torch.is_tensor(v)}
+    return replace(views, **moved)
+
+
+def _scenes_parser(config: MultiSceneDatamanagerConfig) -> NestScenes:
+    """The parser of many scenes, or of the one scene that another parser reads."""
+    parser = config.dataparser if config.data is None else replace(config.dataparser, data=config.data)
+    if not isinstance(parser, NestScenesConfig):
+        parser = NestScenesConfig(scenes=(parser.data,), scene_parser=parser, holdout=0)
+    return cast(NestScenes, parser.setup())
