@@ -248,7 +248,7 @@ def _read_parsed_scene(entry: SceneEntry, parser: DataParserConfig) -> Scene:
         train, test = (reader.get_dataparser_outputs(split=split) for split in ("train", "test"))
     names = [BASE] * (len(train.image_filenames) + len(test.image_filenames))
     return _make_scene(
-        entry, join_outputs([train, test]), names, len(train.image_filenames), edits={BASE: Edit()}
+        entry, join_outputs([train, test]), names, len(train.image_filenames), edits={BASE: Edit(light=None)}
     )
 
 

@@ -20,7 +20,7 @@ def apply_edit(latent: SceneLatent, edit: Edit, seen_as: Edit = Edit()) -> Scene
     """The scene in another state: g(edit) g(seen_as)⁻¹ · Z.
 
     The object turns and moves, the hue of its albedo shifts, and the light becomes that of the edit where it
-    is another one.
+    is another one that is known.
 
     Args:
         latent: of the scene in the state `seen_as`.
@@ -36,7 +36,7 @@ def apply_edit(latent: SceneLatent, edit: Edit, seen_as: Edit = Edit()) -> Scene
     latent = latent.move(se3_compose(there, back))
     if edit.hue != seen_as.hue:
         latent = recolor(latent, edit.hue - seen_as.hue)
-    if edit.light != seen_as.light:
+    if edit.light is not None and edit.light != seen_as.light:
         latent = replace(latent, light=sun_sky_light(edit.light, latent.light))
     return latent
 

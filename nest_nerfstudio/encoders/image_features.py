@@ -17,7 +17,7 @@ class ImageFeatures(nn.Module):
             _Block(before, after) for before, after in zip([in_channels, *widths], widths, strict=False)
         )
         self.laterals = nn.ModuleList(nn.Conv2d(w, width, 1) for w in widths[1:])
-        self.last = nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
+        self.last = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, rgba: Float[Tensor, "v 4 h w"]) -> Float[Tensor, "v c p q"]:
         levels, x = [], rgba

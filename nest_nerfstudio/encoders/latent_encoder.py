@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +83,8 @@ class LatentEncoder(Encoder):
     def __init__(self, config: LatentEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        irreps = o3.Irreps(config.irreps)
+        texts = (config.irreps, config.irreps_sent, _HARMONICS)
+        irreps, irreps_sent, irreps_sh = (cast(o3.Irreps, o3.Irreps(text)) for text in texts)
         self.num_scalars, self.num_vectors = irreps.count("0e"), irreps.count("1e")
         width = self.num_scalars
         self.pictures = ImageFeatures(config.feature_dim)
@@ -94,10 +95,7 @@ class LatentEncoder(Encoder):
         self.pool = _mlp(_HEADS * width + 2 * width + _GLOBALS, width, width)
         self.embed = o3.Linear(f"{width}x0e + {self.num_vectors + _DIRECTIONS}x1e", irreps)
         self.interactions = nn.ModuleList(
-            Interaction(
-                irreps, o3.Irreps(config.irreps_sent), o3.Irreps.spherical_harmonics(2, p=1), _RADIAL, 32
-            )
-            for _ in range(config.num_interactions)
+            Interaction(irreps, irreps_sent, irreps_sh, _RADIAL, 32) for _ in range(config.num_interactions)
         )
         self.to_vectors = o3.Linear(irreps, "3x1e")
         self.to_light = o3.Linear(irreps, "3x0e + 3x1e + 3x2e")
@@ -246,9 +244,7 @@ class LatentEncoder(Encoder):
         neighbors, weights = smooth_neighbors(positions, positions, self.config.num_neighbors + 1)
         neighbors, weights = neighbors[:, 1:], weights[:, 1:]  # the first is the token itself
         offsets = positions[neighbors] - positions[:, None]
-        harmonics = o3.spherical_harmonics(
-            o3.Irreps.spherical_harmonics(2, p=1), offsets, normalize=True, normalization="component"
-        )
+        harmonics = o3.spherical_harmonics(_HARMONICS, offsets, normalize=True, normalization="component")
         radial = radial_basis(offsets.norm(dim=-1), _RADIAL, self.config.radius / 2)
         for interaction in self.interactions:
             x = interaction(x, neighbors, weights, harmonics, radial)
@@ -279,6 +275,8 @@ class LatentEncoder(Encoder):
         return torch.cat([light[:, :1] + self.base_light, light[:, 1:]], 1)
 
 
+_HARMONICS = "0e + 1e + 2e"
+"""Of the directions between tokens."""
 _HEADS = 4
 """Weightings of the views."""
 _CUES = 4 + 3 + 2 + 1
@@ -322,4 +320,5 @@ def _across(vectors: Tensor, axes: Tensor) -> Tensor:
 
 
 def _mlp(before: int, hidden: int, after: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(before, hidden), nn.SiLU(), nn.Linear(hidden, after))
+    """Two layers; normalised, as signals would else fade from stage to stage."""
+    return nn.Sequential(nn.Linear(before, hidden), nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, after))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from e3nn import nn as enn
@@ -27,21 +28,24 @@ class Interaction(nn.Module):
         hidden: int,
     ) -> None:
         super().__init__()
-        scalars = o3.Irreps([(mul, ir) for mul, ir in irreps if ir.l == 0])
-        gated = o3.Irreps([(mul, ir) for mul, ir in irreps if ir.l > 0])
-        gates = o3.Irreps([(gated.num_irreps, "0e")])
+        scalars, gated = (
+            cast(o3.Irreps, o3.Irreps([part for part in irreps if (part.ir.l == 0) == is_scalar]))
+            for is_scalar in (True, False)
+        )
+        gates = o3.Irreps(f"{gated.num_irreps}x0e")
         self.gate = enn.Gate(scalars, [torch.nn.functional.silu], gates, [torch.sigmoid], gated)
+        before_gate = cast(o3.Irreps, self.gate.irreps_in)
         self.num_scalars = scalars.dim
         self.send = o3.Linear(irreps, irreps_sent)
-        self.product = _channelwise_product(irreps_sent, irreps_sh, self.gate.irreps_in)
+        self.product = _channelwise_product(irreps_sent, irreps_sh, before_gate)
         self.weigh = nn.Sequential(
             nn.Linear(num_radial + 2 * hidden, hidden),
             nn.SiLU(),
-            nn.Linear(hidden, self.product.weight_numel),
+            nn.Linear(hidden, cast(int, self.product.weight_numel)),
         )
-        self.describe = nn.Linear(self.num_scalars, hidden)
-        self.mix = o3.Linear(self.product.irreps_out, self.gate.irreps_in)
-        self.keep = o3.Linear(irreps, self.gate.irreps_in)
+        self.describe = nn.Sequential(nn.LayerNorm(scalars.dim), nn.Linear(scalars.dim, hidden))
+        self.mix = o3.Linear(self.product.irreps_out, before_gate)
+        self.keep = o3.Linear(irreps, before_gate)
 
     def forward(
         self,

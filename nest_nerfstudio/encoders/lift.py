@@ -176,7 +176,7 @@ def _settle(views: Views, centre: Tensor) -> tuple[Views, Tensor]:
 def _places_on_rays(
     views: Views, centre: Tensor, radius: float, size: tuple[int, int], depths: int
 ) -> tuple[Float[Tensor, "v p q s 3"], Float[Tensor, "v p q s"], Float[Tensor, "v p q s"]]:
-    """Places at even steps of each ray's chord in the ball, their distances from the camera (0: off it), z."""
+    """Places at even steps of each chord in the ball, their distances from the camera (0: off it), z."""
     rays, z_per_length = _rays(views, size)
     origins = camera_centres(views.viewmats)[:, None, None]
     middle = ((centre - origins) * rays).sum(-1)

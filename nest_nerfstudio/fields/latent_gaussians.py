@@ -23,10 +23,6 @@ class LatentGaussianFieldConfig(InstantiateConfig):
     """Settings of `LatentGaussianField`."""
 
     _target: type = field(default_factory=lambda: LatentGaussianField)
-    shape_dim: int = 48
-    """Size of a token's geometry code; its first number is the logarithm of its size in world units."""
-    palette: int = 4
-    """Albedo colours of a token: its appearance code is these in linear RGB, 3 numbers each."""
     gaussians_per_token: int = 12
     """M."""
     hidden_dim: int = 128
@@ -38,22 +34,29 @@ class LatentGaussianFieldConfig(InstantiateConfig):
 class LatentGaussianField(Field):
     """Token k stands at T_k and has M Gaussians, all decoded from its own codes in its own frame.
 
+    Args:
+        config: its settings.
+        shape_dim: size of a token's geometry code; its first number is the logarithm of its size in world
+            units.
+        palette: albedo colours of a token: its appearance code is these in linear RGB, 3 numbers each.
+
     Geometry (means, quats, scales, opacities, normals) comes from `shape`, and so do the shares in which a
     Gaussian mixes the colours of `appearance` to its albedo ρ. Light is turned into the token's frame, where
     a Gaussian with normal n shines in ρ E(n) / π, with the irradiance E of Ramamoorthi and Hanrahan (2001).
     What is decoded moves to the world by T_k, so f(g·Z) = g·f(Z) for all weights.
     """
 
-    def __init__(self, config: LatentGaussianFieldConfig) -> None:
+    def __init__(self, config: LatentGaussianFieldConfig, shape_dim: int, palette: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.palette = config, palette
         m, hidden = config.gaussians_per_token, config.hidden_dim
         self.trunk = nn.Sequential(
-            nn.Linear(config.shape_dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
+            *(nn.Linear(shape_dim, hidden), nn.LayerNorm(hidden), nn.SiLU()),
+            *(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU()),
         )
-        self.head = nn.Linear(hidden, m * (_GEOMETRY + config.palette))
+        self.head = nn.Linear(hidden, m * (_GEOMETRY + palette))
         rest = (config.residual_degree + 1) ** 2 - 1
-        self.residual = nn.Linear(hidden + 3 * config.palette, m * rest * 3)
+        self.residual = nn.Linear(hidden + 3 * palette, m * rest * 3)
         nn.init.zeros_(self.residual.weight)
         nn.init.zeros_(self.residual.bias)
         with torch.no_grad():
@@ -62,16 +65,14 @@ class LatentGaussianField(Field):
             bias.zero_()
             bias[:, :3] = torch.randn(m, 3) * 0.5  # spread the Gaussians over the token
             bias[:, 3] = 1.0  # w of the quaternion
-            bias[:, 10] = -1.0  # opacity
+            bias[:, 10] = 0.0  # opacity one half
             bias[:, 11:14] = torch.randn(m, 3) * 0.5
 
     def forward(self, latent: SceneLatent) -> Gaussians:
         m = self.config.gaussians_per_token
         hidden = self.trunk(latent.shape)
         decoded = self.head(hidden).unflatten(1, (m, -1))
-        offsets, quats, scales, opacities, normals, mix = decoded.split(
-            [3, 4, 3, 1, 3, self.config.palette], -1
-        )
+        offsets, quats, scales, opacities, normals, mix = decoded.split([3, 4, 3, 1, 3, self.palette], -1)
         size = latent.shape[:, None, :1].clamp(-8, 3).exp()
         palette = latent.appearance.unflatten(1, (-1, 3))
         albedo = mix.softmax(-1) @ palette

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -421,8 +421,7 @@ class NestDynamicModel(Model):
     def _cropped(self, gaussians: Gaussians) -> Gaussians:
         if self._crop is None:
             return gaussians
-        inside = self._crop.within(gaussians.means)
-        return Gaussians(*(getattr(gaussians, f.name)[inside] for f in fields(gaussians)))
+        return gaussians.select(self._crop.within(gaussians.means))
 
     def _sh_degree(self) -> int:
         return min(self.config.sh_degree, int(self.opening.item() * (self.config.sh_degree + 1)))

@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
