@@ -59,7 +59,7 @@ class MultiSceneDatamanager(_VanillaByName):
         local_rank: of this process, where torch.distributed is not in use.
 
     Attributes:
-        index: all scenes.
+        library: reads scenes and pictures, through bounded caches.
         train_dataset: a bounded number of frames of train scenes, for the viewer and ns-render; as stored,
             with lens distortion not undone.
         eval_dataset: the same of scenes held out.
@@ -85,7 +85,7 @@ class MultiSceneDatamanager(_VanillaByName):
         self.train_dataparser_outputs = self.dataparser.get_dataparser_outputs(split="train")
         self.train_dataset = DynamicDataset(self.train_dataparser_outputs)
         self.eval_dataset = DynamicDataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
-        self._library = SceneLibrary(self.index, config.cache_megabytes / (1 + config.num_workers))
+        self.library = SceneLibrary(self.index, config.cache_megabytes / (1 + config.num_workers))
         self._loaded: tuple[int, Iterator[list[SceneSample]]] | None = None
         super().__init__()
 
@@ -125,7 +125,7 @@ class MultiSceneDatamanager(_VanillaByName):
         """
         for number in scenes_of(self.index, self.test_split):
             with bad_scenes_left_out(self.dataparser.config.skip_bad_scenes):
-                sample = eval_sample(self._library, number, num_context, self.config.sampling_seed)
+                sample = eval_sample(self.library, number, num_context, self.config.sampling_seed)
                 yield sample_to(sample, self.device)
 
     def next_eval(self, step: int) -> tuple[Cameras, dict[str, Any]]:
@@ -152,7 +152,7 @@ class MultiSceneDatamanager(_VanillaByName):
     def _samples(self) -> SceneSampleDataset:
         config = self.config
         return SceneSampleDataset(
-            self._library,
+            self.library,
             self.index.split("train"),
             num_context=config.num_context,
             num_targets=config.num_targets,
