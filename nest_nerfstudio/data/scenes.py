@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -390,7 +391,12 @@ def bad_scenes_left_out(skip: bool) -> Iterator[None]:
     except (ValueError, OSError) as error:
         if not skip:
             raise
-        CONSOLE.log(f"Left out: {error}")
+        _log_once(f"Left out: {error}")
+
+
+@lru_cache(maxsize=10_000)
+def _log_once(line: str) -> None:
+    CONSOLE.log(line)
 
 
 @contextmanager

@@ -138,8 +138,8 @@ class SceneLibrary:
             width=cameras.width,
             height=cameras.height,
             times=None if cameras.times is None else cameras.times[index],
-            images=images[..., :3],
-            alphas=images[..., 3:] if has_alpha else None,
+            images=images[..., :3].contiguous(),
+            alphas=images[..., 3:].contiguous() if has_alpha else None,
         )
 
 
