@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -261,7 +263,7 @@ def _make_scene(
     times = outputs.cameras.times
     at = [0.0] * len(names) if times is None else [round(t, 6) for t in times.flatten().tolist()]
     # A picture that both splits list is the train split's: else a target could be in its own context.
-    first = {path.resolve(): i for i, path in reversed(list(enumerate(outputs.image_filenames)))}
+    first = {os.path.normpath(path): i for i, path in reversed(list(enumerate(outputs.image_filenames)))}
     kept = sorted(first.values())
     dataset = DynamicDataset(_to_one_size(take_frames(outputs, kept)))
     return Scene(
@@ -275,7 +277,7 @@ def _make_scene(
     )
 
 
-def read_edits(stored: dict[str, dict[str, Any]], where: str) -> dict[str, Edit]:
+def read_edits(stored: dict[str, Any], where: str) -> dict[str, Edit]:
     """The edits of a transforms file, by name; `base` is always among them, and its light is their default.
 
     Args:
@@ -293,9 +295,11 @@ def read_edits(stored: dict[str, dict[str, Any]], where: str) -> dict[str, Edit]
     return {**edits, BASE: base}
 
 
-def _with_fields(default: T, values: dict[str, Any], where: str) -> T:
+def _with_fields(default: T, values: Any, where: str) -> T:
     """`default` with the fields that `values` names, each of which must have the shape of its default."""
     known = [field.name for field in fields(default)]
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} is {values}, but it must be a set of: {', '.join(known)}")
     changed: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
@@ -387,7 +391,12 @@ def bad_scenes_left_out(skip: bool) -> Iterator[None]:
     except (ValueError, OSError) as error:
         if not skip:
             raise
-        CONSOLE.log(f"Left out: {error}")
+        _log_once(f"Left out: {error}")
+
+
+@lru_cache(maxsize=10_000)
+def _log_once(line: str) -> None:
+    CONSOLE.log(line)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class MultiSceneDatamanager(_VanillaByName):
         local_rank: of this process, where torch.distributed is not in use.
 
     Attributes:
-        index: all scenes.
+        library: reads scenes and pictures, through bounded caches.
         train_dataset: a bounded number of frames of train scenes, for the viewer and ns-render; as stored,
             with lens distortion not undone.
         eval_dataset: the same of scenes held out.
@@ -95,7 +95,7 @@ class MultiSceneDatamanager(_VanillaByName):
         self.train_dataparser_outputs = self.dataparser.get_dataparser_outputs(split="train")
         self.train_dataset = DynamicDataset(self.train_dataparser_outputs)
         self.eval_dataset = DynamicDataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
-        self._library = SceneLibrary(self.index, config.cache_megabytes / (1 + config.num_workers))
+        self.library = SceneLibrary(self.index, config.cache_megabytes / (1 + config.num_workers))
         self._loaded: tuple[int, Iterator[list[SceneSample]]] | None = None
         super().__init__()
 
@@ -139,12 +139,12 @@ class MultiSceneDatamanager(_VanillaByName):
 
     def eval_sample(self, number: int, num_context: int) -> SceneSample:
         """The evaluation of one scene, on the device: see `scenes_sampling.eval_sample`."""
-        sample = eval_sample(self._library, number, num_context, self.config.sampling_seed)
+        sample = eval_sample(self.library, number, num_context, self.config.sampling_seed)
         return sample_to(sample, self.device)
 
     def context(self, number: int, num_context: int) -> Views:
         """The first context views of a scene's evaluation, on the device; fewer where it has fewer."""
-        views = context_views(self._library, number, num_context, self.config.sampling_seed)
+        views = context_views(self.library, number, num_context, self.config.sampling_seed)
         return _views_to(views, self.device)
 
     def eval_samples(self, num_context: int) -> Iterator[SceneSample]:
@@ -181,7 +181,7 @@ class MultiSceneDatamanager(_VanillaByName):
     def _samples(self) -> SceneSampleDataset:
         config = self.config
         return SceneSampleDataset(
-            self._library,
+            self.library,
             self.index.split("train"),
             num_context=config.num_context,
             num_targets=config.num_targets,

@@ -22,6 +22,10 @@ from nest_nerfstudio.types import Views
 V = TypeVar("V")
 
 
+def _one(value: object) -> int:
+    return 1
+
+
 class BoundedCache(Generic[V]):
     """Keeps what was used last, up to a total cost; safe among threads, and of each process alone.
 
@@ -32,7 +36,7 @@ class BoundedCache(Generic[V]):
         cost: of one value.
     """
 
-    def __init__(self, capacity: float, cost: Callable[[V], float] = lambda value: 1):
+    def __init__(self, capacity: int, cost: Callable[[V], int] = _one):
         self.capacity, self.cost = capacity, cost
         self._start()
 
@@ -57,7 +61,7 @@ class BoundedCache(Generic[V]):
         return len(self._values)
 
     def _start(self) -> None:
-        self._pid, self._lock, self.total = os.getpid(), Lock(), 0.0
+        self._pid, self._lock, self.total = os.getpid(), Lock(), 0
         self._values: OrderedDict[Hashable, V] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,7 +101,12 @@ class SceneLibrary:
     def __init__(self, index: ScenesIndex, cache_megabytes: float = 128.0, max_scenes: int = 128):
         self.index = index
         self._scenes: BoundedCache[Scene] = BoundedCache(max_scenes)
-        self._pictures: BoundedCache[Picture] = BoundedCache(cache_megabytes * 2**20, _num_bytes)
+        self._pictures: BoundedCache[Picture] = BoundedCache(int(cache_megabytes * 2**20), _num_bytes)
+
+    @property
+    def cached_megabytes(self) -> float:
+        """Size of the pictures kept now."""
+        return self._pictures.total / 2**20
 
     def scene(self, number: int) -> Scene:
         """The frames of a scene; raises as `read_scene` does."""
@@ -129,8 +138,8 @@ class SceneLibrary:
             width=cameras.width,
             height=cameras.height,
             times=None if cameras.times is None else cameras.times[index],
-            images=images[..., :3],
-            alphas=images[..., 3:] if has_alpha else None,
+            images=images[..., :3].contiguous(),
+            alphas=images[..., 3:].contiguous() if has_alpha else None,
         )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import count, islice
+from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nest_nerfstudio.data.scenes import Scene, State, bad_scenes_left_out
@@ -54,7 +58,6 @@ class SceneSampleDataset(Dataset[SceneSample]):
         self.library, self.scenes = library, list(scenes)
         self.num_context, self.num_targets, self.edit_states = num_context, num_targets, edit_states
         self.seed, self.skip_bad = seed, skip_bad
-        self._bad: set[int] = set()
 
     def __getitem__(self, n: int) -> SceneSample:
         """Sample n ≥ 0 of the sequence.
@@ -63,13 +66,9 @@ class SceneSampleDataset(Dataset[SceneSample]):
             ValueError: a scene is of no use.
             FileNotFoundError: pictures are missing.
         """
-        for i in range(n, n + len(self.scenes)):
-            number = self.scene_at(i)
-            if number in self._bad:
-                continue
+        for i in range(n, n + 2 * len(self.scenes)):  # one whole pass is in this, wherever n is
             with bad_scenes_left_out(self.skip_bad):
-                return self._draw(number, np.random.default_rng((self.seed, n)))
-            self._bad.add(number)
+                return self._draw(self.scene_at(i), np.random.default_rng((self.seed, n)))
         raise ValueError(f"none of the {len(self.scenes)} scenes can be used; the log says why")
 
     def scene_at(self, n: int) -> int:
@@ -79,27 +78,26 @@ class SceneSampleDataset(Dataset[SceneSample]):
 
     def _draw(self, number: int, rng: np.random.Generator) -> SceneSample:
         scene = self.library.scene(number)
-        sizes = Counter(scene.states)
-        states = sorted(state for state, size in sizes.items() if size >= 2)
-        if not states:
-            raise ValueError(
-                f"scene {scene.name} has {len(scene)} frame(s), and no two of one state (edit and time): one "
-                "is needed as context and another as target. Add views, or remove the scene"
-            )
-        state = states[rng.integers(len(states))]
         num_context = int(rng.integers(self.num_context[0], self.num_context[1] + 1))
-        chosen = self._drawn(scene, state, num_context + self.num_targets, rng)
-        if len(chosen) < 2:
-            raise ValueError(
-                f"scene {scene.name}: of {sizes[state]} views of the state {state.edit}, only {len(chosen)} "
-                "show anything; alpha or mask of the others is zero everywhere. Two are needed"
-            )
+        state, chosen = self._draw_state(scene, num_context + self.num_targets, rng)
         num_context = min(num_context, len(chosen) - 1)
-        others = sorted(other for other in sizes if other.time == state.time and other != state)
+        others = sorted({s for s in scene.states if s.time == state.time and s != state})
         picked = [others[i] for i in rng.permutation(len(others))[: self.edit_states]]
         targets = {state: chosen[num_context:][: self.num_targets]}
         targets |= {other: self._drawn(scene, other, self.num_targets, rng) for other in picked}
         return _sample(self.library, scene, state, chosen[:num_context], targets)
+
+    def _draw_state(self, scene: Scene, most: int, rng: np.random.Generator) -> tuple[State, list[int]]:
+        """A state of two frames or more, one for the context and one to meet, and so many of its frames."""
+        states = sorted(state for state, size in Counter(scene.states).items() if size >= 2)
+        for i in rng.permutation(len(states)):
+            chosen = self._drawn(scene, states[i], most, rng)
+            if len(chosen) >= 2:
+                return states[i], chosen
+        raise ValueError(
+            f"scene {scene.name} has {len(scene)} frame(s), but no two that show anything of one state (edit "
+            "and time): one is needed as context and another as target. Add views, or remove the scene"
+        )
 
     def _drawn(self, scene: Scene, state: State, most: int, rng: np.random.Generator) -> list[int]:
         """Frames of a state, in random order, without those in which nothing is to be seen."""
@@ -161,7 +159,27 @@ def load_steps(
 ) -> Iterator[list[SceneSample]]:
     """Batches of all steps from `start` on, loaded ahead by worker processes."""
     draws = (step_draws(step, batch, rank, world_size) for step in count(start))
-    return iter(DataLoader(dataset, batch_sampler=draws, num_workers=num_workers, collate_fn=list))  # type: ignore
+    loader = DataLoader(
+        dataset,
+        batch_sampler=draws,  # pyright: ignore[reportArgumentType]
+        num_workers=num_workers,
+        collate_fn=_to_bytes,
+    )
+    return map(pickle.loads, loader)
+
+
+class _ArrayPickler(pickle.Pickler):
+    """Writes tensors as arrays: torch's own way takes several times as long."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        return (torch.from_numpy, (obj.numpy(),)) if isinstance(obj, torch.Tensor) else NotImplemented
+
+
+def _to_bytes(samples: list[SceneSample]) -> bytes:
+    """A batch as a worker sends it; as tensors, it would hold a file descriptor for each of some hundreds."""
+    stream = io.BytesIO()
+    _ArrayPickler(stream, protocol=5).dump(samples)
+    return stream.getvalue()
 
 
 def _sample(
