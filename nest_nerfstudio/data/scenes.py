@@ -246,8 +246,11 @@ def _read_edited_scene(entry: SceneEntry) -> Scene:
 def _read_parsed_scene(entry: SceneEntry, parser: DataParserConfig) -> Scene:
     """Read the train and test split of a scene with a nerfstudio parser; a state is all frames of a time."""
     reader = replace(parser, data=entry.folder).setup()
-    with _quiet():
-        train, test = (reader.get_dataparser_outputs(split=split) for split in ("train", "test"))
+    try:
+        with _quiet():
+            train, test = (reader.get_dataparser_outputs(split=split) for split in ("train", "test"))
+    except (AssertionError, LookupError, TypeError) as error:  # what nerfstudio's parsers raise on bad files
+        raise ValueError(f"{type(reader).__name__} cannot read {entry.folder}: {error!r}") from error
     names = [BASE] * (len(train.image_filenames) + len(test.image_filenames))
     return _make_scene(
         entry, join_outputs([train, test]), names, len(train.image_filenames), edits={BASE: Edit(light=None)}
@@ -391,11 +394,12 @@ def bad_scenes_left_out(skip: bool) -> Iterator[None]:
     except (ValueError, OSError) as error:
         if not skip:
             raise
-        _log_once(f"Left out: {error}")
+        log_once(f"Left out: {error}")
 
 
 @lru_cache(maxsize=10_000)
-def _log_once(line: str) -> None:
+def log_once(line: str) -> None:
+    """Write to the log what would otherwise come at every step."""
     CONSOLE.log(line)
 
 

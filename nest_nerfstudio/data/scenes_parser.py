@@ -14,13 +14,13 @@ import torch
 import tyro
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.data.scenes import (
     ScenesIndex,
     bad_scenes_left_out,
     index_folders,
     join_outputs,
+    log_once,
     read_index,
     read_scene,
     take_frames,
@@ -102,7 +102,7 @@ def scenes_of(index: ScenesIndex, split: str) -> list[int]:
     """The scenes to train on ("train") or to evaluate (any other split); all where the split has none."""
     numbers = index.split("train" if split == "train" else "val")
     if not numbers:
-        CONSOLE.log(f"With holdout {index.holdout} the split {split} has no scene of its own: taking all")
+        log_once(f"With holdout {index.holdout} the split {split} has no scene of its own: taking all")
     return numbers or list(range(len(index)))
 
 

@@ -23,6 +23,7 @@ from nest_nerfstudio.data.scenes import (
     ScenesIndex,
     State,
     index_folders,
+    log_once,
     read_edits,
     read_index,
     read_scene,
@@ -302,6 +303,12 @@ def test_poses_from_a_parser_that_are_not_finite_are_named(dnerf: Path) -> None:
         read_scene(index_folders([dnerf], BlenderDataParserConfig()), 0)
 
 
+def test_what_a_parser_cannot_read_is_named(dnerf: Path) -> None:
+    edit_json(dnerf / "transforms_train.json", lambda meta: meta.pop("camera_angle_x"))
+    with pytest.raises(ValueError, match=rf"scene {dnerf.name}: Blender cannot read .*camera_angle_x"):
+        read_scene(index_folders([dnerf], BlenderDataParserConfig()), 0)
+
+
 # The data parser
 
 
@@ -318,6 +325,7 @@ def test_frames_for_the_viewer_are_few_and_know_their_scene(tmp_path: Path) -> N
 
 
 def test_a_split_without_scenes_shows_all(scenes: Path, capsys: pytest.CaptureFixture) -> None:
+    log_once.cache_clear()
     parser = NestScenesConfig(data=scenes, holdout=0).setup()
     val = parser.get_dataparser_outputs(split="val")
     assert val.cameras.metadata["scene"].unique().tolist() == [0, 1, 2]

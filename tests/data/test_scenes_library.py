@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from many_scenes import write_scene, write_scenes
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 from small_scenes import edit_json, write_image
@@ -151,6 +152,13 @@ def test_a_damaged_picture_is_named(scenes: Path) -> None:
     library = open_library(scenes)
     with pytest.raises(ValueError, match=r"cannot read image .*base_01\.png"):
         library.views(library.scene(0), [1])
+
+
+def test_a_picture_missing_from_a_parsed_scene_is_named(dnerf: Path) -> None:
+    (dnerf / "train" / "r_5.png").unlink()
+    library = SceneLibrary(index_folders([dnerf], BlenderDataParserConfig()))
+    with pytest.raises(ValueError, match=r"cannot read image .*r_5\.png.*No such file"):
+        library.views(library.scene(0), [5])
 
 
 def test_memory_is_bounded_however_many_scenes_there_are(tmp_path: Path) -> None:
