@@ -48,7 +48,9 @@ class NestPriorModelConfig(ModelConfig):
     learn_weights: bool = True
     """Weigh the tasks by learned uncertainties; else they are added as they are."""
     background: Literal["white", "black"] = "white"
-    """Behind scenes that have alpha, when shown; in training it is random."""
+    """Behind scenes that have alpha, when shown, …"""
+    background_in_training: Literal["random", "white", "black"] = "random"
+    """… and in training."""
 
 
 class NestPriorModel(Model):
@@ -97,7 +99,8 @@ class NestPriorModel(Model):
             for name, loss in found.items():
                 losses.setdefault(name, []).append(loss)
             errors.append(error)
-        means = {name: torch.stack(values).mean() for name, values in losses.items()}
+        # over all samples, those without a task included: so the mean of processes is that of their batches
+        means = {name: torch.stack(values).sum() / len(seen) for name, values in losses.items()}
         return {"losses": self.weights(means), "means": means, "mse": torch.stack(errors).mean()}
 
     def _sample_losses(self, sample: SceneSample) -> tuple[dict[str, Tensor], Tensor]:
@@ -125,7 +128,7 @@ class NestPriorModel(Model):
     def _view_losses(self, gaussians: Gaussians, views: Views) -> tuple[dict[str, Tensor], Tensor]:
         assert views.images is not None
         has_alpha, has_depth = views.alphas is not None, views.depths is not None
-        background = torch.rand(3, device=self.device) if has_alpha else self.backdrop.new_zeros(3)
+        background = self._training_background() if has_alpha else torch.zeros_like(self.backdrop)
         rendering = self._rasterize(gaussians, views, background, "RGB+ED" if has_depth else "RGB")
         target = _composite(views, background)
         pictures = zip(rendering.rgb, target, strict=True)
@@ -141,6 +144,11 @@ class NestPriorModel(Model):
             triples = zip(rendering.depth, views.depths, rendering.alpha, strict=True)
             losses["depth"] = torch.stack([depth_loss(*triple) for triple in triples]).mean()
         return losses, (rendering.rgb.detach() - target).square().mean()
+
+    def _training_background(self) -> Tensor:
+        if self.config.background_in_training == "random":
+            return torch.rand_like(self.backdrop)
+        return torch.full_like(self.backdrop, float(self.config.background_in_training == "white"))
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:  # type: ignore[override]
         return outputs["losses"]

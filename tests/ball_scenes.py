@@ -1,0 +1,80 @@
+"""Small scenes of coloured balls on disk, as `scenes.json` and D-NeRF JSON have them, that can be learned."""
+
+import json
+import math
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from nest_nerfstudio.geometry.sh import rgb_to_sh
+from nest_nerfstudio.method_configs.nest_prior import nest_prior
+from nest_nerfstudio.pipelines.trainer import NestTrainerConfig
+from nest_nerfstudio.rasterizers.dense import DenseRasterizer
+from nest_nerfstudio.types import Gaussians
+from tests.small_capture import ANGLE, SIZE, blobs, orbit
+
+MOVE = (0.2, -0.1, 0.1)
+NUM_SCENES = 5
+
+
+def balls(scene: int, edit: str) -> Gaussians:
+    """Three balls, other ones in every scene; edited, they stand elsewhere."""
+    generator = torch.Generator().manual_seed(scene)
+    start = blobs(0.1)
+    shift = torch.tensor(MOVE) if edit == "move" else torch.zeros(3)
+    return replace(
+        start,
+        means=start.means + 0.2 * torch.randn(3, 3, generator=generator) + shift,
+        sh=rgb_to_sh(torch.rand(3, 1, 3, generator=generator)),
+    )
+
+
+def write_ball_scenes(folder: Path) -> Path:
+    """Scenes of one category; of each 6 train and 2 test views unedited, and 3 and 1 where it is moved."""
+    names = [f"balls_{i}" for i in range(NUM_SCENES)]
+    index = {"scenes": [{"name": name, "category": "balls"} for name in names]}
+    for number, name in enumerate(names):
+        for split, counts in {"train": {"base": 6, "move": 3}, "test": {"base": 2, "move": 1}}.items():
+            frames = []
+            (folder / name / split).mkdir(parents=True)
+            for edit, count in counts.items():
+                for i in range(count):
+                    pose = orbit(0.381966 * i + 0.1 * len(split) + 0.07 * number, height=0.5 + 0.3 * i)
+                    file = f"./{split}/{edit}_{i}"
+                    _save(balls(number, edit), pose, folder / name / f"{file}.png")
+                    frames.append(
+                        {"file_path": file, "time": 0.0, "edit": edit, "transform_matrix": pose.tolist()}
+                    )
+            edits = {"base": {}, "move": {"translate": MOVE}}
+            meta = {"camera_angle_x": ANGLE, "category": "balls", "edits": edits, "frames": frames}
+            (folder / name / f"transforms_{split}.json").write_text(json.dumps(meta))
+    (folder / "scenes.json").write_text(json.dumps(index))
+    return folder
+
+
+def make_prior_config(scenes: Path, output: Path, steps: int = 30) -> NestTrainerConfig:
+    """A small run of nest-prior."""
+    config = deepcopy(nest_prior.config)
+    config.data = config.pipeline.datamanager.data = scenes
+    config.output_dir, config.vis, config.max_num_iterations = output, "tensorboard", steps
+    config.machine.device_type = "cpu"
+    config.steps_per_eval_image = 0
+    model = config.pipeline.model
+    model.encoder.image_size, model.encoder.patches, model.encoder.depths = SIZE, 16, 12
+    model.encoder.num_tokens, model.field.gaussians_per_token = 40, 6
+    config.pipeline.eval_context = (1, 4)
+    config.set_timestamp()
+    return config
+
+
+def _save(gaussians: Gaussians, pose: torch.Tensor, path: Path) -> None:
+    viewmat = torch.linalg.inv(pose @ torch.diag(torch.tensor([1.0, -1, -1, 1])))
+    focal = 0.5 * SIZE / math.tan(0.5 * ANGLE)
+    K = torch.tensor([[focal, 0, SIZE / 2], [0, focal, SIZE / 2], [0, 0, 1.0]])
+    drawn = DenseRasterizer()(gaussians, viewmat[None], K[None], SIZE, SIZE)
+    rgba = torch.cat([drawn.rgb[0] / drawn.alpha[0].clamp_min(1e-6), drawn.alpha[0]], -1)
+    Image.fromarray(np.asarray((rgba.clamp(0, 1) * 255).round().byte())).save(path)

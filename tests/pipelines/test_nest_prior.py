@@ -1,0 +1,164 @@
+"""nest-prior as a user meets it: it trains, scores, draws, is reloaded, and runs in two processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.utils.eval_utils import eval_setup
+
+from nest_nerfstudio.pipelines.trainer import NestTrainer
+from tests.ball_scenes import NUM_SCENES, make_prior_config, write_ball_scenes
+
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ball_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+def make_trainer(scenes: Path, output: Path, steps: int = 4) -> NestTrainer:
+    torch.manual_seed(0)
+    trainer = make_prior_config(scenes, output, steps).setup()
+    trainer.setup()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
+    trainer = make_trainer(scenes, tmp_path_factory.mktemp("prior"), STEPS)
+    trainer.config.save_config()
+    trainer.train()
+    return trainer
+
+
+def test_unseen_scenes_are_drawn_better_than_before(
+    scenes: Path, trained: NestTrainer, tmp_path: Path
+) -> None:
+    before = make_trainer(scenes, tmp_path).pipeline.get_average_eval_image_metrics()
+    after = trained.pipeline.get_average_eval_image_metrics(output_path=tmp_path / "shown")
+    assert after["psnr"] > before["psnr"] + 2
+    assert after["psnr/4_views"] > 18
+    assert {"psnr/1_views", "psnr/4_views/balls", "ssim/4_views", "psnr/4_views/translate"} <= set(after)
+    assert abs(after["psnr/4_views/translate"] - after["psnr/4_views"]) < 3
+    # one scene is held out, of which 2 + 1 test views are drawn from 1 and from 4 context views
+    assert len(list((tmp_path / "shown").iterdir())) == 6
+
+
+def test_reloaded_as_ns_eval_does(trained: NestTrainer) -> None:
+    expected = trained.pipeline.get_average_eval_image_metrics(get_std=True)
+    _, pipeline, _, step = eval_setup(trained.base_dir / "config.yml", test_mode="test")
+    assert step == STEPS - 1
+    assert pipeline.get_average_eval_image_metrics(get_std=True) == pytest.approx(expected, abs=1e-3)
+    assert pipeline.progress > 0.9
+
+
+def test_a_camera_shows_its_scene_and_others_the_chosen_one(trained: NestTrainer) -> None:
+    pipeline = trained.pipeline
+    pipeline.eval()
+    model, camera = pipeline.model, pipeline.datamanager.train_dataset.cameras[0:1]
+
+    def shown(scene: int | None) -> torch.Tensor:
+        camera.metadata = None if scene is None else {"scene": torch.tensor([[scene]])}
+        return model.get_outputs_for_camera(camera)["rgb"]
+
+    first, second = shown(0), shown(1)
+    assert (first - second).abs().max() > 0.1
+    model.viewer_controls.scene = 1
+    assert torch.equal(shown(None), second)
+    model.viewer_controls.scene = 0
+    assert torch.equal(shown(None), first)
+    model.viewer_controls.num_views = 1
+    assert (shown(None) - first).abs().max() > 0.01
+    outputs = model.get_outputs_for_camera(camera)
+    assert set(outputs) == {"rgb", "accumulation", "depth", "background"}
+    assert outputs["depth"].shape == (*first.shape[:2], 1)
+
+
+def test_eval_loss_and_images(trained: NestTrainer) -> None:
+    _, losses, metrics = trained.pipeline.get_eval_loss_dict(0)
+    assert all(loss.isfinite() for loss in losses.values())
+    assert metrics["psnr"] > 10
+    scores, images = trained.pipeline.get_eval_image_metrics_and_images(0)
+    assert scores["psnr"] > 10
+    assert images["img"].shape[-1] == 3
+
+
+def test_task_weights_can_be_switched_off(scenes: Path, tmp_path: Path) -> None:
+    config = make_prior_config(scenes, tmp_path)
+    config.pipeline.model.learn_weights = False
+    trainer = config.setup()
+    trainer.setup()
+    outputs, losses, metrics = trainer.pipeline.get_train_loss_dict(0)
+    for name, loss in losses.items():
+        assert float(loss.detach()) == pytest.approx(float(metrics[f"{name}_loss"]))
+    assert not any(p.requires_grad for p in trainer.pipeline.model.weights.parameters())
+    del outputs
+
+
+def test_a_model_without_data_says_so(trained: NestTrainer) -> None:
+    model = trained.pipeline.config.model.setup(scene_box=None, num_train_data=1)
+    camera = Cameras(torch.eye(4)[None, :3], 50.0, 50.0, 24.0, 24.0, 48, 48)
+    with pytest.raises(RuntimeError, match="no scenes to show"):
+        model.get_outputs_for_camera(camera)
+
+
+PROCESS = """
+import sys, torch
+from pathlib import Path
+from tests.ball_scenes import make_prior_config
+scenes, output, batch = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+config = make_prior_config(scenes, output, 3)
+config.timestamp = "run"
+config.pipeline.datamanager.scenes_per_batch = batch
+torch.manual_seed(0)
+trainer = config.setup()
+trainer.setup()
+pipeline = trainer.pipeline
+pipeline.model.config.background_in_training = "white"
+pipeline.train()
+_, losses, _ = pipeline.get_train_loss_dict(0)
+sum(losses.values()).backward()
+if trainer.pipeline.datamanager.rank == 0:
+    grads = {name: p.grad for name, p in pipeline.model.named_parameters() if p.grad is not None}
+    torch.save(grads, output / "grads.pt")
+for p in pipeline.model.parameters():
+    p.grad = None
+trainer.train()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradient_of_one_and_resume(scenes: Path, tmp_path: Path) -> None:
+    """gloo, on this CPU: the averaged gradient is that of the joint batch."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    (tmp_path / "process.py").write_text(PROCESS)
+
+    def run(name: str, processes: int, batch: int) -> Path:
+        output = tmp_path / name
+        output.mkdir()
+        launcher = [sys.executable]
+        if processes > 1:
+            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command = [*launcher, str(tmp_path / "process.py"), str(scenes), str(output), str(batch)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return output
+
+    joint, shared = (torch.load(run(*how) / "grads.pt") for how in (("one", 1, 2), ("two", 2, 1)))
+    assert joint.keys() == shared.keys()
+    for name, gradient in joint.items():
+        torch.testing.assert_close(shared[name], gradient, atol=1e-6, rtol=1e-3, msg=name)
+    checkpoints = list((tmp_path / "two").rglob("*.ckpt"))
+    assert len(checkpoints) == 1
+    config = make_prior_config(scenes, tmp_path / "resumed", 6)
+    config.load_dir = checkpoints[0].parent
+    trainer = config.setup()
+    trainer.setup()
+    assert trainer._start_step == 3
+    trainer.train()
+    assert len(trainer.pipeline.datamanager.index) == NUM_SCENES
