@@ -1,5 +1,6 @@
 import os
 import pickle
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,6 +78,7 @@ def test_another_process_starts_with_an_empty_cache() -> None:
     with cache._lock:  # a lock that a thread held when the process was forked would be held forever
         child = os.fork()
         if child == 0:
+            signal.alarm(10)
             os._exit(cache.get(1, lambda: 7))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert cache.get(1, lambda: 7) == 1
