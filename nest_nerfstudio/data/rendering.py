@@ -27,6 +27,7 @@ from nest_nerfstudio.types import Edit, SunSky
 
 OBJECT_RADIUS = 1.15
 CAMERA_RADIUS = 4.0
+PICTURES_PER_PROCESS = 16  # at least: a process takes some seconds to start
 CAMERA_ANGLE_X = 0.6911112070083618  # the field of view of the Blender scenes of NeRF and D-NeRF
 
 Bsdf = dict[str, Any]
@@ -388,16 +389,16 @@ def take_all(shots: Sequence[Shot], jobs: int, description: str) -> None:
 
     Args:
         shots: the pictures.
-        jobs: processes to share them; one renders here, with a thread for every core.
+        jobs: most processes to share them; one renders here, with a thread for every core.
         description: what the bar says.
     """
     missing = [shot for shot in shots if not shot.path.exists()]
-    if jobs <= 1 or len(missing) <= 1:
+    processes = min(jobs, len(missing) // PICTURES_PER_PROCESS)
+    if processes <= 1:
         for shot in track(missing, description):
             shot.take()
         return
     # Not forked: Mitsuba's own threads would not survive it.
-    processes, context = min(jobs, len(missing)), get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _use_one_thread) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), _use_one_thread) as pool:
         for _ in track(pool.map(Shot.take, missing), description, total=len(missing)):
             pass

@@ -25,7 +25,7 @@ from nest_nerfstudio.data.synthetic import (
 from nest_nerfstudio.data.toy import CATEGORIES, random_figure
 
 Flags = Annotated[MovingSceneConfig, tyro.conf.arg(name="")]
-CORES = os.cpu_count() or 1
+JOBS = min(os.cpu_count() or 1, 8)
 VIEWS = EditedScenesConfig().views
 
 
@@ -34,7 +34,7 @@ def toy(
     scenes_per_category: int = 0,
     edits: tuple[EditName, ...] = EDITS,
     views: int = VIEWS,
-    jobs: int = CORES,
+    jobs: int = JOBS,
     config: Flags = MovingSceneConfig(),  # noqa: B008
 ) -> None:
     """Render a small scene of a walking figure, or many scenes of random figures with known edits.
@@ -70,7 +70,7 @@ def glb(
     edits: tuple[EditName, ...] = (),
     category: str | None = None,
     views: int = VIEWS,
-    jobs: int = CORES,
+    jobs: int = JOBS,
     config: Flags = MovingSceneConfig(),  # noqa: B008
 ) -> None:
     """Render glTF binaries: one as a moving scene, or, with --edits, any number as scenes with known edits.

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from nest_nerfstudio.data import rendering
 from nest_nerfstudio.data.rendering import (
     CAMERA_ANGLE_X,
     CAMERA_RADIUS,
@@ -205,8 +206,12 @@ def test_textures_vertex_colours_and_opacity_are_where_they_belong() -> None:
     ].mean() == pytest.approx(0.25, abs=0.03)
 
 
-def test_taking_keeps_what_is_there_in_one_process_or_two(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_taking_keeps_what_is_there_in_one_process_or_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("mitsuba")
+    monkeypatch.setattr(rendering, "PICTURES_PER_PROCESS", 1)
 
     def shots(folder: str) -> list[Shot]:
         camera, sensor = look_at_origin(0.0, 0.5), Sensor(16, 4)
