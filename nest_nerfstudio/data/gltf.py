@@ -215,7 +215,7 @@ class Model:
             order.append(waiting.pop())
             waiting += children.get(order[-1], [])
         if len(order) < len(self.nodes):
-            raise ValueError(f"{self.name}: its nodes are no tree")
+            raise ValueError("its nodes are no tree")
         return order
 
     @staticmethod
@@ -334,8 +334,11 @@ def load_glb(path: Path) -> Model:
         raise ValueError(f"{path} is not a binary glTF 2.0 file; export the model as .glb")
     try:
         model = _Reader(path, content).model()
-    except (KeyError, IndexError, TypeError, struct.error, json.JSONDecodeError) as error:
+        model.posed()  # finds what points nowhere
+    except (KeyError, IndexError, TypeError, AttributeError, struct.error, UnicodeError) as error:
         raise ValueError(f"{path} is broken ({type(error).__name__}: {error}); export it again") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not any(node.primitives for node in model.nodes):
         raise ValueError(f"{path} has no triangles to show")
     return model
@@ -352,9 +355,7 @@ class _Reader:
         required = set(self.header.get("extensionsRequired", ()))
         unknown = sorted(required - {"KHR_mesh_quantization", "KHR_materials_unlit"})
         if unknown:
-            raise ValueError(
-                f"{path} needs {', '.join(unknown)}; export it without, for instance uncompressed"
-            )
+            raise ValueError(f"it needs {', '.join(unknown)}; export it without, for instance uncompressed")
 
     def table(self, name: str) -> list[dict[str, Any]]:
         return self.header.get(name, [])
@@ -416,6 +417,7 @@ class _Reader:
         faces = self._faces(primitive, len(positions))
         if faces is None or not len(faces):
             return None
+        positions[faces.max()]  # must be there
         bsdf, uv_set = self._material(primitive.get("material"), read)
         colors = read.get("COLOR_0")
         mesh = Mesh(
@@ -461,16 +463,12 @@ class _Reader:
         """Joints and weights of every vertex. One without any weight follows the first joint it lists."""
         sets = sorted(key.removeprefix("JOINTS_") for key in read if key.startswith("JOINTS_"))
         if not sets:
-            raise ValueError(
-                f"{self.path}: mesh {name!r} has a skin but no joints; bind it again, or unbind it"
-            )
+            raise ValueError(f"mesh {name!r} has a skin but no joints; bind it again, or unbind it")
         joints = np.concatenate([read[f"JOINTS_{i}"] for i in sets], axis=1).astype(np.int64)
         weights = np.concatenate([read[f"WEIGHTS_{i}"] for i in sets], axis=1)
         total = weights.sum(axis=1, keepdims=True)
         if not total.any():
-            raise ValueError(
-                f"{self.path}: all skin weights of mesh {name!r} are zero; bind it to its joints again"
-            )
+            raise ValueError(f"all skin weights of mesh {name!r} are zero; bind it to its joints again")
         weights[total[:, 0] == 0, 0] = 1.0
         return joints, weights / np.where(total == 0, 1.0, total)
 
@@ -480,6 +478,7 @@ class _Reader:
             node, path = channel["target"].get("node"), channel["target"]["path"]
             if node is None or path not in ("translation", "rotation", "scale", "weights"):
                 continue  # what an extension targets
+            self.table("nodes")[node]  # must be there
             sampler = animation["samplers"][channel["sampler"]]
             interpolation = sampler.get("interpolation", "LINEAR")
             times, values = self.accessor(sampler["input"]), self.accessor(sampler["output"])
@@ -522,7 +521,7 @@ class _Reader:
         try:
             return np.asarray(Image.open(io.BytesIO(content)).convert("RGBA")) / 255
         except OSError as error:
-            raise ValueError(f"{self.path}: cannot read its texture {texture}: {error}") from error
+            raise ValueError(f"cannot read its texture {texture}: {error}") from error
 
     def _fetch(self, uri: str) -> bytes:
         if uri.startswith("data:"):
@@ -562,7 +561,7 @@ class _Reader:
         size = dtype.itemsize * int(np.prod(shape))
         stride = self.table("bufferViews")[place["bufferView"]].get("byteStride", size)
         if start + (count - 1) * stride + size > len(content):
-            raise ValueError(f"{self.path} is cut off: a buffer is shorter than its accessors say")
+            raise ValueError("it is cut off: a buffer is shorter than its accessors say")
         strides = (stride, *(dtype.itemsize * int(np.prod(shape[i + 1 :])) for i in range(len(shape))))
         return np.ndarray((count, *shape), dtype, content, start, strides).copy()
 

@@ -27,7 +27,7 @@ from nest_nerfstudio.types import Edit, SunSky
 
 OBJECT_RADIUS = 1.15
 CAMERA_RADIUS = 4.0
-PICTURES_PER_PROCESS = 16  # at least: a process takes some seconds to start
+PICTURES_PER_PROCESS = 32  # at least: a process takes some seconds to start
 CAMERA_ANGLE_X = 0.6911112070083618  # the field of view of the Blender scenes of NeRF and D-NeRF
 
 Bsdf = dict[str, Any]

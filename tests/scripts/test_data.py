@@ -72,20 +72,8 @@ def test_glb_writes_scenes_with_edits(model: Path, tmp_path: Path, monkeypatch: 
     pytest.importorskip("mitsuba")
     still = arm(animated=False).write(tmp_path / "still.glb")
     scenes = tmp_path / "scenes"
-    run(
-        monkeypatch,
-        "glb",
-        model,
-        still,
-        "--output",
-        scenes,
-        *TINY,
-        "--views",
-        8,
-        "--edits",
-        "turn",
-        "stretch",
-    )
+    options = ("--views", 8, "--jobs", 1, "--edits", "turn", "stretch")
+    run(monkeypatch, "glb", model, still, "--output", scenes, *TINY, *options)
     listed = json.loads((scenes / "scenes.json").read_text())["scenes"]
     assert listed == [
         {"name": "robot_arm-1", "category": "robot"},
