@@ -141,7 +141,7 @@ def _rendered_problems(meta: dict[str, Any], frames: list[Any]) -> Iterator[str]
 def _train_problems(frames: list[Any], moves: bool) -> Iterator[str]:
     if len(frames) == 1:
         yield "only one view; a scene needs two or more"
-    times = {frame.get("time") for frame in frames if isinstance(frame, dict)}
+    times = {str(frame.get("time")) for frame in frames if isinstance(frame, dict)}
     if moves and len(frames) > 1 and len(times) == 1:
         yield f"all {len(frames)} frames have time {times.pop()}; a moving scene needs different times"
 
@@ -156,7 +156,7 @@ def _edit_problems(meta: dict[str, Any], frames: list[Any], category: str) -> It
         return
     for name, values in edits.items():
         yield from (f"edit {name}: {what}" for what in _unlike(asdict(Edit()), values))
-    shown = Counter(frame.get("edit") for frame in frames if isinstance(frame, dict))
+    shown = Counter(str(frame.get("edit")) for frame in frames if isinstance(frame, dict))
     for name in shown.keys() - edits.keys():
         yield f"{shown[name]} frame(s) show the edit {name!r}; there are: {', '.join(edits)}"
 
@@ -206,7 +206,7 @@ def _check_pictures(listed: list[tuple[Path, dict[str, Any]]], as_rendered: bool
         if opened is not None and picture not in sizes:
             sizes[picture] = opened.size
             report.add(picture, _alpha_problems(opened, as_rendered))
-        if "mask_path" in frame:
+        if isinstance(frame.get("mask_path"), str):
             mask = _open(path.parent / frame["mask_path"], report)
             if mask is not None and not np.asarray(mask.convert("L")).any():
                 report.add(path.parent / frame["mask_path"], ["the mask is empty: no pixel is to be used"])

@@ -45,7 +45,7 @@ def toy(
             stacks each.
         edits: States of each of these scenes beside its base.
         views: Pictures of the base and of the motion of each; half as many of every other state.
-        jobs: Processes to render with.
+        jobs: Most processes to render with.
         config: Of the walker; many scenes take its size, samples, seed and cameras.
     """
     if scenes_per_category < 0:
@@ -82,22 +82,20 @@ def glb(
         edits: States of each scene beside its base.
         category: Of the scenes; by default the file's name up to its first underscore.
         views: With --edits, pictures of the base and of the motion; half as many of every other state.
-        jobs: Processes to render with.
+        jobs: Most processes to render with.
         config: Of a moving scene; with --edits, size, samples, seed and cameras of it are taken.
     """
-    sources = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    source = {"clip": clip, "sha256": [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]}
     if not edits:
         if len(files) > 1:
             raise ValueError(
                 "several files make a folder of many scenes: name its --edits, for instance relight"
             )
         figure = gltf_figure(files[0], clip)
-        source = {"clip": clip, "sha256": sources[str(files[0])]}
         scene = make_moving_scene(figure, output, config, "glb", source, jobs)
         print(f"The scene is in {scene}. Train on it: ns-train nest-dynamic --data {scene}")
         return
     figures = [_named(path, clip, category) for path in files]
-    source = {"clip": clip, "sha256": list(sources.values())}
     scenes = make_scenes(figures, output, _edited(edits, views, config), "glb_scenes", source, jobs)
     print(f"{len(figures)} scene(s) are in {scenes}.")
 

@@ -80,6 +80,7 @@ def inside(meta: dict[str, Any]) -> None:
         (pose(0, 0, 2.0), "frame ./train/r_0: transform_matrix holds no rotation"),
         (first("transform_matrix", [[1, 2], [3]]), "frame ./train/r_0: transform_matrix is not a finite"),
         (inside, "frame ./train/r_0: the camera is inside the object: 0.22 from the origin"),
+        (first("time", [1]), "1 frame(s) have no finite `time`"),
         (lambda meta: meta["frames"][0].pop("file_path"), "frame 0 has no `file_path`"),
         (first("time", None), "1 frame(s) have no finite `time`, first ./train/r_0"),
         (lambda meta: [f.update(time=0.5) for f in meta["frames"]], "all 12 frames have time 0.5"),
