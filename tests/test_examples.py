@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nest_nerfstudio.data.synthetic import ToySceneConfig, make_toy_scene
+from nest_nerfstudio.data.synthetic import MovingSceneConfig, make_toy_scene
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -46,7 +46,7 @@ def test_fit_an_image(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_train_and_render(tmp_path: Path) -> None:
     pytest.importorskip("mitsuba")
-    config = ToySceneConfig(size=32, train=8, val=1, test=1, future=1, samples=4)
+    config = MovingSceneConfig(size=32, train=8, val=1, test=1, future=1, samples=4)
     scene = make_toy_scene(tmp_path / "toy", config)
     picture = run(
         "03_train_and_render.py",

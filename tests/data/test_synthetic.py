@@ -1,71 +1,37 @@
-"""The toy scene: kinematics, cameras, and a few path-traced pixels."""
+"""Data sets of rendered figures: splits, seeds, edits, and going on where a run stopped."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from nest_nerfstudio.data.check import check_dataset
+from nest_nerfstudio.data.rendering import Cameras
 from nest_nerfstudio.data.synthetic import (
-    CAMERA_ANGLE_X,
-    CAMERA_RADIUS,
-    ToySceneConfig,
+    EditedScenesConfig,
+    MovingSceneConfig,
+    NamedFigure,
+    edit_to_json,
+    edits_of,
     frames_of,
-    joint_poses,
+    make_scenes,
     make_toy_scene,
-    posed_meshes,
-    random_camera,
-    render_frame,
-    superellipsoid,
-    to_srgb,
 )
+from nest_nerfstudio.data.toy import random_figure
+from nest_nerfstudio.types import Edit, SunSky
 
-TINY = ToySceneConfig(size=24, train=2, val=1, test=1, future=1, samples=4)
-
-
-@pytest.mark.parametrize("roundness", [1.0, 0.6])
-def test_superellipsoid_fulfils_its_equation_and_faces_outwards(roundness: float) -> None:
-    radii = (0.5, 0.3, 0.2)
-    vertices, normals, faces = superellipsoid(radii, roundness)
-    implicit = (np.abs(vertices / radii) ** (2 / roundness)).sum(axis=-1)
-    np.testing.assert_allclose(implicit, 1, atol=1e-9)
-    np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1)
-    a, b, c = vertices[faces].transpose(1, 0, 2)
-    face_normals = np.cross(b - a, c - a)
-    assert ((face_normals * normals[faces].mean(axis=1)).sum(axis=-1) >= -1e-12).all()
-    # The divergence theorem: a positive volume means outward triangles, 4/3 π abc is the ellipsoid's.
-    volume = (a * np.cross(b, c)).sum() / 6
-    assert volume > 0.95 * 4 / 3 * np.pi * np.prod(radii)
-
-
-def test_motion_is_cyclic_rigid_and_inside_the_sphere() -> None:
-    phases = np.linspace(0, 1, 25)
-    for phase in phases:
-        for name, pose in joint_poses(phase).items():
-            np.testing.assert_allclose(pose, joint_poses(phase + 1)[name], atol=1e-9)
-            np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-12)
-        assert max(np.linalg.norm(mesh[1], axis=-1).max() for mesh in posed_meshes(phase)) < 1.15
-    feet = np.stack([joint_poses(phase)["front left knee"][:3, 3] for phase in phases])
-    assert np.ptp(feet[:, 0]) > 0.2
-
-
-def test_cameras_look_at_the_origin_from_above() -> None:
-    for seed in range(20):
-        pose = random_camera(np.random.default_rng(seed))
-        np.testing.assert_allclose(pose[:3, :3].T @ pose[:3, :3], np.eye(3), atol=1e-12)
-        assert np.linalg.det(pose[:3, :3]) == pytest.approx(1)
-        np.testing.assert_allclose(pose[:3, 3], CAMERA_RADIUS * pose[:3, 2])
-        assert pose[2, 3] > 0
-        assert pose[2, 1] > 0, "the camera's up axis points up"
-        assert pose[2, 0] == 0, "no roll"
+TINY = MovingSceneConfig(size=24, train=2, val=1, test=1, future=1, samples=4)
+TINY_SCENES = EditedScenesConfig(edits=("relight", "recolor", "stretch"), views=8, size=16, samples=1)
 
 
 def test_split_times_and_seeds() -> None:
-    config = ToySceneConfig()
+    config = MovingSceneConfig()
     times = {
         split: np.array([t for t, _ in frames_of(split, config)]) for split in ("train", "test", "future")
     }
@@ -76,19 +42,28 @@ def test_split_times_and_seeds() -> None:
     assert times["future"][-1] == 2
     cameras = np.stack([camera for split in ("train", "test") for _, camera in frames_of(split, config)])
     assert len(np.unique(cameras.round(6), axis=0)) == len(cameras), "a fresh camera for every frame"
-    assert not np.allclose(cameras[0], frames_of("train", ToySceneConfig(seed=1))[0][1])
+    assert not np.allclose(cameras[0], frames_of("train", MovingSceneConfig(seed=1))[0][1])
     np.testing.assert_array_equal(cameras[0], frames_of("train", config)[0][1])
 
 
-def test_srgb_curve() -> None:
-    linear = np.array([-1.0, 0.0, 0.0031308, 0.2140411, 1.0, 7.0])
-    np.testing.assert_allclose(to_srgb(linear), [0, 0, 0.04045, 0.5, 1, 1], atol=1e-4)
+def test_times_do_not_depend_on_the_cameras() -> None:
+    config = MovingSceneConfig(cameras=Cameras("orbit"))
+    for split in ("train", "val", "future"):
+        usual = [time for time, _ in frames_of(split, MovingSceneConfig())]
+        assert [time for time, _ in frames_of(split, config)] == usual
+    (first, last), poses = (0, -1), [camera for _, camera in frames_of("train", config)]
+    np.testing.assert_allclose(poses[first], poses[last], atol=1e-12)
 
 
 @pytest.mark.parametrize("bad", [{"size": 0}, {"train": -1}, {"cycles": 0.0}, {"seed": -1}])
 def test_bad_settings(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
-        ToySceneConfig(**bad)  # pyright: ignore[reportArgumentType]
+        MovingSceneConfig(**bad)  # pyright: ignore[reportArgumentType]
+
+
+def test_too_few_views_for_a_test_picture_of_every_state() -> None:
+    with pytest.raises(ValueError, match="views must be 8 or more"):
+        EditedScenesConfig(views=7)
 
 
 def test_missing_mitsuba_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,28 +71,6 @@ def test_missing_mitsuba_names_the_extra(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ImportError, match=r"nest-nerfstudio\[synth\]"):
         make_toy_scene(tmp_path / "scene", TINY)
     assert not (tmp_path / "scene").exists()
-
-
-def test_silhouette_agrees_with_the_camera_matrix() -> None:
-    """Projecting the meshes' vertices with the OpenGL matrix lands on the rendered alpha."""
-    pytest.importorskip("mitsuba")
-    size, phase, camera = 64, 0.3, random_camera(np.random.default_rng(3))
-    rgba = render_frame(phase, camera, size, samples=16, seed=0)
-    vertices = np.concatenate([mesh[1] for mesh in posed_meshes(phase)])
-    inside = (vertices - camera[:3, 3]) @ camera[:3, :3]
-    focal = size / 2 / np.tan(CAMERA_ANGLE_X / 2)
-    x = focal * inside[:, 0] / -inside[:, 2] + size / 2
-    y = size / 2 - focal * inside[:, 1] / -inside[:, 2]
-    projected = np.zeros((size, size), dtype=bool)
-    projected[y.astype(int), x.astype(int)] = True
-    covered = rgba[..., 3] > 0
-    # Vertices on the outline may touch pixels that no light path hit.
-    assert (projected & covered).sum() / projected.sum() > 0.95
-    rows, columns = np.nonzero(covered)
-    assert abs(rows.min() - y.min()) <= 1.5
-    assert abs(rows.max() - y.max()) <= 1.5
-    assert abs(columns.min() - x.min()) <= 1.5
-    assert abs(columns.max() - x.max()) <= 1.5
 
 
 def test_scene_resumes_and_refuses_other_settings(tmp_path: Path) -> None:
@@ -130,7 +83,9 @@ def test_scene_resumes_and_refuses_other_settings(tmp_path: Path) -> None:
     assert first.stat().st_mtime_ns == kept
     assert second.read_bytes() == redone, "the same seed gives the same picture"
     with pytest.raises(ValueError, match="other settings"):
-        make_toy_scene(scene, ToySceneConfig(size=32))
+        make_toy_scene(scene, MovingSceneConfig(size=32))
+    with pytest.raises(ValueError, match="other settings"):
+        make_toy_scene(scene, replace(TINY, cameras=Cameras("orbit")))
     with pytest.raises(ValueError, match="not empty"):
         make_toy_scene(scene / "train", TINY)
 
@@ -141,3 +96,64 @@ def test_scene_resumes_and_refuses_other_settings(tmp_path: Path) -> None:
     assert pixels.shape == (24, 24, 4)
     assert pixels[0, 0, 3] == 0
     assert pixels[12, 12, 3] == 255
+
+
+def test_edits_are_drawn_per_scene_and_kind_and_say_only_what_differs() -> None:
+    config = EditedScenesConfig(edits=("relight", "recolor", "turn", "move", "stretch"))
+    edits, others = edits_of("fish_000", config), edits_of("fish_001", config)
+    assert edits["base"] == Edit()
+    assert all(edits[name] != others[name] for name in config.edits)
+    alone = edits_of("fish_000", EditedScenesConfig(edits=("move",)))
+    assert alone["move"] == edits["move"], "an edit does not depend on which others there are"
+    keys = {name: list(edit_to_json(edit)) for name, edit in edits.items()}
+    assert keys == {
+        "base": [],
+        "relight": ["light"],
+        "recolor": ["hue"],
+        "turn": ["yaw"],
+        "move": ["translate"],
+        "stretch": ["stretch"],
+    }
+    light = edits["relight"].light
+    assert light.direction[2] < 0, "the sun shines from above"
+    assert SunSky(**edit_to_json(edits["relight"])["light"]) == light
+
+
+def test_scenes_have_all_states_and_resume(tmp_path: Path) -> None:
+    pytest.importorskip("mitsuba")
+    figures = [NamedFigure(f"{kind}_0", kind, random_figure(kind, 0)) for kind in ("fish", "stack")]
+    folder = make_scenes(figures, tmp_path / "scenes", TINY_SCENES, "toy_scenes")
+    listed = json.loads((folder / "scenes.json").read_text())["scenes"]
+    assert listed == [{"name": "fish_0", "category": "fish"}, {"name": "stack_0", "category": "stack"}]
+    assert check_dataset(folder).problems == []
+
+    states: dict[str, list[str]] = {}
+    for split in ("train", "test"):
+        meta = json.loads((folder / "fish_0" / f"transforms_{split}.json").read_text())
+        assert list(meta["edits"]) == ["base", "relight", "recolor", "stretch"]
+        assert meta["category"] == "fish"
+        for frame in meta["frames"]:
+            states.setdefault(frame["edit"], []).append(split)
+            assert frame["time"] == 0 or "motion" in frame["file_path"]
+    assert {name: (used.count("train"), used.count("test")) for name, used in states.items()} == {
+        "base": (12, 4),  # with its motion
+        **dict.fromkeys(("relight", "recolor", "stretch"), (3, 1)),
+    }
+    stack = json.loads((folder / "stack_0" / "transforms_train.json").read_text())["frames"]
+    assert not any("motion" in frame["file_path"] for frame in stack), "a stack stands still"
+
+    picture = folder / "fish_0" / "train" / "recolor_00.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    make_scenes(figures, folder, TINY_SCENES, "toy_scenes")
+    assert picture.read_bytes() == before
+    with pytest.raises(ValueError, match="other settings"):
+        make_scenes(figures[:1], folder, TINY_SCENES, "toy_scenes")
+
+
+def test_scenes_of_one_name_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("mitsuba")
+    figure = NamedFigure("fish_0", "fish", random_figure("fish", 0))
+    with pytest.raises(ValueError, match="2 scenes are named fish_0"):
+        make_scenes([figure, figure], tmp_path / "scenes", TINY_SCENES, "toy_scenes")
+    assert not (tmp_path / "scenes").exists()

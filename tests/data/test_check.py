@@ -1,0 +1,185 @@
+"""Every fault that `nest-data check` knows, one at a time in a data set that is fine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_scenes import edit_json, write_image
+
+from nest_nerfstudio.data.check import check_dataset
+
+Spoil = Callable[[dict[str, Any]], object]
+
+
+def faults(folder: Path) -> list[str]:
+    """The problems found, with paths from `folder` on."""
+    return [problem.replace(f"{folder}/", "") for problem in check_dataset(folder).problems]
+
+
+@pytest.fixture
+def scenes(dnerf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenes with edits, of which `a_1` is spoilt by the tests."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for name in ("a_1", "b_1"):
+        for split in ("train", "test"):
+            meta = json.loads((dnerf / f"transforms_{split}.json").read_text())
+            edits = {"base": {}, "turn": {"yaw": 1.0}, "relight": {"light": {"direction": [0, 0, -1]}}}
+            meta |= {"category": name[0], "edits": edits}
+            for i, frame in enumerate(meta["frames"]):
+                frame |= {"edit": list(edits)[i % 3], "time": 0.0}
+                write_image(folder / name / f"{frame['file_path']}.png")
+            (folder / name / f"transforms_{split}.json").write_text(json.dumps(meta))
+    listed = [{"name": name, "category": name[0]} for name in ("a_1", "b_1")]
+    (folder / "scenes.json").write_text(json.dumps({"scenes": listed}))
+    return folder
+
+
+def test_what_is_fine(dnerf: Path, scenes: Path) -> None:
+    report = check_dataset(dnerf)
+    assert (report.problems, report.num_scenes, report.num_frames) == ([], 1, 20)
+    report = check_dataset(scenes)
+    assert (report.problems, report.num_scenes, report.num_frames) == ([], 2, 28)
+
+
+def test_a_video_needs_no_alpha_and_no_times(video: Path) -> None:
+    assert faults(video) == []
+
+
+def test_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no data set"):
+        check_dataset(tmp_path)
+
+
+def first(key: str, value: object) -> Spoil:
+    """Set a key of the first frame."""
+    return lambda meta: meta["frames"][0].update({key: value})
+
+
+def pose(row: int, column: int, value: float) -> Spoil:
+    def spoil(meta: dict[str, Any]) -> None:
+        meta["frames"][0]["transform_matrix"][row][column] = value
+
+    return spoil
+
+
+def inside(meta: dict[str, Any]) -> None:
+    for row, place in zip(meta["frames"][0]["transform_matrix"], (0.1, 0.2, 0.0), strict=False):
+        row[3] = place
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (pose(0, 3, float("nan")), "frame ./train/r_0: transform_matrix is not a finite 4×4 matrix"),
+        (pose(0, 0, 2.0), "frame ./train/r_0: transform_matrix holds no rotation"),
+        (first("transform_matrix", [[1, 2], [3]]), "frame ./train/r_0: transform_matrix is not a finite"),
+        (inside, "frame ./train/r_0: the camera is inside the object: 0.22 from the origin"),
+        (first("time", [1]), "1 frame(s) have no finite `time`"),
+        (lambda meta: meta["frames"][0].pop("file_path"), "frame 0 has no `file_path`"),
+        (first("time", None), "1 frame(s) have no finite `time`, first ./train/r_0"),
+        (lambda meta: [f.update(time=0.5) for f in meta["frames"]], "all 12 frames have time 0.5"),
+        (lambda meta: meta.pop("camera_angle_x"), "camera_angle_x must be in (0, π) radians"),
+        (lambda meta: meta.update(camera_angle_x="wide"), "camera_angle_x must be in (0, π) radians"),
+        (lambda meta: meta.update(frames=meta["frames"][:1]), "only one view"),
+        (lambda meta: meta.update(frames=[]), "has no list `frames`"),
+    ],
+)
+def test_a_spoilt_transforms_file(dnerf: Path, spoil: Spoil, problem: str) -> None:
+    edit_json(dnerf / "transforms_train.json", spoil)
+    (found,) = faults(dnerf)
+    assert found.startswith(f"transforms_train.json: {problem}")
+
+
+def test_broken_json_and_a_missing_split(dnerf: Path) -> None:
+    (dnerf / "transforms_test.json").write_text('{"frames": [')
+    (dnerf / "transforms_train.json").unlink()
+    missing, broken = faults(dnerf)
+    assert missing == "transforms_train.json: is missing"
+    assert broken.startswith("transforms_test.json: is not valid JSON")
+
+
+@pytest.mark.parametrize(
+    ("write", "problem"),
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:60]), "cannot be read"),
+        (lambda path: write_image(path, size=(10, 8)), "is 10×8 pixels, but most are 12×8"),
+        (lambda path: write_image(path, mode="RGB"), "has no alpha channel"),
+        (lambda path: Image.new("RGBA", (12, 8)).save(path), "shows nothing: its alpha is zero everywhere"),
+    ],
+)
+def test_a_spoilt_picture(dnerf: Path, write: Callable[[Path], object], problem: str) -> None:
+    write(dnerf / "train" / "r_3.png")
+    (found,) = faults(dnerf)
+    assert found.startswith(f"train/r_3.png: {problem}")
+
+
+def test_an_empty_and_a_missing_mask(dnerf: Path) -> None:
+    Image.new("L", (12, 8)).save(dnerf / "empty.png")
+    Image.fromarray(np.eye(8, 12, dtype=np.uint8)).save(dnerf / "small.png")
+    masks = ["empty.png", "none.png"] + 10 * ["small.png"]
+    edit_json(
+        dnerf / "transforms_train.json",
+        lambda meta: [f.update(mask_path=m) for f, m in zip(meta["frames"], masks, strict=True)],
+    )
+    assert faults(dnerf) == ["empty.png: the mask is empty: no pixel is to be used", "none.png: is missing"]
+
+
+def test_a_picture_in_two_frames(dnerf: Path) -> None:
+    edit_json(dnerf / "transforms_test.json", first("file_path", "train/r_3"))
+    assert faults(dnerf) == [f"{dnerf}: 2 frames show train/r_3"]
+
+
+@pytest.mark.parametrize(
+    ("edits", "problem"),
+    [
+        ({"turn": {"yaww": 1.0}}, "edit turn: unknown key 'yaww'; known are: light, hue, yaw"),
+        ({"turn": {"yaw": "much"}}, "edit turn: yaw must be 1 finite number(s), not much"),
+        ({"turn": 3}, "edit turn: must be a table of light"),
+        ({"base": {"translate": [1, 2]}}, "edit base: translate must be 3 finite number(s)"),
+        ({"relight": {"light": {"colour": 1}}}, "edit relight: light: unknown key 'colour'"),
+        ({"relight": {"light": {"sun": -1}}}, "edit relight: light: sun must not be negative"),
+        ({"relight": {"light": {"direction": [0, 0, 0]}}}, "edit relight: light: direction must not be zero"),
+    ],
+)
+def test_a_spoilt_edit(scenes: Path, edits: dict[str, Any], problem: str) -> None:
+    edit_json(scenes / "a_1" / "transforms_train.json", lambda meta: meta["edits"].update(edits))
+    (found,) = faults(scenes)
+    assert found.startswith(f"a_1/transforms_train.json: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (first("edit", "turned"), "1 frame(s) show the edit 'turned'; there are: base, turn, relight"),
+        (lambda meta: meta.pop("edits"), "no table `edits` with a state `base`"),
+        (lambda meta: meta.update(category="x"), "category is 'x', but 'a' in scenes.json"),
+    ],
+)
+def test_a_spoilt_scene_of_many(scenes: Path, spoil: Spoil, problem: str) -> None:
+    edit_json(scenes / "a_1" / "transforms_test.json", spoil)
+    assert faults(scenes) == [f"a_1/transforms_test.json: {problem}"]
+
+
+def test_a_spoilt_list_of_scenes(scenes: Path) -> None:
+    listed = [{"name": n, "category": "a"} for n in ("a_1", "a_1", "c_1")] + [{"name": "b_1"}, 7]
+    (scenes / "scenes.json").write_text(json.dumps({"scenes": listed}))
+    assert faults(scenes) == [
+        "scenes.json: 2 scene(s) have no `name` or no `category`",
+        "scenes.json: scene c_1 has no folder",
+        "scenes.json: 2 scenes are named a_1",
+    ]
+    (scenes / "scenes.json").write_text("[]")
+    assert faults(scenes) == ["scenes.json: has no list `scenes` with at least one entry"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scenes", "motion/horse_walk", "motion/koi_swim", "dnerf_lego"])
+def test_the_shared_data_is_fine(shared_data: Path, name: str) -> None:
+    assert check_dataset(shared_data / name).problems == []
