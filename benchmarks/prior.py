@@ -1,0 +1,290 @@
+"""What a trained nest-prior can do: exactness, unseen scenes against baselines, and cost.
+
+python benchmarks/prior.py scores RUN/config.yml
+python benchmarks/prior.py baselines ../shared/data/scenes
+python benchmarks/prior.py exactness RUN/config.yml
+python benchmarks/prior.py cost
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from nerfstudio.utils.eval_utils import eval_setup
+from torch import Tensor
+
+from nest_nerfstudio.data.scenes import read_index
+from nest_nerfstudio.data.scenes_library import SceneLibrary
+from nest_nerfstudio.data.scenes_sampling import eval_sample
+from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
+from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
+from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
+from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
+from nest_nerfstudio.geometry.quaternion import quat_exp, quat_multiply, quat_rotate, quat_to_rotmat
+from nest_nerfstudio.geometry.se3 import Pose
+from nest_nerfstudio.geometry.sh import rotate_sh
+from nest_nerfstudio.losses.photometric import photometric_loss
+from nest_nerfstudio.rasterizers import create_rasterizer
+from nest_nerfstudio.types import Gaussians, Points, SceneLatent, Views
+
+COUNTS = (1, 2, 4, 8)
+
+
+def scores(load_config: Path, tokens: int = 0) -> None:
+    """PSNR on unseen views of unseen scenes, by number of context views, category and edit.
+
+    Args:
+        load_config: the run's config.yml.
+        tokens: K; 0: that of the training.
+    """
+    pipeline = eval_setup(load_config, test_mode="test")[1]
+    if tokens:
+        pipeline.model.encoder.config.num_tokens = tokens
+    found = pipeline.get_average_eval_image_metrics()
+    kinds = sorted({key.split("/")[2] for key in found if key.count("/") == 2})
+    print("| context views | all |", " | ".join(kinds), "|")
+    print("|---" * (len(kinds) + 2) + "|")
+    for count in pipeline.config.eval_context:
+        row = [f"psnr/{count}_views", *(f"psnr/{count}_views/{kind}" for kind in kinds)]
+        print(f"| {count} |", " | ".join(f"{found[key]:.2f}" for key in row), "|")
+
+
+def baselines(data: Path, steps: int = 500) -> None:
+    """The same scores without a model: the nearest training scene, and Gaussians fitted to the context.
+
+    Args:
+        data: folder with scenes.json.
+        steps: of the fit.
+    """
+    index = read_index(data)
+    library = SceneLibrary(index)
+    train = {}
+    for number in index.split("train"):
+        scene = library.scene(number)
+        train[number] = library.views(scene, scene.frames(scene.base_state))
+    print("| context views | all white | nearest training scene | fitted from scratch |")
+    print("|---|---|---|---|")
+    for count in COUNTS:
+        found = defaultdict(list)
+        for number in index.split("val"):
+            sample = eval_sample(library, number, count)
+            views = sample.targets[0][1]
+            seen = over_white(views)
+            found["white"].append(psnr(torch.ones_like(seen), seen))
+            found["nearest"].append(psnr(nearest_scene(train.values(), sample.context, views), seen))
+            found["fitted"].append(psnr(fitted(sample.context, views, steps), seen))
+        print(f"| {count} |", " | ".join(f"{np.mean(found[k]):.2f}" for k in found), "|", flush=True)
+
+
+def exactness(load_config: Path, draws: int = 20) -> None:
+    """How exactly the trained encoder and field commute with their group; and drop under random turns.
+
+    Args:
+        load_config: the run's config.yml.
+        draws: motions for each group and precision.
+    """
+    pipeline = eval_setup(load_config, test_mode="test")[1]
+    weights, model = pipeline.model.state_dict(), pipeline.model
+    samples = list(pipeline.datamanager.eval_samples(4))
+    for group in ("se3", "so3", "azimuth"):
+        for dtype in (torch.float32, torch.float64):
+            torch.set_default_dtype(dtype)
+            config = replace(model.config.encoder, group=group)
+            encoder = config.setup().eval()
+            field = model.config.field.setup(shape_dim=config.shape_dim, palette=config.palette)
+            for module, name in ((encoder, "encoder."), (field, "field.")):
+                part = {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}
+                floats = {k: v.to(dtype) for k, v in part.items() if _is_learned(module, k)}
+                module.load_state_dict(floats, strict=False)
+            errors = defaultdict(list)
+            for draw in range(draws):
+                views = cast_views(samples[draw % len(samples)].context, dtype)
+                for name, error in _errors(encoder, field, views, group, draw).items():
+                    errors[name].append(error)
+            torch.set_default_dtype(torch.float32)
+            line = [f"{name} {np.median(e):.1e} median, {max(e):.1e} most" for name, e in errors.items()]
+            print(f"{group}, {dtype}: " + "; ".join(line), flush=True)
+
+
+def _is_learned(module: torch.nn.Module, name: str) -> bool:
+    return name in dict(module.named_parameters())
+
+
+@torch.no_grad()
+def _errors(encoder, field, views: Views, group: str, seed: int) -> dict[str, float]:
+    """‖h(g·X) − g·h(X)‖ / ‖h(X)‖, the same of f ∘ h, and of pictures the largest difference."""
+    torch.manual_seed(seed)
+    axis = torch.tensor([0.0, 0, 1]) if group == "azimuth" else torch.randn(3)
+    turn = quat_exp((axis / axis.norm() * 6.28 * torch.rand(())).to(views.viewmats))
+    shift = torch.randn(3).to(views.viewmats) * float(group == "se3")
+    pose = (turn, shift)
+    views = exact_rotations(views)
+    latent, turned = encoder(views), encoder(turn_views(views, pose))
+    gaussians, moved = field(latent), field(turned)
+    expected = move_gaussians(gaussians, pose)
+    errors = {
+        "h": relative(flat_latent(turned), flat_latent(latent.turn_world(pose))),
+        "f∘h": relative(flat_gaussians(moved), flat_gaussians(expected)),
+    }
+    if views.viewmats.dtype == torch.float32:
+        cameras = turn_views(views, pose)
+        pictures = draw(gaussians, views), draw(moved, cameras)
+        errors["10^(−PSNR/10) of pictures"] = float((pictures[0] - pictures[1]).square().mean())
+    return errors
+
+
+def cost(repeats: int = 5) -> None:
+    """Milliseconds and peak memory of encoder and decoder, forward and backward, by points and tokens."""
+    encoder, field = LatentEncoderConfig().setup(), LatentGaussianFieldConfig()
+    decoder = field.setup(shape_dim=encoder.config.shape_dim, palette=encoder.config.palette)
+    for name, sizes in {"points": (500, 1000, 2000, 4000, 8000), "tokens": (64, 128, 256, 512, 1024)}.items():
+        spent = []
+        for size in sizes:
+            points = torch.randn(size if name == "points" else 8000, 3)
+            cloud = Points(points / points.norm(dim=1, keepdim=True), torch.rand(len(points), 3))
+            count = 256 if name == "points" else size
+            times = []
+            for _ in range(repeats + 1):
+                start = time.perf_counter()
+                gaussians = decoder(encoder(None, cloud, count))
+                (gaussians.means.sum() + gaussians.sh.sum()).backward()
+                times.append(1e3 * (time.perf_counter() - start))
+            spent.append(min(times[1:]))
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(f"{size} {name}: {spent[-1]:.0f} ms forward and backward, peak {memory:.0f} MiB so far")
+        slope = np.polyfit(np.log(sizes), np.log(spent), 1)[0]
+        print(f"slope of log time over log {name}: {slope:.2f}", flush=True)
+
+
+# ---------------------------------------------------------------- baselines
+
+
+def nearest_scene(train: Iterable[Views], context: Views, targets: Views) -> Tensor:
+    """Pictures of the training scene whose views look most like the context, from the nearest cameras."""
+    found = []
+    for views in train:
+        error = (over_white(views)[nearest_cameras(views, context)] - over_white(context)).square().mean()
+        found.append((float(error), views))
+    best = min(found, key=lambda pair: pair[0])[1]
+    return over_white(best)[nearest_cameras(best, targets)]
+
+
+def nearest_cameras(views: Views, like: Views) -> Tensor:
+    """For each camera of `like` the one that looks in the most similar direction."""
+    return (like.viewmats[:, 2, :3] @ views.viewmats[:, 2, :3].mT).argmax(1)
+
+
+def fitted(context: Views, targets: Views, steps: int, count: int = 3000) -> Tensor:
+    """Gaussians that start in the visual hull of the context and are fitted to it, from the target cameras."""
+    torch.manual_seed(0)
+    single = [select_view(context, i) for i in range(len(context))]
+    box = torch.tensor([[-1.25] * 3, [1.25] * 3])
+    points = sample_visual_hull(single, box, count)
+    field = BoundGaussians(len(points), 1, 0)
+    field.initialize(points, mean_colors(single, points), 0.5)
+    rates = {"means": 1e-3, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh_dc": 5e-3, "sh_rest": 1e-4}
+    optimizer = torch.optim.Adam([{"params": [field.params[k]], "lr": lr} for k, lr in rates.items()])
+    for step in range(steps):
+        view, background = single[step % len(single)], torch.rand(3)
+        optimizer.zero_grad()
+        assert view.images is not None
+        assert view.alphas is not None
+        seen = view.images * view.alphas + background * (1 - view.alphas)
+        photometric_loss(draw(field.canonical(), view, background)[0], seen[0]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        return draw(field.canonical(), targets)
+
+
+# ---------------------------------------------------------------- pictures and motions of the world
+
+
+def draw(gaussians: Gaussians, views: Views, background: Tensor | None = None) -> Tensor:
+    """Pictures from the cameras of views, over white unless told otherwise."""
+    rasterizer = create_rasterizer("auto", views.viewmats.device)
+    color = torch.ones(3) if background is None else background
+    backgrounds = color.expand(len(views), 3)
+    size = views.width, views.height
+    return rasterizer(gaussians, views.viewmats, views.Ks, *size, backgrounds=backgrounds).rgb
+
+
+def over_white(views: Views) -> Tensor:
+    """Pictures over white."""
+    assert views.images is not None
+    assert views.alphas is not None
+    return views.images * views.alphas + 1 - views.alphas
+
+
+def psnr(shown: Tensor, seen: Tensor) -> float:
+    """Mean over pictures, in dB."""
+    return float((-10 * (shown.clamp(0, 1) - seen).square().mean((1, 2, 3)).log10()).mean())
+
+
+def select_view(views: Views, i: int) -> Views:
+    """One of the views."""
+    parts = {k: v[i : i + 1] for k, v in vars(views).items() if torch.is_tensor(v)}
+    return replace(views, **parts)
+
+
+def cast_views(views: Views, dtype: torch.dtype) -> Views:
+    """The views in another precision."""
+    return replace(views, **{k: v.to(dtype) for k, v in vars(views).items() if torch.is_tensor(v)})
+
+
+def exact_rotations(views: Views) -> Views:
+    """Cameras whose rotations are orthonormal in their own precision, not only in that of the file."""
+    u, _, vt = torch.linalg.svd(views.viewmats[:, :3, :3].double())
+    viewmats = views.viewmats.double().clone()
+    viewmats[:, :3, :3] = u @ vt
+    return replace(views, viewmats=viewmats.to(views.viewmats))
+
+
+def turn_views(views: Views, pose: Pose) -> Views:
+    """The cameras moved by g."""
+    moved = torch.eye(4, dtype=torch.float64)
+    moved[:3, :3], moved[:3, 3] = quat_to_rotmat(pose[0].double()), pose[1].double()
+    viewmats = views.viewmats.double() @ torch.linalg.inv(moved)
+    return replace(views, viewmats=viewmats.to(views.viewmats))
+
+
+def move_gaussians(gaussians: Gaussians, pose: Pose) -> Gaussians:
+    """Gaussians moved by g."""
+    return replace(
+        gaussians,
+        means=quat_rotate(pose[0], gaussians.means) + pose[1],
+        quats=quat_multiply(pose[0], gaussians.quats),
+        sh=rotate_sh(gaussians.sh, quat_to_rotmat(pose[0])),
+    )
+
+
+def flat_latent(z: SceneLatent) -> list[Tensor]:
+    """All parts, rotations as matrices."""
+    return [quat_to_rotmat(z.quats), z.translations, z.shape, z.appearance, z.light]
+
+
+def flat_gaussians(g: Gaussians) -> list[Tensor]:
+    """All parts, rotations as matrices."""
+    return [quat_to_rotmat(g.quats), g.means, g.scales, g.opacities, g.sh]
+
+
+def relative(a: list[Tensor], b: list[Tensor]) -> float:
+    """‖a − b‖ / ‖b‖; infinite where another number of tokens was chosen."""
+    if any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
+        return float("inf")
+    one, other = (torch.cat([part.flatten() for part in parts]) for parts in (a, b))
+    return float((one - other).norm() / other.norm())
+
+
+if __name__ == "__main__":
+    torch.set_flush_denormal(True)
+    tyro.extras.subcommand_cli_from_dict(
+        {"scores": scores, "baselines": baselines, "exactness": exactness, "cost": cost}
+    )
