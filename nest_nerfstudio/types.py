@@ -9,7 +9,7 @@ Quaternions are wxyz and unit. Time is scaled so that the observed clip spans [0
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,22 @@ class Views:
 
 
 @dataclass(frozen=True)
+class Points:
+    """A coloured point cloud.
+
+    Attributes:
+        positions: world units.
+        rgb: in [0, 1].
+    """
+
+    positions: Float[Tensor, "n 3"]
+    rgb: Float[Tensor, "n 3"]
+
+    def __len__(self) -> int:
+        return self.positions.shape[0]
+
+
+@dataclass(frozen=True)
 class SunSky:
     """A light: a sun and a sky of one colour.
 
@@ -69,18 +85,22 @@ class Edit:
     """What a state of a scene differs in from its base; by default in nothing.
 
     Attributes:
-        light: the light it stands in.
+        light: the light it stands in; None where it is not known.
         hue: shift of every material's hue, fraction of a turn.
         yaw: turn of the object about z, radians.
         translate: shift of the object, world units, after its turn.
         stretch: factors along the object's own x, y, z, before its turn.
     """
 
-    light: SunSky = SunSky()
+    light: SunSky | None = SunSky()
     hue: float = 0.0
     yaw: float = 0.0
     translate: tuple[float, float, float] = (0.0, 0.0, 0.0)
     stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def differences(self, other: Edit) -> list[str]:
+        """Names of what differs between two states: some of light, hue, yaw, translate, stretch."""
+        return [part.name for part in fields(self) if getattr(self, part.name) != getattr(other, part.name)]
 
 
 @dataclass(frozen=True)
@@ -128,6 +148,10 @@ class Gaussians:
     def sh_degree(self) -> int:
         """Degree of the stored spherical harmonics."""
         return round(self.sh.shape[1] ** 0.5) - 1
+
+    def select(self, index: Bool[Tensor, " n"] | Int[Tensor, " m"]) -> Gaussians:
+        """Some of them."""
+        return Gaussians(*(getattr(self, part.name)[index] for part in fields(self)))
 
 
 @dataclass(frozen=True)

@@ -253,7 +253,7 @@ def _read_parsed_scene(entry: SceneEntry, parser: DataParserConfig) -> Scene:
         raise ValueError(f"{type(reader).__name__} cannot read {entry.folder}: {error!r}") from error
     names = [BASE] * (len(train.image_filenames) + len(test.image_filenames))
     return _make_scene(
-        entry, join_outputs([train, test]), names, len(train.image_filenames), edits={BASE: Edit()}
+        entry, join_outputs([train, test]), names, len(train.image_filenames), edits={BASE: Edit(light=None)}
     )
 
 

@@ -8,18 +8,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 
+from nest_nerfstudio.data.augmentation import Augmentation
 from nest_nerfstudio.data.datamanager import VanillaByName
 from nest_nerfstudio.data.dataset import DynamicDataset
 from nest_nerfstudio.data.scenes import ScenesIndex, bad_scenes_left_out
 from nest_nerfstudio.data.scenes_library import SceneLibrary
 from nest_nerfstudio.data.scenes_parser import NestScenes, NestScenesConfig, scenes_of
-from nest_nerfstudio.data.scenes_sampling import SceneSampleDataset, eval_sample, load_steps, step_draws
+from nest_nerfstudio.data.scenes_sampling import (
+    SceneSampleDataset,
+    context_views,
+    eval_sample,
+    load_steps,
+    step_draws,
+)
 from nest_nerfstudio.types import SceneSample, Views
 
 
@@ -42,6 +50,8 @@ class MultiSceneDatamanagerConfig(VanillaDataManagerConfig):
     """Of all that is drawn."""
     num_workers: int = 0
     """Processes that load pictures ahead; they do not change what is drawn."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """How training samples are varied."""
     cache_megabytes: float = 128.0
     """Decoded pictures to keep, in all processes of a rank together."""
 
@@ -78,9 +88,9 @@ class MultiSceneDatamanager(VanillaByName):
         **kwargs: Any,
     ):
         self.config, self.device, self.test_mode, self.test_split = config, device, test_mode, "val"
-        self.world_size = world_size
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = torch.distributed.get_rank() if distributed else local_rank
+        self.rank, self.world_size = local_rank, world_size
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.dataparser = _scenes_parser(config)
         self.train_dataparser_outputs = self.dataparser.get_dataparser_outputs(split="train")
         self.train_dataset = DynamicDataset(self.train_dataparser_outputs)
@@ -115,7 +125,27 @@ class MultiSceneDatamanager(VanillaByName):
                 self._loaded = step, load_steps(self._samples, step, batch, workers, *place)
             samples = next(self._loaded[1])
             self._loaded = step + 1, self._loaded[1]
-        return [sample_to(sample, self.device) for sample in samples], {}
+        places = step_draws(step, batch, *place)
+        varied = [
+            self.config.augmentation(sample, np.random.default_rng((self.config.sampling_seed, 1, n)))
+            for n, sample in zip(places, samples, strict=True)
+        ]
+        return [sample_to(sample, self.device) for sample in varied], {}
+
+    @property
+    def held_out(self) -> list[int]:
+        """Numbers of the scenes to evaluate."""
+        return scenes_of(self.index, self.test_split)
+
+    def eval_sample(self, number: int, num_context: int) -> SceneSample:
+        """The evaluation of one scene, on the device: see `scenes_sampling.eval_sample`."""
+        sample = eval_sample(self.library, number, num_context, self.config.sampling_seed)
+        return sample_to(sample, self.device)
+
+    def context(self, number: int, num_context: int) -> Views:
+        """The first context views of a scene's evaluation, on the device; fewer where it has fewer."""
+        views = context_views(self.library, number, num_context, self.config.sampling_seed)
+        return _views_to(views, self.device)
 
     def eval_samples(self, num_context: int) -> Iterator[SceneSample]:
         """The evaluation of each scene that is held out, in order, on the device: see `eval_sample`.
@@ -123,10 +153,9 @@ class MultiSceneDatamanager(VanillaByName):
         Args:
             num_context: number of context views.
         """
-        for number in scenes_of(self.index, self.test_split):
+        for number in self.held_out:
             with bad_scenes_left_out(self.dataparser.config.skip_bad_scenes):
-                sample = eval_sample(self.library, number, num_context, self.config.sampling_seed)
-                yield sample_to(sample, self.device)
+                yield self.eval_sample(number, num_context)
 
     def next_eval(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         return self.next_eval_image(step)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nest_nerfstudio.data.scenes import Scene, State, bad_scenes_left_out
 from nest_nerfstudio.data.scenes_library import SceneLibrary
-from nest_nerfstudio.types import SceneSample
+from nest_nerfstudio.types import SceneSample, Views
 
 
 class SceneSampleDataset(Dataset[SceneSample]):
@@ -123,8 +123,7 @@ def eval_sample(library: SceneLibrary, number: int, num_context: int, seed: int 
     """
     scene = library.scene(number)
     base = scene.base_state
-    rng = np.random.default_rng((seed, zlib.crc32(scene.name.encode())))
-    train = list(_seen(library, scene, rng.permutation(scene.frames(base, test=False)).tolist()))
+    train = _context_frames(library, scene, seed)
     if not 1 <= num_context <= len(train):
         raise ValueError(
             f"scene {scene.name} has {len(train)} train views of its base state to choose from, so "
@@ -135,6 +134,19 @@ def eval_sample(library: SceneLibrary, number: int, num_context: int, seed: int 
     if not targets[base]:
         raise ValueError(f"scene {scene.name} has no test view of its base state to be evaluated on")
     return _sample(library, scene, base, train[:num_context], targets)
+
+
+def context_views(library: SceneLibrary, number: int, most: int, seed: int = 0) -> Views:
+    """The context of a scene's evaluation: so many views, or as many as there are."""
+    scene = library.scene(number)
+    return library.views(scene, _context_frames(library, scene, seed)[:most])
+
+
+def _context_frames(library: SceneLibrary, scene: Scene, seed: int) -> list[int]:
+    """Train frames of the base state in an order that depends on the seed and the scene's name."""
+    rng = np.random.default_rng((seed, zlib.crc32(scene.name.encode())))
+    frames = rng.permutation(scene.frames(scene.base_state, test=False)).tolist()
+    return list(_seen(library, scene, frames))
 
 
 def step_draws(step: int, batch: int, rank: int = 0, world_size: int = 1) -> list[int]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nest_nerfstudio.fields.base import Field
 from nest_nerfstudio.fields.skinning import skin, skinning_weights
+from nest_nerfstudio.geometry.points import nearest_distances
 from nest_nerfstudio.geometry.quaternion import quat_normalize
 from nest_nerfstudio.geometry.se3 import Pose, se3_compose, se3_inverse
 from nest_nerfstudio.geometry.sh import rgb_to_sh
@@ -139,33 +140,3 @@ class BoundGaussians(Field):
                 self.params[name].data = self.params[name].data.new_empty(stored.shape)
         self.forget_neighbors()
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def nearest_distances(points: Float[Tensor, "n 3"], count: int, chunk: int = 4096) -> Float[Tensor, "n c"]:
-    """Distances from each point to its `count` nearest others (fewer where there are fewer), world units."""
-    count = min(count, len(points) - 1)
-    if count < 1:
-        return points.new_ones(len(points), 1)
-    return torch.cat(
-        [
-            torch.cdist(part, points).topk(count + 1, largest=False).values[:, 1:]
-            for part in points.split(chunk)
-        ]
-    )
-
-
-def farthest_points(points: Float[Tensor, "n 3"], count: int) -> Int[Tensor, " k"]:
-    """Indices of an evenly spread subset (Gonzalez's farthest-point sampling), starting nearest the mean.
-
-    Raises:
-        ValueError: fewer points than asked for.
-    """
-    if len(points) < count:
-        raise ValueError(f"{count} tokens need at least as many points, but there are {len(points)}.")
-    chosen = torch.empty(count, dtype=torch.long, device=points.device)
-    chosen[0] = (points - points.mean(0)).square().sum(1).argmin()
-    nearest = torch.full((len(points),), float("inf"), device=points.device)
-    for i in range(1, count):
-        nearest = torch.minimum(nearest, (points - points[chosen[i - 1]]).square().sum(1))
-        chosen[i] = nearest.argmax()
-    return chosen

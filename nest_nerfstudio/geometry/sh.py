@@ -201,14 +201,16 @@ def _probes(degree: int, dtype: torch.dtype, device: torch.device) -> tuple[Tens
 
 @lru_cache(maxsize=32)
 def _e3nn_basis(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Orthogonal matrix M with Y_gsplat(d) = M Y_e3nn(d).
+    """Orthogonal matrix M with Y_gsplat(d) = M Y_e3nn(d), solved for on fixed directions.
 
-    Index by index Y_gsplat(x, y, z) = (-1)^i Y_e3nn(y, z, x), and the change of axes is a rotation.
+    Index by index Y_gsplat(x, y, z) = (-1)^i Y_e3nn(y, z, x), but M mixes what the change of axes mixes.
     """
     from e3nn import o3  # slow to import, and only the encoders need it
 
     with torch.inference_mode(False), torch.no_grad():
-        axes = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
-        turn = o3.Irreps.spherical_harmonics(degree).D_from_matrix(axes)
-        sign = (-1.0) ** torch.arange(turn.shape[0], dtype=torch.float64)
-        return (sign[:, None] * turn).to(device, dtype)
+        generator = torch.Generator().manual_seed(0)
+        dirs = torch.randn(64, 3, dtype=torch.float64, generator=generator)
+        dirs = F.normalize(dirs, dim=-1)
+        irreps = o3.Irreps.spherical_harmonics(degree)
+        theirs = o3.spherical_harmonics(irreps, dirs, normalize=False, normalization="integral")
+        return torch.linalg.lstsq(theirs, sh_basis(degree, dirs)).solution.mT.to(device, dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -18,10 +18,11 @@ from torch.nn import Parameter
 from nest_nerfstudio.dynamics.base import StaticDynamics
 from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
 from nest_nerfstudio.dynamics.motions import Motion, play
-from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians, farthest_points
+from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians
 from nest_nerfstudio.fields.deformation_mlp import DeformedGaussians
 from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
 from nest_nerfstudio.geometry.cameras import cameras_to_views, downscale_views, ray_lengths
+from nest_nerfstudio.geometry.points import farthest_points
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_inverse
 from nest_nerfstudio.geometry.sh import rgb_to_sh
 from nest_nerfstudio.losses.motion import as_rigid_as_possible_loss, nearest_tokens, smoothness_loss
@@ -420,8 +421,7 @@ class NestDynamicModel(Model):
     def _cropped(self, gaussians: Gaussians) -> Gaussians:
         if self._crop is None:
             return gaussians
-        inside = self._crop.within(gaussians.means)
-        return Gaussians(*(getattr(gaussians, f.name)[inside] for f in fields(gaussians)))
+        return gaussians.select(self._crop.within(gaussians.means))
 
     def _sh_degree(self) -> int:
         return min(self.config.sh_degree, int(self.opening.item() * (self.config.sh_degree + 1)))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
 from nest_nerfstudio.geometry.cameras import cameras_to_views
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
-from nest_nerfstudio.thread_pool import give_cores_to_kernels
+from nest_nerfstudio.pipelines.base import NestPipeline
 from nest_nerfstudio.types import Views
 
 
@@ -28,7 +27,7 @@ class NestDynamicPipelineConfig(VanillaPipelineConfig):
     model: NestDynamicModelConfig = field(default_factory=NestDynamicModelConfig)  # type: ignore[assignment]
 
 
-class NestDynamicPipeline(VanillaPipeline):
+class NestDynamicPipeline(NestPipeline):
     """nerfstudio's pipeline, plus a start from the training images and a schedule by progress."""
 
     def __init__(
@@ -39,9 +38,7 @@ class NestDynamicPipeline(VanillaPipeline):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        if torch.device(device).type == "cpu":
-            give_cores_to_kernels()
-        super().__init__(config, cast(str, device), test_mode, *args, **kwargs)  # nerfstudio passes either
+        super().__init__(config, device, test_mode, *args, **kwargs)
         self._window: tuple[float, float] | None = None
         if test_mode == "val":
             self._start_model()
@@ -94,25 +91,11 @@ class NestDynamicPipeline(VanillaPipeline):
             alphas=image[None, ..., 3:] if image.shape[-1] == 4 else None,
         )
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = True) -> None:
-        """Load a checkpoint whole; nerfstudio's default leaves out what is missing, without a word.
-
-        Raises:
-            ValueError: the checkpoint was made with other settings of the model.
-        """
-        try:
-            super().load_state_dict(state_dict, strict)
-        except RuntimeError as error:
-            details = [line.strip() for line in str(error).splitlines()[1:]]
-            more = f" (and {len(details) - 1} more like it)" if len(details) > 1 else ""
-            raise ValueError(
-                "the checkpoint does not fit this model: it was trained with other settings. Repeat those of "
-                "its config.yml (num_tokens, motion, dynamics …), or train without --load-checkpoint and "
-                f"--load-dir. First difference: {details[0] if details else error}{more}"
-            ) from error
+    @property
+    def progress(self) -> float:
+        return self.dynamic_model.progress.item()
 
     def set_progress(self, step: int, progress: float) -> None:
-        """Bring model and data to this point of the schedule, a fraction in [0, 1]."""
         self.dynamic_model.set_progress(step, progress)
         window = self.dynamic_model.time_window()
         if window != self._window:

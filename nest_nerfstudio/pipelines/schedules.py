@@ -74,6 +74,8 @@ class ProgressSchedulerConfig(SchedulerConfig):
     """Last learning rate over the first."""
     hold_until: float = 0.0
     """Progress from which on it decays."""
+    warmup: float = 0.0
+    """Progress over which it rises from zero."""
 
 
 class ProgressDecay(Scheduler):
@@ -82,18 +84,25 @@ class ProgressDecay(Scheduler):
     config: ProgressSchedulerConfig
 
     def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LRScheduler:
-        return ProgressScheduler(optimizer, self.config.final_ratio, self.config.hold_until)
+        return ProgressScheduler(
+            optimizer, self.config.final_ratio, self.config.hold_until, self.config.warmup
+        )
 
 
 class ProgressScheduler(LRScheduler):
     """lr = lr₀ · ratio^((p − hold) / (1 − hold)) with the progress p that the trainer sets; lr₀ before hold.
 
+    Before that it may rise from nearly zero, in proportion to p.
+
     Its state holds plain floats, unlike that of nerfstudio's schedulers, whose NumPy scalars torch's safe
     loader refuses (torch ≥ 2.6).
     """
 
-    def __init__(self, optimizer: Optimizer, final_ratio: float, hold_until: float = 0.0) -> None:
-        self.final_ratio, self.hold_until, self.progress = final_ratio, hold_until, 0.0
+    def __init__(
+        self, optimizer: Optimizer, final_ratio: float, hold_until: float = 0.0, warmup: float = 0.0
+    ) -> None:
+        self.final_ratio, self.hold_until, self.warmup = final_ratio, hold_until, warmup
+        self.progress = 0.0
         super().__init__(optimizer)
 
     def step(self, epoch: int | None = None) -> None:  # type: ignore[override]
@@ -105,4 +114,5 @@ class ProgressScheduler(LRScheduler):
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
         decayed = max(0.0, self.progress - self.hold_until) / (1 - self.hold_until)
-        return [float(lr * self.final_ratio**decayed) for lr in self.base_lrs]
+        risen = 1.0 if self.progress >= self.warmup else 0.01 + 0.99 * self.progress / self.warmup
+        return [float(lr * risen * self.final_ratio**decayed) for lr in self.base_lrs]

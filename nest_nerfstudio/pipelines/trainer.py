@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.utils.writer import GLOBAL_BUFFER
 
-from nest_nerfstudio.pipelines.nest_dynamic import NestDynamicPipeline
+from nest_nerfstudio.pipelines.base import NestPipeline
 from nest_nerfstudio.pipelines.schedules import FiniteOptimizers, ProgressScheduler
 
 LOCAL_HOST = "127.0.0.1"
@@ -59,17 +60,19 @@ class NestTrainer(Trainer):
     """Runs every schedule by progress: the larger share of the step and the time budget that is used."""
 
     config: NestTrainerConfig
-    pipeline: NestDynamicPipeline
+    pipeline: NestPipeline
 
     def __init__(self, config: NestTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         if config.max_minutes > 0:  # nerfstudio's loop counts steps; the clock is to end it
             config = replace(config, max_num_iterations=10**9)
+        if world_size == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            local_rank, world_size = _join_processes(config)
         super().__init__(config, local_rank, world_size)
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         torch.set_flush_denormal(True)  # on a CPU, tails of exponentials and moments cost a third more
         super().setup(test_mode)
-        self._resumed_seconds = self.pipeline.dynamic_model.progress.item() * self.config.max_minutes * 60
+        self._resumed_seconds = self.pipeline.progress * self.config.max_minutes * 60
         self._clock = Stopwatch()
         self._last_step = self._start_step
 
@@ -150,6 +153,22 @@ class NestTrainer(Trainer):
             "schedulers": {k: v.state_dict() for k, v in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
         }
+
+
+def _join_processes(config: NestTrainerConfig) -> tuple[int, int]:
+    """Meet the other processes that torchrun has started: nerfstudio's own launcher insists on CUDA.
+
+    All of them write to the folder of the first.
+
+    Returns:
+        The rank among the processes of this machine, and the number of all.
+    """
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if config.machine.device_type == "cuda" else "gloo")
+    timestamp = [config.timestamp]
+    dist.broadcast_object_list(timestamp)
+    config.timestamp = timestamp[0]
+    return int(os.environ["LOCAL_RANK"]), dist.get_world_size()
 
 
 class Stopwatch:

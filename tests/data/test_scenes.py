@@ -255,7 +255,7 @@ def test_a_list_of_blender_scenes(tmp_path: Path) -> None:
     scene = read_scene(index, 1)
     assert Counter(scene.states) == {BASE: 9}
     assert scene.views.times is None
-    assert scene.edits == {"base": Edit()}
+    assert scene.edits == {"base": Edit(light=None)}
     assert sum(scene.is_test) == 3
     focal = 6 / math.tan(0.35)
     torch.testing.assert_close(scene.views.Ks[0, 0, 0], torch.tensor(focal))

@@ -1,7 +1,6 @@
-import pytest
 import torch
 
-from nest_nerfstudio.fields.bound_gaussians import BoundGaussians, farthest_points, nearest_distances
+from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
 from nest_nerfstudio.fields.deformation_mlp import DeformedGaussians
 from nest_nerfstudio.geometry.quaternion import quat_multiply, quat_to_rotmat
 from nest_nerfstudio.geometry.se3 import se3_apply, se3_exp
@@ -86,26 +85,6 @@ def test_loads_a_checkpoint_with_another_number_of_gaussians() -> None:
     small.load_state_dict(large.state_dict())
     torch.testing.assert_close(small.canonical().means, large.canonical().means)
     assert small.params["means"] is held  # optimizers that hold the parameter stay valid
-
-
-def test_farthest_points_cover_and_are_distinct() -> None:
-    points = torch.rand(500, 3)
-    chosen = farthest_points(points, 50)
-    assert len(set(chosen.tolist())) == 50
-    covered = torch.cdist(points, points[chosen]).min(1).values.max()
-    scattered = torch.cdist(points, points[torch.randperm(500)[:50]]).min(1).values.max()
-    assert covered < scattered
-
-
-def test_farthest_points_need_enough_points() -> None:
-    with pytest.raises(ValueError, match="there are 3"):
-        farthest_points(torch.rand(3, 3), 5)
-
-
-def test_nearest_distances_agree_with_brute_force() -> None:
-    points = torch.rand(50, 3)
-    brute = torch.cdist(points, points).sort(1).values[:, 1:4]
-    torch.testing.assert_close(nearest_distances(points, 3, chunk=7), brute, atol=1e-4, rtol=0)
 
 
 def test_untrained_deformation_mlp_is_the_identity_and_moves_when_trained() -> None:

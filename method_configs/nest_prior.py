@@ -1,0 +1,45 @@
+"""`ns-train nest-prior`: one equivariant encoder and one field for many scenes."""
+
+from __future__ import annotations
+
+import torch
+from nerfstudio.configs.base_config import LoggingConfig, MachineConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from nest_nerfstudio.data.scenes_datamanager import MultiSceneDatamanagerConfig
+from nest_nerfstudio.pipelines.nest_prior import NestPriorPipelineConfig
+from nest_nerfstudio.pipelines.schedules import FusedAdamConfig, ProgressSchedulerConfig
+from nest_nerfstudio.pipelines.trainer import NestTrainerConfig
+
+_ON_CUDA = torch.cuda.is_available()
+
+
+def _adam(lr: float, final_ratio: float, warmup: float = 0.02) -> dict:
+    return {
+        "optimizer": FusedAdamConfig(lr=lr, eps=1e-8, max_norm=1.0),
+        "scheduler": ProgressSchedulerConfig(final_ratio=final_ratio, warmup=warmup),
+    }
+
+
+nest_prior = MethodSpecification(
+    config=NestTrainerConfig(
+        method_name="nest-prior",
+        vis="viewer",
+        machine=MachineConfig(device_type="cuda" if _ON_CUDA else "cpu"),
+        max_num_iterations=200_000 if _ON_CUDA else 20_000,
+        steps_per_eval_batch=0,
+        steps_per_eval_image=1000,
+        steps_per_eval_all_images=0,
+        steps_per_save=1000,
+        logging=LoggingConfig(steps_per_log=50),
+        pipeline=NestPriorPipelineConfig(
+            datamanager=MultiSceneDatamanagerConfig(scenes_per_batch=4 if _ON_CUDA else 1, edit_states=1)
+        ),
+        optimizers={
+            "encoder": _adam(1e-3, 0.02),
+            "field": _adam(1e-3, 0.02),
+            "weights": _adam(1e-3, 0.02),
+        },
+    ),
+    description="One equivariant encoder and one Gaussian field for many scenes.",
+)

@@ -1,0 +1,1 @@
+"""g·Z: changes of a scene as actions of groups on its latent."""

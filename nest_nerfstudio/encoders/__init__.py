@@ -1,0 +1,1 @@
+"""h_φ: pictures and points to a scene's latent."""

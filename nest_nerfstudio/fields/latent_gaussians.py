@@ -1,0 +1,120 @@
+"""f_θ for every scene: each token decodes its Gaussians in its own frame, and light shades them there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from nerfstudio.configs.base_config import InstantiateConfig
+from torch import Tensor, nn
+
+from nest_nerfstudio.fields.base import Field
+from nest_nerfstudio.geometry.color import linear_to_srgb
+from nest_nerfstudio.geometry.quaternion import quat_multiply, quat_normalize, quat_rotate, quat_to_rotmat
+from nest_nerfstudio.geometry.sh import rgb_to_sh, rotate_sh, sh_basis
+from nest_nerfstudio.types import Gaussians, SceneLatent
+
+
+@dataclass
+class LatentGaussianFieldConfig(InstantiateConfig):
+    """Settings of `LatentGaussianField`."""
+
+    _target: type = field(default_factory=lambda: LatentGaussianField)
+    gaussians_per_token: int = 12
+    """M."""
+    hidden_dim: int = 128
+    """Width of the MLP."""
+    residual_degree: int = 1
+    """Highest degree of the colour that changes with the view; 0: none."""
+
+
+class LatentGaussianField(Field):
+    """Token k stands at T_k and has M Gaussians, all decoded from its own codes in its own frame.
+
+    Args:
+        config: its settings.
+        shape_dim: size of a token's geometry code; its first number is the logarithm of its size in world
+            units.
+        palette: albedo colours of a token: its appearance code is these in linear RGB, 3 numbers each.
+
+    Geometry (means, quats, scales, opacities, normals) comes from `shape`, and so do the shares in which a
+    Gaussian mixes the colours of `appearance` to its albedo ρ. Light is turned into the token's frame, where
+    a Gaussian with normal n shines in ρ E(n) / π, with the irradiance E of Ramamoorthi and Hanrahan (2001).
+    What is decoded moves to the world by T_k, so f(g·Z) = g·f(Z) for all weights.
+    """
+
+    def __init__(self, config: LatentGaussianFieldConfig, shape_dim: int, palette: int) -> None:
+        super().__init__()
+        self.config, self.palette = config, palette
+        m, hidden = config.gaussians_per_token, config.hidden_dim
+        self.trunk = nn.Sequential(
+            *(nn.Linear(shape_dim, hidden), nn.LayerNorm(hidden), nn.SiLU()),
+            *(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU()),
+        )
+        self.head = nn.Linear(hidden, m * (_GEOMETRY + palette))
+        rest = (config.residual_degree + 1) ** 2 - 1
+        self.residual = nn.Linear(hidden + 3 * palette, m * rest * 3)
+        nn.init.zeros_(self.residual.weight)
+        nn.init.zeros_(self.residual.bias)
+        with torch.no_grad():
+            self.head.weight.mul_(0.3)
+            bias = self.head.bias.view(m, -1)
+            bias.zero_()
+            bias[:, :3] = torch.randn(m, 3) * 0.5  # spread the Gaussians over the token
+            bias[:, 3] = 1.0  # w of the quaternion
+            bias[:, 10] = 0.0  # opacity one half
+            bias[:, 11:14] = torch.randn(m, 3) * 0.5
+
+    def forward(self, latent: SceneLatent) -> Gaussians:
+        m = self.config.gaussians_per_token
+        hidden = self.trunk(latent.shape)
+        decoded = self.head(hidden).unflatten(1, (m, -1))
+        offsets, quats, scales, opacities, normals, mix = decoded.split([3, 4, 3, 1, 3, self.palette], -1)
+        size = latent.shape[:, None, :1].clamp(-8, 3).exp()
+        palette = latent.appearance.unflatten(1, (-1, 3))
+        albedo = mix.softmax(-1) @ palette
+        turns = latent.quats[:, None].expand(-1, m, -1)
+        shade = irradiance(
+            rotate_sh(latent.light.mT, quat_to_rotmat(latent.quats).mT), F.normalize(normals, dim=-1)
+        )
+        rgb = linear_to_srgb(albedo * shade / math.pi)
+        return Gaussians(
+            means=(quat_rotate(turns, size * 2 * offsets.tanh()) + latent.translations[:, None]).flatten(
+                0, 1
+            ),
+            quats=quat_multiply(turns, quat_normalize(quats)).flatten(0, 1),
+            scales=(size * (scales.clamp(-6, 2) - 1).exp()).flatten(0, 1),
+            opacities=opacities.sigmoid().flatten(),
+            sh=torch.cat([rgb_to_sh(rgb)[:, :, None], self._view_dependence(latent, hidden)], 2).flatten(
+                0, 1
+            ),
+        )
+
+    def _view_dependence(self, latent: SceneLatent, hidden: Tensor) -> Float[Tensor, "k m r 3"]:
+        """Coefficients of degree ≥ 1, decoded in the token's frame and turned to the world."""
+        m = self.config.gaussians_per_token
+        local = self.residual(torch.cat([hidden, latent.appearance], 1)).unflatten(1, (m, -1, 3))
+        padded = F.pad(local, (0, 0, 1, 0)).transpose(1, 2).flatten(2)  # [k, 1 + r, 3 m]
+        turned = rotate_sh(padded, quat_to_rotmat(latent.quats))
+        return turned[:, 1:].unflatten(2, (m, 3)).transpose(1, 2)
+
+
+_GEOMETRY = 3 + 4 + 3 + 1 + 3
+_LOBE = (math.pi, 2 * math.pi / 3, math.pi / 4)
+"""A_l: the clamped cosine in spherical harmonics."""
+
+
+def irradiance(light: Float[Tensor, "k 9 3"], normals: Float[Tensor, "k m 3"]) -> Float[Tensor, "k m 3"]:
+    """E(n) = Σ A_l L_lm Y_lm(n) per RGB channel, l ≤ 2; at least a hundredth.
+
+    Source: R. Ramamoorthi, P. Hanrahan, An Efficient Representation for Irradiance Environment Maps, 2001.
+
+    Args:
+        light: radiance as spherical harmonics, gsplat's order.
+        normals: unit, in the same frame.
+    """
+    lobe = torch.tensor([_LOBE[0], *[_LOBE[1]] * 3, *[_LOBE[2]] * 5]).to(light)
+    return ((sh_basis(2, normals) * lobe) @ light).clamp_min(0.01)

@@ -1,0 +1,254 @@
+"""Many scenes: X → h_φ → Z → f_θ → π, as a nerfstudio Model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+from torch.nn import Parameter
+
+from nest_nerfstudio.edits.actions import apply_edit, sun_sky_light
+from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
+from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
+from nest_nerfstudio.geometry.cameras import cameras_to_views, ray_lengths
+from nest_nerfstudio.losses.multi_task import UncertaintyWeights
+from nest_nerfstudio.losses.photometric import depth_loss, photometric_loss
+from nest_nerfstudio.models.metrics import ImageMetrics
+from nest_nerfstudio.rasterizers import create_rasterizer
+from nest_nerfstudio.rasterizers.base import RenderMode
+from nest_nerfstudio.types import Edit, Gaussians, Rendering, SceneLatent, SceneSample, Views
+from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
+
+TASKS = ("photometric", "edited", "alpha", "depth", "light")
+"""photometric: pictures of the state that the context shows; edited: those of other states, by known edits;
+alpha: coverage; depth: where it is known; light: the encoded one against the one that the edit names."""
+
+
+@dataclass
+class NestPriorModelConfig(ModelConfig):
+    """Settings of `NestPriorModel`."""
+
+    _target: type = field(default_factory=lambda: NestPriorModel)
+    enable_collider: bool = False
+    encoder: LatentEncoderConfig = field(default_factory=LatentEncoderConfig)
+    """h_φ."""
+    field: LatentGaussianFieldConfig = field(default_factory=LatentGaussianFieldConfig)
+    """f_θ."""
+    rasterizer: Literal["auto", "gsplat", "numba", "dense"] = "auto"
+    """auto: gsplat on CUDA, numba on a CPU."""
+    ssim_weight: float = 0.2
+    """Share of D-SSIM in the photometric loss."""
+    learn_weights: bool = True
+    """Weigh the tasks by learned uncertainties; else they are added as they are."""
+    background: Literal["white", "black"] = "white"
+    """Behind scenes that have alpha, when shown; in training it is random."""
+
+
+class NestPriorModel(Model):
+    """One encoder and one field for all scenes; a scene is its latent Z, and has no weights of its own.
+
+    Called with `SceneSample`s it gives losses. Called with a camera it draws the scene that the camera
+    belongs to (`metadata["scene"]`), else the one that is chosen in the viewer, from context views that
+    `context_of` provides.
+
+    Outputs: "rgb"; "accumulation"; "depth", distance along the ray in world units.
+    """
+
+    config: NestPriorModelConfig
+    backdrop: Tensor
+
+    def populate_modules(self) -> None:
+        super().populate_modules()
+        config = self.config
+        self.encoder = config.encoder.setup()
+        self.field = config.field.setup(shape_dim=config.encoder.shape_dim, palette=config.encoder.palette)
+        self.weights = UncertaintyWeights(TASKS, config.learn_weights)
+        self.register_buffer("backdrop", torch.full((3,), float(config.background == "white")))
+        self.metrics = ImageMetrics()
+        self.context_of: Callable[[int, int], Views] | None = None
+        self.viewer_controls = SceneViewerControls(self.latent_of)
+        self._encoded: tuple[tuple[int, int], SceneLatent] | None = None
+        self._rasterizer: Any = None
+        self._crop: OrientedBox | None = None
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        return {
+            "encoder": list(self.encoder.parameters()),
+            "field": list(self.field.parameters()),
+            "weights": list(self.weights.parameters()),
+        }
+
+    # ---------------------------------------------------------------- training
+
+    def get_outputs(self, seen: Cameras | list[SceneSample]) -> dict[str, Any]:  # type: ignore[override]
+        if isinstance(seen, Cameras):
+            return self._show(seen)
+        losses: dict[str, list[Tensor]] = {}
+        errors = []
+        for sample in seen:
+            found, error = self._sample_losses(sample)
+            for name, loss in found.items():
+                losses.setdefault(name, []).append(loss)
+            errors.append(error)
+        means = {name: torch.stack(values).mean() for name, values in losses.items()}
+        return {"losses": self.weights(means), "means": means, "mse": torch.stack(errors).mean()}
+
+    def _sample_losses(self, sample: SceneSample) -> tuple[dict[str, Tensor], Tensor]:
+        """Σ_i Σ_j ‖π_j f_θ(edit_i · h_φ(X)) − I_ij‖ by task, and the squared error of the unedited state."""
+        latent = self.encoder(sample.context)
+        losses: dict[str, list[Tensor]] = {}
+        error = latent.translations.new_zeros(())
+        for edit, views in sample.targets:
+            if edit.stretch != sample.edit.stretch:
+                continue
+            gaussians = self.field(apply_edit(latent, edit, sample.edit))
+            found, mse = self._view_losses(gaussians, views)
+            if edit == sample.edit:
+                error = mse
+            else:
+                found["edited"] = found.pop("photometric")
+            for name, loss in found.items():
+                losses.setdefault(name, []).append(loss)
+        means = {name: torch.stack(values).mean() for name, values in losses.items()}
+        if sample.edit.light is not None:
+            known = sun_sky_light(sample.edit.light, latent.light)
+            means["light"] = (latent.light - known).abs().mean()
+        return means, error
+
+    def _view_losses(self, gaussians: Gaussians, views: Views) -> tuple[dict[str, Tensor], Tensor]:
+        assert views.images is not None
+        has_alpha, has_depth = views.alphas is not None, views.depths is not None
+        background = torch.rand(3, device=self.device) if has_alpha else self.backdrop.new_zeros(3)
+        rendering = self._rasterize(gaussians, views, background, "RGB+ED" if has_depth else "RGB")
+        target = _composite(views, background)
+        pictures = zip(rendering.rgb, target, strict=True)
+        losses = {
+            "photometric": torch.stack(
+                [photometric_loss(shown, seen, self.config.ssim_weight) for shown, seen in pictures]
+            ).mean()
+        }
+        if views.alphas is not None:
+            losses["alpha"] = (rendering.alpha - views.alphas).square().mean()
+        if views.depths is not None:
+            assert rendering.depth is not None
+            triples = zip(rendering.depth, views.depths, rendering.alpha, strict=True)
+            losses["depth"] = torch.stack([depth_loss(*triple) for triple in triples]).mean()
+        return losses, (rendering.rgb.detach() - target).square().mean()
+
+    def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:  # type: ignore[override]
+        return outputs["losses"]
+
+    def get_metrics_dict(self, outputs, batch) -> dict[str, Tensor]:  # type: ignore[override]
+        unweighted = {f"{name}_loss": loss.detach() for name, loss in outputs["means"].items()}
+        return {"psnr": -10 * outputs["mse"].clamp_min(1e-10).log10(), **unweighted}
+
+    # ---------------------------------------------------------------- showing
+
+    @torch.no_grad()
+    def get_outputs_for_camera(
+        self, camera: Cameras, obb_box: OrientedBox | None = None
+    ) -> dict[str, Tensor]:
+        """Draw a scene from one camera.
+
+        Args:
+            camera: a single camera; `metadata["scene"]` is the number of its scene, if it has one.
+            obb_box: draw only what is inside this box.
+        """
+        self._crop = obb_box
+        try:
+            return self.get_outputs(camera)
+        finally:
+            self._crop = None
+
+    def latent_of(self, scene: int, num_views: int) -> SceneLatent:
+        """Z of a scene, encoded from so many context views (fewer where it has fewer).
+
+        Raises:
+            RuntimeError: no data was given to encode.
+        """
+        if self.context_of is None:
+            raise RuntimeError("the model has no scenes to show: its pipeline sets `context_of`")
+        if self._encoded is None or self._encoded[0] != (scene, num_views):
+            self._encoded = (scene, num_views), self.encoder(self.context_of(scene, num_views))
+        return self._encoded[1]
+
+    def _show(self, camera: Cameras) -> dict[str, Tensor]:
+        views = cameras_to_views(camera.to(self.device))
+        owner = (camera.metadata or {}).get("scene")
+        scene = self.viewer_controls.scene if owner is None else int(owner.flatten()[0])
+        gaussians = self.field(self.latent_of(scene, self.viewer_controls.num_views))
+        if self._crop is not None:
+            gaussians = gaussians.select(self._crop.within(gaussians.means))
+        rendering = self._rasterize(gaussians, views, self.backdrop, "RGB+ED")
+        assert rendering.depth is not None
+        depth = rendering.depth[0] * ray_lengths(views.Ks, views.width, views.height)[0]
+        return {
+            "rgb": rendering.rgb[0].clamp(0, 1),
+            "accumulation": rendering.alpha[0],
+            "depth": torch.where(rendering.alpha[0] > 0, depth, depth.max()),
+            "background": self.backdrop.expand(views.height, views.width, 3),
+        }
+
+    def render(self, latent: SceneLatent, views: Views) -> Rendering:
+        """Pictures of a latent over the backdrop, from the cameras of `views`."""
+        return self._rasterize(self.field(latent), views, self.backdrop, "RGB")
+
+    def _rasterize(
+        self, gaussians: Gaussians, views: Views, background: Tensor, mode: RenderMode
+    ) -> Rendering:
+        if self._rasterizer is None:
+            self._rasterizer = create_rasterizer(self.config.rasterizer, self.device)
+            CONSOLE.log(f"Rasterizer: {self._rasterizer.name}.")
+        return self._rasterizer(
+            gaussians,
+            views.viewmats,
+            views.Ks,
+            views.width,
+            views.height,
+            render_mode=mode,
+            backgrounds=background.expand(len(views), 3),
+        )
+
+    def train(self, mode: bool = True) -> NestPriorModel:
+        self._encoded = None  # the weights may have changed
+        return super().train(mode)
+
+    # ---------------------------------------------------------------- scores
+
+    @torch.no_grad()
+    def score(self, sample: SceneSample) -> list[tuple[Edit, dict[str, float], Tensor]]:
+        """PSNR, SSIM and, if it is there, LPIPS of every target picture, and it beside what was seen.
+
+        Edits that no action on the latent carries out (stretch) are left out.
+        """
+        latent = self.encoder(sample.context)
+        found = []
+        for edit, views in sample.targets:
+            if edit.stretch != sample.edit.stretch:
+                continue
+            shown = self.render(apply_edit(latent, edit, sample.edit), views).rgb.clamp(0, 1)
+            for picture, seen in zip(shown, _composite(views, self.backdrop), strict=True):
+                found.append((edit, self.metrics(picture, seen), torch.cat([seen, picture], 1)))
+        return found
+
+    def get_image_metrics_and_images(self, outputs, batch):  # type: ignore[override]
+        image = batch["image"].to(self.device)
+        background = outputs["background"]
+        seen = image if image.shape[-1] == 3 else background + image[..., 3:] * (image[..., :3] - background)
+        images = {"img": torch.cat([seen, outputs["rgb"]], 1), "accumulation": outputs["accumulation"]}
+        return self.metrics(outputs["rgb"], seen), images
+
+
+def _composite(views: Views, background: Tensor) -> Tensor:
+    """Pictures over a background; those without alpha as they are."""
+    assert views.images is not None
+    if views.alphas is None:
+        return views.images
+    return views.images * views.alphas + background * (1 - views.alphas)

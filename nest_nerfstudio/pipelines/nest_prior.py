@@ -1,0 +1,103 @@
+"""Pipeline of many scenes: batches of samples in, scores by category and by number of context views out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torchvision.utils
+from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
+from rich.progress import track
+
+from nest_nerfstudio.data.scenes_datamanager import MultiSceneDatamanager, MultiSceneDatamanagerConfig
+from nest_nerfstudio.models.nest_prior import NestPriorModel, NestPriorModelConfig
+from nest_nerfstudio.pipelines.base import NestPipeline
+from nest_nerfstudio.types import SceneSample
+
+
+@dataclass
+class NestPriorPipelineConfig(VanillaPipelineConfig):
+    """Settings of `NestPriorPipeline`."""
+
+    _target: type = field(default_factory=lambda: NestPriorPipeline)
+    datamanager: DataManagerConfig = field(default_factory=MultiSceneDatamanagerConfig)
+    model: NestPriorModelConfig = field(default_factory=NestPriorModelConfig)  # type: ignore[assignment]
+    eval_context: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of context views to score with."""
+
+
+class NestPriorPipeline(NestPipeline):
+    """Trains one encoder and one field on many scenes; scores them on scenes that are held out."""
+
+    config: NestPriorPipelineConfig
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("_progress", torch.zeros((), dtype=torch.float64))
+        model, data = cast(NestPriorModel, self.model), cast(MultiSceneDatamanager, self.datamanager)
+        model.context_of = data.context
+        model.viewer_controls.offer([entry.name for entry in data.index.entries], data.held_out[0])
+
+    @property
+    def progress(self) -> float:
+        return cast(torch.Tensor, self._progress).item()
+
+    def set_progress(self, step: int, progress: float) -> None:
+        cast(torch.Tensor, self._progress).fill_(progress)
+
+    def get_eval_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        """Losses on one scene that is held out."""
+        data, model = cast(MultiSceneDatamanager, self.datamanager), cast(NestPriorModel, self.model)
+        sample = data.eval_sample(data.held_out[step % len(data.held_out)], self.config.eval_context[0])
+        self.eval()
+        with torch.no_grad():
+            outputs = model.get_outputs([sample])
+        self.train()
+        return outputs, model.get_loss_dict(outputs, None), model.get_metrics_dict(outputs, None)
+
+    @torch.no_grad()
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, float]:
+        """Scores on unseen views of unseen scenes: means over scenes of their means over pictures.
+
+        Keys: `psnr`, `ssim`, … over all numbers of context views; `psnr/4_views` for one of them,
+        `psnr/4_views/fish` for a category, `psnr/4_views/light` where the latent was edited, by what changes.
+
+        Args:
+            step: not used.
+            output_path: folder for pictures, what was seen beside what was drawn; None for none.
+            get_std: also give standard deviations over scenes, as `psnr_std` and so on.
+        """
+        self.eval()
+        data = cast(MultiSceneDatamanager, self.datamanager)
+        scores: dict[str, list[float]] = defaultdict(list)
+        for count in self.config.eval_context:
+            for sample in track(data.eval_samples(count), f"Scoring from {count} views", len(data.held_out)):
+                for key, value in self._score(sample, count, output_path).items():
+                    scores[key].append(value)
+        self.train()
+        means = {key: float(np.mean(values)) for key, values in scores.items()}
+        if not get_std:
+            return means
+        return means | {f"{key}_std": float(np.std(values)) for key, values in scores.items()}
+
+    def _score(self, sample: SceneSample, count: int, output_path: Path | None) -> dict[str, float]:
+        """Means over the pictures of one scene."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for i, (edit, scores, picture) in enumerate(cast(NestPriorModel, self.model).score(sample)):
+            changed = "+".join(edit.differences(sample.edit))
+            for metric, value in scores.items():
+                here = f"{metric}/{count}_views"
+                for key in [f"{here}/{changed}"] if changed else [metric, here, f"{here}/{sample.category}"]:
+                    found[key].append(value)
+            if output_path is not None:
+                output_path.mkdir(parents=True, exist_ok=True)
+                name = f"{sample.name}_{count}_views_{i:02d}_{changed or 'base'}.png"
+                torchvision.utils.save_image(picture.permute(2, 0, 1), output_path / name)
+        return {key: float(np.mean(values)) for key, values in found.items()}

@@ -1,0 +1,60 @@
+"""Controls that many scenes add to nerfstudio's viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from nerfstudio.viewer.viewer_elements import ViewerControl
+
+from nest_nerfstudio.types import SceneLatent
+from nest_nerfstudio.viewer.token_overlay import TokenOverlay
+
+MOST_VIEWS = 16
+
+
+class SceneViewerControls(ViewerControl):
+    """Which scene is shown, from how many context views, and a token overlay.
+
+    An attribute of a model: nerfstudio's viewer finds it there and calls `_setup`; without a viewer it only
+    holds settings.
+
+    Args:
+        latent_of: encodes a scene, by its number, from so many context views.
+
+    Attributes:
+        scene: number of the scene that is shown.
+        num_views: context views that it is encoded from.
+    """
+
+    def __init__(self, latent_of: Callable[[int, int], SceneLatent]) -> None:
+        self.scene, self.num_views = 0, 4
+        self._latent_of = latent_of
+        self._names: Sequence[str] = ()
+
+    def offer(self, names: Sequence[str], scene: int) -> None:
+        """Name the scenes that there are, and show one of them."""
+        self._names, self.scene = names, scene
+
+    def _setup(self, viewer: Any) -> None:
+        super()._setup(viewer)
+        gui = self.viser_server.gui
+        self._overlay = TokenOverlay(self.viser_server, viewer.control_panel.viser_scale_ratio)
+        with gui.add_folder("Scene", order=viewer.stats_markdown.order + 0.5):
+            self._scene = gui.add_dropdown("Scene", list(self._names), self._names[self.scene])
+            self._views = gui.add_slider("Context views", 1, MOST_VIEWS, 1, self.num_views)
+            self._tokens = gui.add_checkbox("Show tokens", False)
+        for element in (self._scene, self._views, self._tokens):
+            element.on_update(lambda _: self._update())
+
+    def _update(self) -> None:
+        self.scene, self.num_views = self._names.index(self._scene.value), int(self._views.value)
+        if self._tokens.value:
+            with self.viewer.train_lock or nullcontext(), torch.no_grad():
+                positions = self._latent_of(self.scene, self.num_views).translations
+            self._overlay.draw(positions)
+        else:
+            self._overlay.hide()
+        self.viewer._trigger_rerender()

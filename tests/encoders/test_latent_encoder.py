@@ -1,0 +1,184 @@
+"""h_φ commutes with its group, for whole and for missing data, and refuses what it cannot encode."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nest_nerfstudio.encoders.latent_encoder import LatentEncoder, LatentEncoderConfig, frames_of
+from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
+from nest_nerfstudio.types import Points
+from tests.equivariance import (
+    TOLERANCE,
+    gaussians_distance,
+    latent_distance,
+    move_gaussians,
+    pictures,
+    random_pose,
+    turn_points,
+    turn_views,
+)
+
+GROUPS = ("se3", "so3", "azimuth")
+DTYPES = (torch.float32, torch.float64)
+
+
+@pytest.fixture
+def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
+    """Constants of e3nn are made in the default precision, so that is what is set."""
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(torch.float32)
+
+
+def make_encoder(group: str = "so3", **settings) -> LatentEncoder:
+    """With weights that are not those of a start, where some heads are zero."""
+    defaults = {"image_size": 48, "patches": 16, "depths": 12, "num_tokens": 40}
+    encoder = LatentEncoderConfig(group=group, **{**defaults, **settings}).setup()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    return encoder.eval()
+
+
+def make_field(encoder: LatentEncoder) -> LatentGaussianField:
+    field = LatentGaussianFieldConfig().setup(
+        shape_dim=encoder.config.shape_dim, palette=encoder.config.palette
+    )
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    return field
+
+
+def make_points(count: int = 300) -> Points:
+    return Points(positions=torch.randn(count, 3) * torch.tensor([0.7, 0.4, 0.3]), rgb=torch.rand(count, 3))
+
+
+def pose_of(group: str, dtype: torch.dtype, seed: int):
+    return random_pose(dtype, seed, "z" if group == "azimuth" else "any", float(group == "se3"))
+
+
+@pytest.mark.parametrize("num_views", [1, 2, 5])
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("dtype", DTYPES, indirect=True)
+def test_commutes_with_its_group(group: str, dtype: torch.dtype, num_views: int) -> None:
+    """h(g·X) = g·h(X) and f(h(g·X)) = g·f(h(X)), spherical harmonics and light included."""
+    encoder = make_encoder(group)
+    field = make_field(encoder)
+    views, pose = pictures(num_views, dtype), pose_of(group, dtype, num_views)
+    latent, turned = encoder(views), encoder(turn_views(views, pose))
+    assert latent_distance(turned, latent.turn_world(pose)) < TOLERANCE[dtype]
+    expected = move_gaussians(field(latent), pose)
+    assert gaussians_distance(field(turned), expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("dtype", DTYPES, indirect=True)
+def test_commutes_on_points_and_pictures_with_points(group: str, dtype: torch.dtype) -> None:
+    encoder, points, pose = make_encoder(group), make_points(), pose_of(group, dtype, 3)
+    turned = turn_points(points, pose)
+    assert latent_distance(encoder(None, turned), encoder(None, points).turn_world(pose)) < TOLERANCE[dtype]
+    views = pictures(2, dtype)
+    latent = encoder(views, points)
+    assert (
+        latent_distance(encoder(turn_views(views, pose), turned), latent.turn_world(pose)) < TOLERANCE[dtype]
+    )
+
+
+def test_gravity_breaks_rotations_about_other_axes() -> None:
+    encoder, views, pose = make_encoder("azimuth"), pictures(3), random_pose(torch.float32, 0, "x", 0.0)
+    assert latent_distance(encoder(turn_views(views, pose)), encoder(views).turn_world(pose)) > 1e-2
+
+
+def test_so3_is_about_the_origin() -> None:
+    """The distance that the other tests measure can be large."""
+    encoder, views, pose = make_encoder("so3"), pictures(3), random_pose(torch.float32, 0, "any", 0.3)
+    latent, turned = encoder(views, num_tokens=20), encoder(turn_views(views, pose), num_tokens=20)
+    assert latent_distance(turned, latent.turn_world(pose)) > 1e-2
+
+
+def test_order_of_views_and_points_does_not_matter() -> None:
+    encoder, views, points = make_encoder(), pictures(4), make_points()
+    order = torch.tensor([2, 0, 3, 1])
+    parts = {name: getattr(views, name)[order] for name in ("viewmats", "Ks", "images", "alphas")}
+    assert latent_distance(encoder(replace(views, **parts)), encoder(views)) == 0
+    order = torch.randperm(len(points))
+    shuffled = encoder(None, Points(points.positions[order], points.rgb[order]))
+    latent = encoder(None, points)
+    same = torch.cdist(latent.translations, shuffled.translations).argmin(1)
+    assert latent_distance(shuffled.permute(same), latent) < 1e-5
+
+
+def test_field_commutes_with_permutations_of_tokens() -> None:
+    encoder = make_encoder()
+    field, latent = make_field(encoder), encoder(pictures(2))
+    order = torch.randperm(len(latent))
+    permuted = field(latent.permute(order))
+    expected = field(latent).means.unflatten(0, (len(latent), -1))[order].flatten(0, 1)
+    torch.testing.assert_close(permuted.means, expected)
+
+
+@pytest.mark.parametrize("count", [8, 40, 70])
+def test_number_of_tokens_is_a_setting_of_the_call(count: int) -> None:
+    encoder, views = make_encoder(), pictures(3)
+    assert len(encoder(views, num_tokens=count)) == count
+
+
+def test_fewer_tokens_where_there_are_fewer_places() -> None:
+    assert len(make_encoder()(None, make_points(12))) == 12
+
+
+def test_resolution_of_pictures_hardly_matters() -> None:
+    encoder = make_encoder()
+    coarse, fine = encoder(pictures(3)), encoder(pictures(3, size=96))
+    centres = (latent.translations.mean(0) for latent in (coarse, fine))
+    torch.testing.assert_close(*centres, atol=0.1, rtol=0)
+
+
+def test_gradients_reach_every_weight() -> None:
+    encoder = make_encoder()
+    latent = encoder(pictures(2), make_points())
+    loss = sum((part * torch.randn_like(part)).sum() for part in (latent.quats, latent.translations))
+    loss = loss + sum(
+        (p * torch.randn_like(p)).sum() for p in (latent.shape, latent.appearance, latent.light)
+    )
+    loss.backward()
+    without = [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not without
+
+
+def test_nothing_to_encode() -> None:
+    encoder, views = make_encoder(), pictures(1)
+    with pytest.raises(ValueError, match="nothing to encode"):
+        encoder(None)
+    with pytest.raises(ValueError, match="nothing to encode"):
+        encoder(replace(views, images=None))
+
+
+def test_silhouettes_that_do_not_meet() -> None:
+    views = pictures(3)
+    assert views.alphas is not None
+    with pytest.raises(ValueError, match="no place in common"):
+        make_encoder()(replace(views, alphas=torch.zeros_like(views.alphas)))
+
+
+def test_pictures_without_alpha_fill_the_ball() -> None:
+    latent = make_encoder()(replace(pictures(3), alphas=None))
+    assert len(latent) == 40
+
+
+def test_frames_are_rotations_also_where_vectors_are_collinear() -> None:
+    first, second = torch.randn(6, 3), torch.randn(6, 3)
+    second[0], first[1], second[2] = 2 * first[0], 0, 0
+    others = torch.randn(6, 2, 3)
+    others[:, 0] = first
+    frames = frames_of(first, second, others)
+    torch.testing.assert_close(frames @ frames.mT, torch.eye(3).expand(6, 3, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(frames), torch.ones(6))
+    torch.testing.assert_close(frames[3, :, 0], torch.nn.functional.normalize(first[3], dim=0))
+    rotation = torch.linalg.qr(torch.randn(3, 3)).Q
+    rotation = rotation * torch.linalg.det(rotation)
+    turned = frames_of(first @ rotation.T, second @ rotation.T, others @ rotation.T)
+    torch.testing.assert_close(turned, rotation @ frames, atol=1e-4, rtol=0)

@@ -1,0 +1,90 @@
+"""What must commute with a group, and by how much it does not."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from nest_nerfstudio.geometry.quaternion import quat_exp, quat_multiply, quat_rotate, quat_to_rotmat
+from nest_nerfstudio.geometry.se3 import Pose
+from nest_nerfstudio.geometry.sh import rotate_sh
+from nest_nerfstudio.rasterizers.dense import DenseRasterizer
+from nest_nerfstudio.types import Gaussians, Points, SceneLatent, Views
+from tests.small_capture import blobs, orbit
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+def pictures(count: int, dtype: torch.dtype = torch.float32, size: int = 48, first: float = 0.1) -> Views:
+    """Pictures of three balls from cameras around them, of exact rotations in either precision."""
+    poses = torch.stack([orbit(first + 0.381966 * i, height=0.4 + 0.4 * i) for i in range(count)]).double()
+    poses[:, :3, 1:3] *= -1  # OpenGL to OpenCV
+    poses[:, :3, 0] = torch.nn.functional.normalize(poses[:, :3, 0], dim=1)
+    poses[:, :3, 2] = torch.nn.functional.normalize(poses[:, :3, 2], dim=1)
+    poses[:, :3, 1] = torch.linalg.cross(poses[:, :3, 2], poses[:, :3, 0])
+    viewmats = torch.linalg.inv(poses)
+    focal = 0.5 * size / 0.36
+    K = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]])
+    Ks = K.expand(count, 3, 3).clone()
+    drawn = DenseRasterizer()(blobs(0.1), viewmats.to(Ks), Ks, size, size)
+    return Views(
+        viewmats=viewmats.to(dtype),
+        Ks=Ks.to(dtype),
+        width=size,
+        height=size,
+        images=(drawn.rgb / drawn.alpha.clamp_min(1e-6)).clamp(0, 1).to(dtype),
+        alphas=drawn.alpha.to(dtype),
+    )
+
+
+def random_pose(dtype: torch.dtype, seed: int, axis: str = "any", shift: float = 1.0) -> Pose:
+    """A rigid motion: about any axis, or about "z" or "x"; `shift` scales its translation."""
+    generator = torch.Generator().manual_seed(seed)
+    direction = torch.nn.functional.normalize(torch.randn(3, generator=generator, dtype=torch.float64), dim=0)
+    direction = {"any": direction, "z": torch.tensor([0.0, 0, 1]), "x": torch.tensor([1.0, 0, 0])}[axis]
+    angle = 0.5 + 2 * torch.rand((), generator=generator, dtype=torch.float64)
+    translation = shift * torch.randn(3, generator=generator, dtype=torch.float64)
+    return quat_exp(direction.double() * angle).to(dtype), translation.to(dtype)
+
+
+def turn_views(views: Views, pose: Pose) -> Views:
+    """The cameras moved by g, with the pictures that they then take of a scene that is moved too."""
+    moved = torch.eye(4, dtype=torch.float64)
+    moved[:3, :3], moved[:3, 3] = quat_to_rotmat(pose[0].double()), pose[1].double()
+    viewmats = views.viewmats.double() @ torch.linalg.inv(moved)
+    return replace(views, viewmats=viewmats.to(views.viewmats))
+
+
+def turn_points(points: Points, pose: Pose) -> Points:
+    """The points moved by g."""
+    return replace(points, positions=quat_rotate(pose[0], points.positions) + pose[1])
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """‖a − b‖ / ‖b‖."""
+    assert a.shape == b.shape, f"{tuple(a.shape)} against {tuple(b.shape)}"
+    return ((a - b).norm() / b.norm().clamp_min(1e-12)).item()
+
+
+def latent_distance(a: SceneLatent, b: SceneLatent) -> float:
+    """‖a − b‖ / ‖b‖ of all parts as one vector, rotations as matrices: q and −q are the same."""
+    return relative(*(_flat(z.quats, z.translations, z.shape, z.appearance, z.light) for z in (a, b)))
+
+
+def gaussians_distance(a: Gaussians, b: Gaussians) -> float:
+    """‖a − b‖ / ‖b‖ of all parts as one vector, rotations as matrices: q and −q are the same."""
+    return relative(*(_flat(g.quats, g.means, g.scales, g.opacities, g.sh) for g in (a, b)))
+
+
+def _flat(quats: Tensor, *parts: Tensor) -> Tensor:
+    return torch.cat([part.flatten() for part in (quat_to_rotmat(quats), *parts)])
+
+
+def move_gaussians(gaussians: Gaussians, pose: Pose) -> Gaussians:
+    """Gaussians moved by g, spherical harmonics included."""
+    return replace(
+        gaussians,
+        means=quat_rotate(pose[0], gaussians.means) + pose[1],
+        quats=quat_multiply(pose[0], gaussians.quats),
+        sh=rotate_sh(gaussians.sh, quat_to_rotmat(pose[0])),
+    )
