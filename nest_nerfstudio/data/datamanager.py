@@ -38,14 +38,14 @@ class DynamicDatamanagerConfig(FullImageDatamanagerConfig):
     times to 0."""
 
 
-class _VanillaByName(VanillaDataManager):
+class VanillaByName(VanillaDataManager):
     """Lets `ns-render spiral` accept the data manager: it tests for nerfstudio's ray managers by class."""
 
     def __init__(self) -> None:
         DataManager.__init__(self)
 
 
-class DynamicDatamanager(FullImageDatamanager[DynamicDataset], _VanillaByName):  # pyright: ignore
+class DynamicDatamanager(FullImageDatamanager[DynamicDataset], VanillaByName):  # pyright: ignore
     """Gives one train picture a step, in shuffled passes over the cameras of a time window.
 
     Works with every nerfstudio data parser, and with or without CUDA.

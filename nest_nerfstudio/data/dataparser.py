@@ -145,14 +145,14 @@ class NestDynamicDataParser(DataParser):
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         capture = self.capture
         frames = capture.splits[_resolve_split(capture, split)]
-        masks, depths = _paths(frames, "mask"), _paths(frames, "depth")
-        _check_files(frames)
-        headers = [_image_header(frame.image) for frame in frames]
+        masks, depths = file_paths(frames, "mask"), file_paths(frames, "depth")
+        check_files(frames)
+        headers = [image_header(frame.image) for frame in frames]
         factor = self._factor([size for size, _ in headers])
         images, resize = _scaled_images(frames, factor)
         return DataparserOutputs(
             image_filenames=images,
-            cameras=_make_cameras(capture, frames, [size for size, _ in headers], factor),
+            cameras=make_cameras(capture, frames, [size for size, _ in headers], factor),
             alpha_color=get_color(self.config.alpha_color) if self.config.alpha_color else None,
             scene_box=self._scene_box(),
             mask_filenames=masks,
@@ -197,8 +197,8 @@ def read_capture(config: NestDynamicDataParserConfig) -> Capture:
         ValueError: broken JSON, poses that are not finite, fewer than two train frames, no or equal times.
     """
     files, eval_split = _find_files(config.data)
-    metas = {split: _read_json(path) for split, path in files.items()}
-    frames = {split: _read_frames(metas[split], path) for split, path in files.items()}
+    metas = {split: read_transforms(path) for split, path in files.items()}
+    frames = {split: read_frames(metas[split], path) for split, path in files.items()}
     frames = {split: _with_times(f, config.time_from, files) for split, f in frames.items()}
     single = "" in files
     if single:
@@ -236,7 +236,8 @@ def _find_files(data: Path) -> tuple[dict[str, Path], str]:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_transforms(path: Path) -> dict[str, Any]:
+    """Read a transforms file; ValueError if it is not JSON with at least one frame."""
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -246,7 +247,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _read_frames(meta: dict[str, Any], path: Path) -> list[Frame]:
+def read_frames(meta: dict[str, Any], path: Path) -> list[Frame]:
+    """The frames of a transforms file; ValueError, naming file and frame, if one is not whole and finite."""
     shared = {key: value for key, value in meta.items() if key != "frames"}
     return [_read_frame(frame, shared, path, i) for i, frame in enumerate(meta["frames"])]
 
@@ -421,7 +423,7 @@ def _resolve_split(capture: Capture, split: str) -> str:
     )
 
 
-def _paths(frames: list[Frame], kind: Literal["mask", "depth"]) -> list[Path] | None:
+def file_paths(frames: list[Frame], kind: Literal["mask", "depth"]) -> list[Path] | None:
     """The mask or depth files of all frames, None if no frame has one."""
     paths = [path for frame in frames if (path := getattr(frame, kind)) is not None]
     if paths and len(paths) < len(frames):
@@ -429,7 +431,8 @@ def _paths(frames: list[Frame], kind: Literal["mask", "depth"]) -> list[Path] | 
     return paths or None
 
 
-def _check_files(frames: list[Frame]) -> None:
+def check_files(frames: list[Frame]) -> None:
+    """FileNotFoundError, naming the first five, if pictures, masks or depths of the frames are missing."""
     paths = [p for frame in frames for p in (frame.image, frame.mask, frame.depth) if p is not None]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
@@ -439,7 +442,7 @@ def _check_files(frames: list[Frame]) -> None:
         )
 
 
-def _image_header(path: Path) -> tuple[tuple[int, int], bool]:
+def image_header(path: Path) -> tuple[tuple[int, int], bool]:
     """Width and height of a picture, and whether it has alpha, without decoding it."""
     try:
         with Image.open(path) as image:
@@ -457,7 +460,7 @@ def _scaled_images(frames: list[Frame], factor: float) -> tuple[list[Path], bool
     return (small, False) if all(path.is_file() for path in small) else (images, True)
 
 
-def _make_cameras(
+def make_cameras(
     capture: Capture, frames: list[Frame], sizes: list[tuple[int, int]], factor: float
 ) -> Cameras:
     """Cameras of the frames at 1/factor of their stored size."""

@@ -24,12 +24,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.data.dataparser import (
     Capture,
-    _check_files,
-    _image_header,
-    _make_cameras,
-    _paths,
-    _read_frames,
-    _read_json,
+    check_files,
+    file_paths,
+    image_header,
+    make_cameras,
+    read_frames,
+    read_transforms,
 )
 from nest_nerfstudio.data.dataset import DynamicDataset
 from nest_nerfstudio.geometry.cameras import cameras_to_views
@@ -224,18 +224,18 @@ def _read_edited_scene(entry: SceneEntry) -> Scene:
         raise FileNotFoundError(f"{entry.folder} has no transforms_train.json")
     test = entry.folder / "transforms_test.json"
     paths = [train, test] if test.is_file() else [train]
-    metas = [_read_json(path) for path in paths]
-    by_split = [_read_frames(meta, path) for meta, path in zip(metas, paths, strict=True)]
+    metas = [read_transforms(path) for path in paths]
+    by_split = [read_frames(meta, path) for meta, path in zip(metas, paths, strict=True)]
     frames = [replace(f, time=f.time or 0.0) for split in by_split for f in split]
-    _check_files(frames)
-    sizes = [_image_header(frame.image)[0] for frame in frames]
+    check_files(frames)
+    sizes = [image_header(frame.image)[0] for frame in frames]
     as_stored = Capture({}, torch.eye(4)[:3], 1.0, False, {}, entry.folder, "")
     return _make_scene(
         entry,
         DataparserOutputs(
             image_filenames=[frame.image for frame in frames],
-            cameras=_make_cameras(as_stored, frames, sizes, 1.0),
-            mask_filenames=_paths(frames, "mask"),
+            cameras=make_cameras(as_stored, frames, sizes, 1.0),
+            mask_filenames=file_paths(frames, "mask"),
         ),
         names=[str(frame.camera.get("edit", BASE)) for frame in frames],
         num_train=len(by_split[0]),

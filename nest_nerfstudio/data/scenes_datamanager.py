@@ -16,7 +16,7 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConf
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 
 from nest_nerfstudio.data.augmentation import Augmentation
-from nest_nerfstudio.data.datamanager import _VanillaByName
+from nest_nerfstudio.data.datamanager import VanillaByName
 from nest_nerfstudio.data.dataset import DynamicDataset
 from nest_nerfstudio.data.scenes import ScenesIndex, bad_scenes_left_out
 from nest_nerfstudio.data.scenes_library import SceneLibrary
@@ -56,7 +56,7 @@ class MultiSceneDatamanagerConfig(VanillaDataManagerConfig):
     """Decoded pictures to keep, in all processes of a rank together."""
 
 
-class MultiSceneDatamanager(_VanillaByName):
+class MultiSceneDatamanager(VanillaByName):
     """Gives a few scenes a step: of each, context views of one state, and other views as targets.
 
     A step's batch depends on the seed, the step and the rank only, so a run goes on from any step.
