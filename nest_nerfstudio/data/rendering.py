@@ -202,7 +202,8 @@ class Shot:
     def take(self) -> None:
         """Render the picture and write it."""
         meshes = [edited(mesh, self.edit) for mesh in self.figure.meshes(self.phase)]
-        rgba = render(meshes, self.camera, self.sensor, self.edit.light, self.seed)
+        light = self.edit.light or SunSky()  # the usual one where it is not known
+        rgba = render(meshes, self.camera, self.sensor, light, self.seed)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _save_png(rgba, self.path)
 

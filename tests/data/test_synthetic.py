@@ -13,6 +13,7 @@ from PIL import Image
 
 from nest_nerfstudio.data.check import check_dataset
 from nest_nerfstudio.data.rendering import Cameras
+from nest_nerfstudio.data.scenes import read_edits
 from nest_nerfstudio.data.synthetic import (
     EditedScenesConfig,
     MovingSceneConfig,
@@ -130,7 +131,7 @@ def test_scenes_have_all_states_and_resume(tmp_path: Path) -> None:
     states: dict[str, list[str]] = {}
     for split in ("train", "test"):
         meta = json.loads((folder / "fish_0" / f"transforms_{split}.json").read_text())
-        assert list(meta["edits"]) == ["base", "relight", "recolor", "stretch"]
+        assert read_edits(meta["edits"], split) == edits_of("fish_0", TINY_SCENES)
         assert meta["category"] == "fish"
         for frame in meta["frames"]:
             states.setdefault(frame["edit"], []).append(split)
