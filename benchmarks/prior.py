@@ -171,7 +171,8 @@ def nearest_scene(train: Iterable[Views], context: Views, targets: Views) -> Ten
     """Pictures of the training scene whose views look most like the context, from the nearest cameras."""
     found = []
     for views in train:
-        error = (over_white(views)[nearest_cameras(views, context)] - over_white(context)).square().mean()
+        likest = over_white(views)[nearest_cameras(views, context)]
+        error = (likest - over_white(context)).square().mean()
         found.append((float(error), views))
     best = min(found, key=lambda pair: pair[0])[1]
     return over_white(best)[nearest_cameras(best, targets)]

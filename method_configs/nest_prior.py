@@ -14,10 +14,10 @@ from nest_nerfstudio.pipelines.trainer import NestTrainerConfig
 _ON_CUDA = torch.cuda.is_available()
 
 
-def _adam(lr: float, final_ratio: float, warmup: float = 0.02) -> dict:
+def _adam(lr: float) -> dict:
     return {
         "optimizer": FusedAdamConfig(lr=lr, eps=1e-8, max_norm=1.0),
-        "scheduler": ProgressSchedulerConfig(final_ratio=final_ratio, warmup=warmup),
+        "scheduler": ProgressSchedulerConfig(final_ratio=0.02, hold_until=0.5, warmup=0.02),
     }
 
 
@@ -36,9 +36,9 @@ nest_prior = MethodSpecification(
             datamanager=MultiSceneDatamanagerConfig(scenes_per_batch=4 if _ON_CUDA else 1, edit_states=1)
         ),
         optimizers={
-            "encoder": _adam(1e-3, 0.02),
-            "field": _adam(1e-3, 0.02),
-            "weights": _adam(1e-3, 0.02),
+            "encoder": _adam(1e-3),
+            "field": _adam(1e-3),
+            "weights": _adam(1e-3),
         },
     ),
     description="One equivariant encoder and one Gaussian field for many scenes.",

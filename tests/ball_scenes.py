@@ -65,6 +65,7 @@ def make_prior_config(scenes: Path, output: Path, steps: int = 30) -> NestTraine
     config.steps_per_eval_image = 0
     model = config.pipeline.model
     model.encoder.image_size, model.encoder.patches, model.encoder.depths = SIZE, 16, 12
+    model.training_tokens = (40, 40)
     model.encoder.num_tokens, model.field.gaussians_per_token = 40, 6
     config.pipeline.eval_context = (1, 4)
     config.set_timestamp()

@@ -41,7 +41,7 @@ class LatentEncoderConfig(InstantiateConfig):
     group: Literal["se3", "so3", "azimuth"] = "azimuth"
     """What it commutes with. se3: rotations and translations of the world; so3: rotations about its origin,
     where scenes are centred; azimuth: those about the z axis, against gravity."""
-    num_tokens: int = 256
+    num_tokens: int = 768
     """K at most, where a call does not say; no weight depends on it."""
     radius: float = 1.25
     """Of the ball that scenes lie in, world units."""

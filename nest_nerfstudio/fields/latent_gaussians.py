@@ -23,7 +23,7 @@ class LatentGaussianFieldConfig(InstantiateConfig):
     """Settings of `LatentGaussianField`."""
 
     _target: type = field(default_factory=lambda: LatentGaussianField)
-    gaussians_per_token: int = 12
+    gaussians_per_token: int = 8
     """M."""
     hidden_dim: int = 128
     """Width of the MLP."""

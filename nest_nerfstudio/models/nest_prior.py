@@ -41,6 +41,8 @@ class NestPriorModelConfig(ModelConfig):
     """h_φ."""
     field: LatentGaussianFieldConfig = field(default_factory=LatentGaussianFieldConfig)
     """f_θ."""
+    training_tokens: tuple[int, int] = (128, 512)
+    """Fewest and most tokens of a training sample, drawn log-uniformly, so that no number is learned."""
     rasterizer: Literal["auto", "gsplat", "numba", "dense"] = "auto"
     """auto: gsplat on CUDA, numba on a CPU."""
     ssim_weight: float = 0.2
@@ -105,7 +107,7 @@ class NestPriorModel(Model):
 
     def _sample_losses(self, sample: SceneSample) -> tuple[dict[str, Tensor], Tensor]:
         """Σ_i Σ_j ‖π_j f_θ(edit_i · h_φ(X)) − I_ij‖ by task, and the squared error of the unedited state."""
-        latent = self.encoder(sample.context)
+        latent = self.encoder(sample.context, num_tokens=self._training_tokens())
         losses: dict[str, list[Tensor]] = {}
         error = latent.translations.new_zeros(())
         for edit, views in sample.targets:
@@ -144,6 +146,12 @@ class NestPriorModel(Model):
             triples = zip(rendering.depth, views.depths, rendering.alpha, strict=True)
             losses["depth"] = torch.stack([depth_loss(*triple) for triple in triples]).mean()
         return losses, (rendering.rgb.detach() - target).square().mean()
+
+    def _training_tokens(self) -> int | None:
+        if not self.training:
+            return None
+        fewest, most = self.config.training_tokens
+        return round(fewest * (most / fewest) ** torch.rand(()).item())
 
     def _training_background(self) -> Tensor:
         if self.config.background_in_training == "random":
