@@ -184,7 +184,7 @@ def nearest_cameras(views: Views, like: Views) -> Tensor:
 
 
 def fitted(context: Views, targets: Views, steps: int, count: int = 3000) -> Tensor:
-    """Gaussians that start in the visual hull of the context and are fitted to it, from the target cameras."""
+    """Gaussians that start in the hull of the context and are fitted to it, from the target cameras."""
     torch.manual_seed(0)
     single = [select_view(context, i) for i in range(len(context))]
     box = torch.tensor([[-1.25] * 3, [1.25] * 3])

@@ -205,10 +205,11 @@ class NestPriorModel(Model):
         rendering = self._rasterize(gaussians, views, self.backdrop, "RGB+ED")
         assert rendering.depth is not None
         depth = rendering.depth[0] * ray_lengths(views.Ks, views.width, views.height)[0]
+        nothing = self.viewer_controls.empty_depth or float(depth.max())
         return {
             "rgb": rendering.rgb[0].clamp(0, 1),
             "accumulation": rendering.alpha[0],
-            "depth": torch.where(rendering.alpha[0] > 0, depth, depth.max()),
+            "depth": torch.where(rendering.alpha[0] > 0, depth, nothing),
             "background": self.backdrop.expand(views.height, views.width, 3),
         }
 

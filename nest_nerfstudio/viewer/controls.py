@@ -11,25 +11,22 @@ from typing import Any
 
 import torch
 import viser
-from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from nest_nerfstudio.types import SceneLatent
+from nest_nerfstudio.viewer.base import SceneControls
 from nest_nerfstudio.viewer.playback import Playback
 from nest_nerfstudio.viewer.token_overlay import TokenOverlay
 
-FAR_DEPTH = 1000.0
-"""World units, past all that viser can store: its depths end at 168, which is 16.8 world units."""
 _FIRST_TIME, _LAST_TIME, _TIME_STEP = -1.0, 3.0, 0.001
 _FASTEST, _SLOWEST = 0.5, 30.0
 _FRAMES_PER_SECOND = 24
 _REFRESH_SECONDS = 1.0
 
 
-class DynamicViewerControls(ViewerControl):
+class DynamicViewerControls(SceneControls):
     """Time inside and beyond the clip, playing, a token overlay, and whether motion is rendered.
 
-    An attribute of a model: nerfstudio's viewer finds it there and calls `_setup`; without a viewer it only
-    holds settings. A copy of it, pickled or not, starts without a viewer.
+    A copy of it, pickled or not, starts without a viewer.
 
     Args:
         latent_at: gives the scene's latent at a clip time.
@@ -40,40 +37,25 @@ class DynamicViewerControls(ViewerControl):
     def __init__(
         self, latent_at: Callable[[float], SceneLatent], seconds_per_clip: float = 3.0, motion: bool = True
     ) -> None:
+        super().__init__()
         self.motion = motion
         self.playing = False
         self._latent_at = latent_at
         self._seconds_per_clip = seconds_per_clip
-        self._panel: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._latent_at, self._seconds_per_clip, self.motion)
 
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
-        self._panel = viewer.control_panel
         self._overlay = TokenOverlay(viewer.viser_server, self._panel.viser_scale_ratio)
         self._wake = threading.Event()
         self._closed = False
         self._add_elements()
-        self.viser_server.on_client_connect(self._show_scene)
         self._thread = threading.Thread(target=self._run, name="viewer-time", daemon=True)
         self._thread.start()
         # Ended before the interpreter is: a daemon thread killed inside torch can abort the process.
         atexit.register(self.close)
-
-    @property
-    def empty_depth(self) -> float | None:
-        """Depth for pixels that show nothing; None where the viewer does not care.
-
-        The viewer hides its own objects behind what it takes for the scene, so nothing must be far away. But
-        where depth itself is looked at, a far background would leave it no contrast.
-        """
-        panel = self._panel
-        if panel is None or not panel.layer_depth:
-            return None
-        shown = [panel.output_render] + ([panel.split_output_render] if panel.split else [])
-        return None if "depth" in shown else FAR_DEPTH
 
     def play(self) -> None:
         """Let time run from where it is."""
@@ -90,15 +72,6 @@ class DynamicViewerControls(ViewerControl):
         self._wake.set()
         self._thread.join(timeout=2.0)
         atexit.unregister(self.close)
-
-    def _show_scene(self, client: Any) -> None:
-        """Start just in front of a training camera: viser starts inside most scenes."""
-        dataset = self.viewer.pipeline.datamanager.train_dataset
-        assert dataset is not None
-        position = dataset.cameras.camera_to_worlds[0, :, 3].double().numpy(force=True)
-        with client.atomic():
-            client.camera.position = 0.9 * position * self._panel.viser_scale_ratio
-            client.camera.look_at = (0.0, 0.0, 0.0)
 
     # ---------------------------------------------------------------- elements
 

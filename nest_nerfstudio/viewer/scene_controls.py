@@ -7,19 +7,18 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from nest_nerfstudio.types import SceneLatent
+from nest_nerfstudio.viewer.base import SceneControls
 from nest_nerfstudio.viewer.token_overlay import TokenOverlay
 
 MOST_VIEWS = 16
 
 
-class SceneViewerControls(ViewerControl):
+class SceneViewerControls(SceneControls):
     """Which scene is shown, from how many context views, and a token overlay.
 
-    An attribute of a model: nerfstudio's viewer finds it there and calls `_setup`; without a viewer it only
-    holds settings.
+    A copy of it, pickled or not, starts without a viewer.
 
     Args:
         latent_of: encodes a scene, by its number, from so many context views.
@@ -30,9 +29,14 @@ class SceneViewerControls(ViewerControl):
     """
 
     def __init__(self, latent_of: Callable[[int, int], SceneLatent]) -> None:
+        super().__init__()
         self.scene, self.num_views = 0, 4
         self._latent_of = latent_of
         self._names: Sequence[str] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        settings = {"scene": self.scene, "num_views": self.num_views, "_names": self._names}
+        return type(self), (self._latent_of,), settings
 
     def offer(self, names: Sequence[str], scene: int) -> None:
         """Name the scenes that there are, and show one of them."""
@@ -41,7 +45,7 @@ class SceneViewerControls(ViewerControl):
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
         gui = self.viser_server.gui
-        self._overlay = TokenOverlay(self.viser_server, viewer.control_panel.viser_scale_ratio)
+        self._overlay = TokenOverlay(self.viser_server, self._panel.viser_scale_ratio)
         with gui.add_folder("Scene", order=viewer.stats_markdown.order + 0.5):
             self._scene = gui.add_dropdown("Scene", list(self._names), self._names[self.scene])
             self._views = gui.add_slider("Context views", 1, MOST_VIEWS, 1, self.num_views)

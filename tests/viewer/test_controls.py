@@ -9,7 +9,8 @@ import torch
 from waiting import eventually
 
 from nest_nerfstudio.types import MotionCode, SceneLatent
-from nest_nerfstudio.viewer.controls import FAR_DEPTH, DynamicViewerControls
+from nest_nerfstudio.viewer.base import FAR_DEPTH
+from nest_nerfstudio.viewer.controls import DynamicViewerControls
 
 
 def latent_at(t: float) -> SceneLatent:

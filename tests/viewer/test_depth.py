@@ -11,7 +11,7 @@ from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.utils import CameraState
 
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
-from nest_nerfstudio.viewer.controls import FAR_DEPTH
+from nest_nerfstudio.viewer.base import FAR_DEPTH
 
 DISTANCE = 4.0
 

@@ -1,0 +1,57 @@
+"""The drop-down of scenes, the number of context views and the tokens, on a real viser server."""
+
+import copy
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+import torch
+from waiting import eventually
+
+from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
+
+NAMES = ["cow", "wolf", "trex"]
+
+
+@pytest.fixture
+def controls(viewer: SimpleNamespace) -> SceneViewerControls:
+    def latent_of(scene: int, num_views: int) -> SimpleNamespace:
+        return SimpleNamespace(translations=torch.full((5, 3), float(10 * scene + num_views)))
+
+    made = SceneViewerControls(latent_of)
+    made.offer(NAMES, 1)
+    made._setup(viewer)
+    return made
+
+
+def test_starts_with_the_scene_that_is_offered(controls) -> None:
+    assert controls._scene.value == "wolf"
+    assert tuple(controls._scene.options) == tuple(NAMES)
+    assert (controls.scene, controls.num_views) == (1, 4)
+
+
+def test_another_scene_and_other_views_are_shown(controls, viewer) -> None:
+    viewer._trigger_rerender.reset_mock()
+    controls._scene.value = "trex"
+    assert eventually(lambda: controls.scene == 2)
+    controls._views.value = 7
+    assert eventually(lambda: controls.num_views == 7)
+    assert eventually(lambda: viewer._trigger_rerender.call_count == 2)
+
+
+def test_tokens_follow_the_scene(controls) -> None:
+    controls._overlay = Mock()
+    draw = controls._overlay.draw
+    controls._tokens.value = True
+    assert eventually(lambda: draw.called and float(draw.call_args[0][0][0, 0]) == 14)
+    controls._scene.value = "cow"
+    assert eventually(lambda: float(draw.call_args[0][0][0, 0]) == 4)
+    controls._tokens.value = False
+    assert eventually(lambda: controls._overlay.hide.called)
+
+
+def test_a_copy_starts_without_a_viewer(controls) -> None:
+    controls.scene = 2
+    twin = copy.deepcopy(controls)
+    assert twin._panel is None
+    assert (twin.scene, twin.num_views, list(twin._names)) == (2, 4, NAMES)
