@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -56,9 +55,8 @@ class SceneViewerControls(SceneControls):
     def _update(self) -> None:
         self.scene, self.num_views = self._names.index(self._scene.value), int(self._views.value)
         if self._tokens.value:
-            with self.viewer.train_lock or nullcontext(), torch.no_grad():
-                positions = self._latent_of(self.scene, self.num_views).translations
-            self._overlay.draw(positions)
+            with torch.no_grad():  # and without the lock: viser's threads must never wait for training
+                self._overlay.draw(self._latent_of(self.scene, self.num_views).translations)
         else:
             self._overlay.hide()
         self.viewer._trigger_rerender()
