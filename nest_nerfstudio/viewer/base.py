@@ -38,6 +38,13 @@ class SceneControls(ViewerControl):
         shown = [panel.output_render] + ([panel.split_output_render] if panel.split else [])
         return None if "depth" in shown else FAR_DEPTH
 
+    def _uncover(self, tokens: bool) -> None:
+        """No depth compositing while tokens are shown: they lie inside the scene, which would hide them."""
+        compositing = self._panel._layer_depth
+        if tokens:
+            self._composited = compositing.value
+        compositing.value = not tokens and self._composited
+
     def _show_scene(self, client: Any) -> None:
         """Start just in front of a training camera: viser starts inside most scenes."""
         dataset = self.viewer.pipeline.datamanager.train_dataset

@@ -119,11 +119,7 @@ class DynamicViewerControls(SceneControls):
         self._wake.set()
 
     def _toggle_tokens(self) -> None:
-        # Tokens lie inside the scene, where its own depth would hide them.
-        compositing = self._panel._layer_depth
-        if self._tokens.value:
-            self._composited = compositing.value
-        compositing.value = not self._tokens.value and self._composited
+        self._uncover(self._tokens.value)
         self._wake.set()
 
     def _toggle_motion(self) -> None:

@@ -48,7 +48,10 @@ class SceneViewerControls(SceneControls):
         with gui.add_folder("Scene", order=viewer.stats_markdown.order + 0.5):
             self._scene = gui.add_dropdown("Scene", list(self._names), self._names[self.scene])
             self._views = gui.add_slider("Context views", 1, MOST_VIEWS, 1, self.num_views)
-            self._tokens = gui.add_checkbox("Show tokens", False)
+            self._tokens = gui.add_checkbox(
+                "Show tokens", False, hint="Over the picture: depth compositing is off meanwhile"
+            )
+        self._tokens.on_update(lambda _: self._uncover(self._tokens.value))
         for element in (self._scene, self._views, self._tokens):
             element.on_update(lambda _: self._update())
 
