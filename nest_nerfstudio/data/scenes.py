@@ -239,7 +239,8 @@ def _read_edited_scene(entry: SceneEntry) -> Scene:
         ),
         names=[str(frame.camera.get("edit", BASE)) for frame in frames],
         num_train=len(by_split[0]),
-        edits=read_edits(metas[0].get("edits", {}), str(train)),
+        # with no word of edits, the light is any
+        edits=read_edits(metas[0]["edits"], str(train)) if "edits" in metas[0] else {BASE: Edit(light=None)},
     )
 
 

@@ -139,7 +139,10 @@ def eval_sample(library: SceneLibrary, number: int, num_context: int, seed: int 
 def context_views(library: SceneLibrary, number: int, most: int, seed: int = 0) -> Views:
     """The context of a scene's evaluation: so many views, or as many as there are."""
     scene = library.scene(number)
-    return library.views(scene, _context_frames(library, scene, seed)[:most])
+    frames = _context_frames(library, scene, seed)
+    if not frames:
+        raise ValueError(f"scene {scene.name} has no train view of its base state in which anything is seen")
+    return library.views(scene, frames[:most])
 
 
 def _context_frames(library: SceneLibrary, scene: Scene, seed: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -82,6 +83,11 @@ class LatentEncoder(Encoder):
 
     def __init__(self, config: LatentEncoderConfig) -> None:
         super().__init__()
+        if not _IRREPS.fullmatch(config.irreps):
+            raise ValueError(
+                f"irreps must be scalars, then vectors, then any more, all even (64x0e+16x1e+4x2e), not "
+                f"{config.irreps}"
+            )
         self.config = config
         texts = (config.irreps, config.irreps_sent, _HARMONICS)
         irreps, irreps_sent, irreps_sh = (cast(o3.Irreps, o3.Irreps(text)) for text in texts)
@@ -108,17 +114,18 @@ class LatentEncoder(Encoder):
     def forward(
         self, views: Views | None, points: Points | None = None, num_tokens: int | None = None
     ) -> SceneLatent:
+        count = self.config.num_tokens if num_tokens is None else num_tokens
+        _check(views, points, count)
         if views is not None and views.images is not None:
             views = sort_views(resize_views(views, self.config.image_size))
         elif points is None:
             raise ValueError("nothing to encode: give views with images, points, or both")
         else:
             views = None
-        count = num_tokens or self.config.num_tokens
         centre = self._centre(views, points)
         lifted = None if views is None else self._lift(views, centre)
         positions = self._places(lifted, points, count)
-        spacing = nearest_distances(positions, 3).mean(1)
+        spacing = nearest_distances(positions, 3).mean(1).clamp_min(1e-4 * self.config.radius)
         scalars, vectors, colors = self._gather(views, lifted, points, positions, spacing, centre)
         x = self.embed(torch.cat([scalars, vectors.flatten(1)], 1))
         return self._read(self._converse(x, positions), positions, spacing, vectors, colors)
@@ -154,9 +161,8 @@ class LatentEncoder(Encoder):
             places = settled = points.positions
         else:
             assert lifted is not None
-            places, settled = lifted.positions, lifted.settled
-        sparser = max(1, len(places) // (_CHOICE * count))
-        places, settled = places[::sparser], settled[::sparser]
+            sparser = max(1, len(lifted.positions) // (_CHOICE * count))
+            places, settled = lifted.positions[::sparser], lifted.settled[::sparser]
         # in the order of the candidates, as rounding may swap two far ones in that of the choice
         return places[farthest_points(settled, min(count, len(places))).sort().values]
 
@@ -256,7 +262,7 @@ class LatentEncoder(Encoder):
         scalars = x[:, : self.num_scalars]
         offset, first, second = self.to_vectors(x).unflatten(1, (3, 3)).unbind(1)
         code = self.to_shape(scalars)
-        log_size = spacing.clamp_min(1e-4).log() + code[:, 0].tanh()
+        log_size = spacing.log() + code[:, 0].tanh()
         odds = self.to_palette(scalars).unflatten(1, (-1, 3)) + colors.clamp(0.02, 0.98).logit()
         empty = positions.new_zeros(0)
         return SceneLatent(
@@ -275,6 +281,7 @@ class LatentEncoder(Encoder):
         return torch.cat([light[:, :1] + self.base_light, light[:, 1:]], 1)
 
 
+_IRREPS = re.compile(r"\d+x0e ?\+ ?\d+x1e( ?\+ ?\d+x2e)?")
 _HARMONICS = "0e + 1e + 2e"
 """Of the directions between tokens."""
 _HEADS = 4
@@ -286,7 +293,7 @@ _GLOBALS = 3
 _DIRECTIONS = 4
 """Outward, down, two camera axes."""
 _CHOICE = 8
-"""Places to choose from for each token; more are thinned out first."""
+"""Places in the hull to choose from for each token; more are thinned out first."""
 _RADIAL = 8
 """Radial functions."""
 
@@ -312,6 +319,21 @@ def frames_of(
 
 
 _TOO_SHORT = 1e-3
+
+
+def _check(views: Views | None, points: Points | None, count: int) -> None:
+    """Raise where there is nothing that could be encoded."""
+    if count < 1:
+        raise ValueError(f"num_tokens must be 1 or more, not {count}")
+    if views is not None and not views.viewmats.isfinite().all():
+        bad = (~views.viewmats.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        raise ValueError(f"the poses of the views {bad[:8]} are not finite; leave these views out")
+    if points is not None and not (points.positions.isfinite().all() and points.rgb.isfinite().all()):
+        raise ValueError("the point cloud has values that are not finite; leave these points out")
+    if points is not None and len(points.positions.unique(dim=0)) < 4:
+        raise ValueError(
+            f"a point cloud needs 4 places or more that differ; this one has {len(points)} points"
+        )
 
 
 def _across(vectors: Tensor, axes: Tensor) -> Tensor:

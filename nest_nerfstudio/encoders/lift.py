@@ -39,7 +39,8 @@ class Lifted:
 def sort_views(views: Views) -> Views:
     """The views in an order of their own, by what their pictures hold: the same however they come."""
     assert views.images is not None
-    contents = views.images.double().flatten(1)
+    shown = views.images if views.alphas is None else torch.cat([views.images, views.alphas], -1)
+    contents = shown.double().flatten(1)
     weights = torch.arange(contents.shape[1], device=contents.device).to(contents).sin()
     order = (contents @ weights).argsort()
     parts = {

@@ -25,9 +25,16 @@ class UncertaintyWeights(nn.Module):
             {task: nn.Parameter(torch.zeros(()), requires_grad=learned) for task in tasks}
         )
 
-    def forward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weighted losses, whose sum is to be minimised."""
+    def forward(self, losses: dict[str, Tensor], shares: dict[str, float] | None = None) -> dict[str, Tensor]:
+        """The weighted losses, whose sum is to be minimised.
+
+        Args:
+            losses: of the tasks at hand; means over all samples, where those without a task count as 0.
+            shares: of the samples that have each task; None: all do. s_i is counted as often as its task
+                occurs, so that the result is linear in the samples.
+        """
         return {
-            name: torch.exp(-self.log_scales[name]) * loss + self.log_scales[name]
+            name: torch.exp(-self.log_scales[name]) * loss
+            + (1.0 if shares is None else shares[name]) * self.log_scales[name]
             for name, loss in losses.items()
         }

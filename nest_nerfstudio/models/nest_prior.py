@@ -49,6 +49,10 @@ class NestPriorModelConfig(ModelConfig):
     """Share of D-SSIM in the photometric loss."""
     learn_weights: bool = True
     """Weigh the tasks by learned uncertainties; else they are added as they are."""
+    shown_scene: str = ""
+    """Name of the scene that the viewer and camera paths show at first; empty: the first held-out one."""
+    shown_views: int = 4
+    """Context views that it is encoded from."""
     background: Literal["white", "black"] = "white"
     """Behind scenes that have alpha, when shown, …"""
     background_in_training: Literal["random", "white", "black"] = "random"
@@ -78,7 +82,8 @@ class NestPriorModel(Model):
         self.metrics = ImageMetrics()
         self.context_of: Callable[[int, int], Views] | None = None
         self.viewer_controls = SceneViewerControls(self.latent_of)
-        self._encoded: tuple[tuple[int, int], SceneLatent] | None = None
+        self._encoded: tuple[tuple[int, int], SceneLatent, bool] | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: module.forget_scene())
         self._rasterizer: Any = None
         self._crop: OrientedBox | None = None
 
@@ -94,6 +99,7 @@ class NestPriorModel(Model):
     def get_outputs(self, seen: Cameras | list[SceneSample]) -> dict[str, Any]:  # type: ignore[override]
         if isinstance(seen, Cameras):
             return self._show(seen)
+        self.forget_scene()
         losses: dict[str, list[Tensor]] = {}
         errors = []
         for sample in seen:
@@ -103,7 +109,8 @@ class NestPriorModel(Model):
             errors.append(error)
         # over all samples, those without a task included: so the mean of processes is that of their batches
         means = {name: torch.stack(values).sum() / len(seen) for name, values in losses.items()}
-        return {"losses": self.weights(means), "means": means, "mse": torch.stack(errors).mean()}
+        shares = {name: len(values) / len(seen) for name, values in losses.items()}
+        return {"losses": self.weights(means, shares), "means": means, "mse": torch.stack(errors).mean()}
 
     def _sample_losses(self, sample: SceneSample) -> tuple[dict[str, Tensor], Tensor]:
         """Σ_i Σ_j ‖π_j f_θ(edit_i · h_φ(X)) − I_ij‖ by task, and the squared error of the unedited state."""
@@ -130,7 +137,7 @@ class NestPriorModel(Model):
     def _view_losses(self, gaussians: Gaussians, views: Views) -> tuple[dict[str, Tensor], Tensor]:
         assert views.images is not None
         has_alpha, has_depth = views.alphas is not None, views.depths is not None
-        background = self._training_background() if has_alpha else torch.zeros_like(self.backdrop)
+        background = self._training_background() if has_alpha else _NOTHING.to(self.backdrop)
         rendering = self._rasterize(gaussians, views, background, "RGB+ED" if has_depth else "RGB")
         target = _composite(views, background)
         pictures = zip(rendering.rgb, target, strict=True)
@@ -191,18 +198,22 @@ class NestPriorModel(Model):
         """
         if self.context_of is None:
             raise RuntimeError("the model has no scenes to show: its pipeline sets `context_of`")
-        if self._encoded is None or self._encoded[0] != (scene, num_views):
-            self._encoded = (scene, num_views), self.encoder(self.context_of(scene, num_views))
-        return self._encoded[1]
+        held = self._encoded  # once: the viewer asks from several threads
+        if held is None or held[0] != (scene, num_views):
+            context = self.context_of(scene, num_views)
+            held = (scene, num_views), self.encoder(context), context.alphas is not None
+            self._encoded = held
+        return held[1]
 
     def _show(self, camera: Cameras) -> dict[str, Tensor]:
         views = cameras_to_views(camera.to(self.device))
         owner = (camera.metadata or {}).get("scene")
         scene = self.viewer_controls.scene if owner is None else int(owner.flatten()[0])
         gaussians = self.field(self.latent_of(scene, self.viewer_controls.num_views))
+        backdrop = self._backdrop(self._encoded is None or self._encoded[2])
         if self._crop is not None:
             gaussians = gaussians.select(self._crop.within(gaussians.means))
-        rendering = self._rasterize(gaussians, views, self.backdrop, "RGB+ED")
+        rendering = self._rasterize(gaussians, views, backdrop, "RGB+ED")
         assert rendering.depth is not None
         depth = rendering.depth[0] * ray_lengths(views.Ks, views.width, views.height)[0]
         nothing = self.viewer_controls.empty_depth or float(depth.max())
@@ -210,12 +221,16 @@ class NestPriorModel(Model):
             "rgb": rendering.rgb[0].clamp(0, 1),
             "accumulation": rendering.alpha[0],
             "depth": torch.where(rendering.alpha[0] > 0, depth, nothing),
-            "background": self.backdrop.expand(views.height, views.width, 3),
+            "background": backdrop.expand(views.height, views.width, 3),
         }
 
     def render(self, latent: SceneLatent, views: Views) -> Rendering:
-        """Pictures of a latent over the backdrop, from the cameras of `views`."""
-        return self._rasterize(self.field(latent), views, self.backdrop, "RGB")
+        """Pictures of a latent, from the cameras of `views`; over the backdrop if those have alpha."""
+        return self._rasterize(self.field(latent), views, self._backdrop(views.alphas is not None), "RGB")
+
+    def _backdrop(self, has_alpha: bool) -> Tensor:
+        """Behind a scene: black where pictures have no alpha, as what they show has to fill them."""
+        return self.backdrop if has_alpha else _NOTHING.to(self.backdrop)
 
     def _rasterize(
         self, gaussians: Gaussians, views: Views, background: Tensor, mode: RenderMode
@@ -233,9 +248,9 @@ class NestPriorModel(Model):
             backgrounds=background.expand(len(views), 3),
         )
 
-    def train(self, mode: bool = True) -> NestPriorModel:
-        self._encoded = None  # the weights may have changed
-        return super().train(mode)
+    def forget_scene(self) -> None:
+        """Encode anew at the next use: the weights have changed."""
+        self._encoded = None
 
     # ---------------------------------------------------------------- scores
 
@@ -261,6 +276,10 @@ class NestPriorModel(Model):
         seen = image if image.shape[-1] == 3 else background + image[..., 3:] * (image[..., :3] - background)
         images = {"img": torch.cat([seen, outputs["rgb"]], 1), "accumulation": outputs["accumulation"]}
         return self.metrics(outputs["rgb"], seen), images
+
+
+_NOTHING = torch.zeros(3)
+"""Black, behind pictures that have no alpha."""
 
 
 def _composite(views: Views, background: Tensor) -> Tensor:

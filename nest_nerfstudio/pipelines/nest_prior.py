@@ -41,7 +41,10 @@ class NestPriorPipeline(NestPipeline):
         self.register_buffer("_progress", torch.zeros((), dtype=torch.float64))
         model, data = cast(NestPriorModel, self.model), cast(MultiSceneDatamanager, self.datamanager)
         model.context_of = data.context
-        model.viewer_controls.offer([entry.name for entry in data.index.entries], data.held_out[0])
+        shown = self.config.model.shown_scene
+        scene = data.index.find(shown) if shown else data.held_out[0]
+        names = [entry.name for entry in data.index.entries]
+        model.viewer_controls.offer(names, scene, self.config.model.shown_views)
 
     @property
     def progress(self) -> float:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.utils.writer import GLOBAL_BUFFER
 
@@ -87,16 +88,24 @@ class NestTrainer(Trainer):
             used = step / self.config.max_num_iterations
         return min(1.0, used)
 
+    def _of_first_process(self, progress: float) -> float:
+        """The same for all processes, whose clocks differ: else they would drift apart, and end unequally."""
+        if self.world_size == 1 or self.config.max_minutes == 0:
+            return progress
+        shared = torch.tensor(progress, dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, 0)
+        return shared.item()
+
     def train_iteration(self, step: int):
         self._clock.start()
         self._last_step = step
-        progress = self.progress(step)
+        progress = self._of_first_process(self.progress(step))
         for scheduler in self.optimizers.schedulers.values():
             if isinstance(scheduler, ProgressScheduler):
                 scheduler.progress = progress
         self.pipeline.set_progress(step, progress)
         result = super().train_iteration(step)
-        progress = self.progress(step + 1)
+        progress = self._of_first_process(self.progress(step + 1))
         if self.config.max_minutes > 0:  # what nerfstudio's table of times goes by
             GLOBAL_BUFFER["max_iter"] = math.ceil((step + 1) / max(progress, 1e-6))
         if progress >= 1:
@@ -124,7 +133,7 @@ class NestTrainer(Trainer):
     def save_checkpoint(self, step: int) -> None:
         """Write the checkpoint beside its place and move it there whole; on failure the last one stays."""
         self._clock.stop()
-        if self.local_rank != 0:
+        if not comms.is_main_process():
             return
         target = Path(self.checkpoint_dir) / f"step-{step:09d}.ckpt"
         partial = Path(self.base_dir) / "checkpoint.partial"
@@ -163,6 +172,8 @@ def _join_processes(config: NestTrainerConfig) -> tuple[int, int]:
     Returns:
         The rank among the processes of this machine, and the number of all.
     """
+    if config.machine.device_type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
         dist.init_process_group("nccl" if config.machine.device_type == "cuda" else "gloo")
     timestamp = [config.timestamp]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.types import SceneLatent
 from nest_nerfstudio.viewer.base import SceneControls
@@ -37,9 +38,9 @@ class SceneViewerControls(SceneControls):
         settings = {"scene": self.scene, "num_views": self.num_views, "_names": self._names}
         return type(self), (self._latent_of,), settings
 
-    def offer(self, names: Sequence[str], scene: int) -> None:
-        """Name the scenes that there are, and show one of them."""
-        self._names, self.scene = names, scene
+    def offer(self, names: Sequence[str], scene: int, num_views: int) -> None:
+        """Name the scenes that there are, and show one of them from so many context views."""
+        self._names, self.scene, self.num_views = names, scene, num_views
 
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
@@ -56,10 +57,17 @@ class SceneViewerControls(SceneControls):
             element.on_update(lambda _: self._update())
 
     def _update(self) -> None:
-        self.scene, self.num_views = self._names.index(self._scene.value), int(self._views.value)
-        if self._tokens.value:
+        scene, num_views = self._names.index(self._scene.value), int(self._views.value)
+        try:
             with torch.no_grad():  # and without the lock: viser's threads must never wait for training
-                self._overlay.draw(self._latent_of(self.scene, self.num_views).translations)
+                positions = self._latent_of(scene, num_views).translations
+        except (ValueError, OSError) as error:  # it would end the thread that draws
+            CONSOLE.log(f"[yellow]Not shown: {error}")
+            self._scene.value = self._names[self.scene]
+            return
+        self.scene, self.num_views = scene, num_views
+        if self._tokens.value:
+            self._overlay.draw(positions)
         else:
             self._overlay.hide()
         self.viewer._trigger_rerender()

@@ -100,13 +100,14 @@ def test_so3_is_about_the_origin() -> None:
 
 
 def test_order_of_views_and_points_does_not_matter() -> None:
-    encoder, views, points = make_encoder(), pictures(4), make_points()
+    encoder, views = make_encoder(), pictures(4)
     order = torch.tensor([2, 0, 3, 1])
     parts = {name: getattr(views, name)[order] for name in ("viewmats", "Ks", "images", "alphas")}
     assert latent_distance(encoder(replace(views, **parts)), encoder(views)) == 0
-    order = torch.randperm(len(points))
-    shuffled = encoder(None, Points(points.positions[order], points.rgb[order]))
-    latent = encoder(None, points)
+    many = make_points(3000)
+    order = torch.randperm(len(many))
+    shuffled = encoder(None, Points(many.positions[order], many.rgb[order]))
+    latent = encoder(None, many)
     same = torch.cdist(latent.translations, shuffled.translations).argmin(1)
     assert latent_distance(shuffled.permute(same), latent) < 1e-5
 
@@ -155,6 +156,33 @@ def test_nothing_to_encode() -> None:
         encoder(None)
     with pytest.raises(ValueError, match="nothing to encode"):
         encoder(replace(views, images=None))
+
+
+def test_broken_input_is_named() -> None:
+    encoder, views, points = make_encoder(), pictures(3), make_points()
+    viewmats = views.viewmats.clone()
+    viewmats[1, 0, 3] = float("nan")
+    with pytest.raises(ValueError, match=r"views \[1\] are not finite"):
+        encoder(replace(views, viewmats=viewmats))
+    with pytest.raises(ValueError, match="point cloud has values"):
+        encoder(None, replace(points, positions=points.positions / 0))
+    with pytest.raises(ValueError, match="4 places or more"):
+        encoder(None, Points(torch.zeros(9, 3), torch.rand(9, 3)))
+    with pytest.raises(ValueError, match="num_tokens must be 1 or more"):
+        encoder(views, num_tokens=0)
+
+
+@pytest.mark.parametrize("irreps", ["16x1e+64x0e", "64x0e+16x1o", "64x0e"])
+def test_irreps_that_the_encoder_cannot_read(irreps: str) -> None:
+    with pytest.raises(ValueError, match="irreps must be"):
+        LatentEncoderConfig(irreps=irreps).setup()
+
+
+def test_points_that_repeat_give_finite_tokens() -> None:
+    points = make_points(100)
+    twice = Points(points.positions.repeat(5, 1), points.rgb.repeat(5, 1))
+    latent = make_encoder()(None, twice, 300)
+    assert all(part.isfinite().all() for part in (latent.quats, latent.shape, latent.appearance))
 
 
 def test_silhouettes_that_do_not_meet() -> None:

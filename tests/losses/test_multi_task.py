@@ -23,3 +23,15 @@ def test_switched_off_losses_are_as_they_are() -> None:
     weighted = UncertaintyWeights(["a", "b"], learned=False)(losses)
     assert weighted.keys() == {"a"}
     assert float(weighted["a"].detach()) == pytest.approx(0.1)
+
+
+def test_linear_in_samples_also_where_some_have_no_such_task() -> None:
+    """So that the mean over processes is what one process finds for all their samples."""
+    weights = UncertaintyWeights(["a", "b"])
+    with torch.no_grad():
+        weights.log_scales["b"].fill_(0.7)
+    one = weights({"a": torch.tensor(1.0), "b": torch.tensor(0.8)}, {"a": 1.0, "b": 1.0})
+    other = weights({"a": torch.tensor(3.0)}, {"a": 1.0})
+    joint = weights({"a": torch.tensor(2.0), "b": torch.tensor(0.4)}, {"a": 1.0, "b": 0.5})
+    mean = (sum(one.values()) + sum(other.values())) / 2
+    assert float(mean.detach()) == pytest.approx(float(sum(joint.values()).detach()))

@@ -100,6 +100,27 @@ def test_task_weights_can_be_switched_off(scenes: Path, tmp_path: Path) -> None:
     del outputs
 
 
+def test_a_named_scene_is_shown_first(scenes: Path, tmp_path: Path) -> None:
+    config = make_prior_config(scenes, tmp_path)
+    config.pipeline.model.shown_scene, config.pipeline.model.shown_views = "balls_4", 2
+    trainer = config.setup()
+    trainer.setup()
+    controls = trainer.pipeline.model.viewer_controls
+    assert (controls.scene, controls.num_views) == (4, 2)
+    config.pipeline.model.shown_scene = "none"
+    with pytest.raises(ValueError, match="no scene none"):
+        config.setup().setup()
+
+
+def test_weights_that_changed_are_encoded_with(trained: NestTrainer) -> None:
+    """Kept from frame to frame, although the viewer switches the mode, but not over a training step."""
+    model = trained.pipeline.model
+    first = model.eval().latent_of(0, 2)
+    assert model.train().eval().latent_of(0, 2) is first
+    trained.pipeline.get_train_loss_dict(0)
+    assert model.latent_of(0, 2) is not first
+
+
 def test_a_model_without_data_says_so(trained: NestTrainer) -> None:
     model = trained.pipeline.config.model.setup(scene_box=None, num_train_data=1)
     camera = Cameras(torch.eye(4)[None, :3], 50.0, 50.0, 24.0, 24.0, 48, 48)
@@ -114,6 +135,7 @@ from tests.ball_scenes import make_prior_config
 scenes, output, batch = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 config = make_prior_config(scenes, output, 3)
 config.timestamp = "run"
+config.max_minutes = float(sys.argv[4])
 config.pipeline.datamanager.scenes_per_batch = batch
 torch.manual_seed(0)
 trainer = config.setup()
@@ -138,13 +160,14 @@ def test_two_processes_have_the_gradient_of_one_and_resume(scenes: Path, tmp_pat
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     (tmp_path / "process.py").write_text(PROCESS)
 
-    def run(name: str, processes: int, batch: int) -> Path:
+    def run(name: str, processes: int, batch: int, minutes: float = 0.0) -> Path:
         output = tmp_path / name
         output.mkdir()
         launcher = [sys.executable]
         if processes > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         command = [*launcher, str(tmp_path / "process.py"), str(scenes), str(output), str(batch)]
+        command.append(str(minutes))
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         return output
@@ -153,6 +176,8 @@ def test_two_processes_have_the_gradient_of_one_and_resume(scenes: Path, tmp_pat
     assert joint.keys() == shared.keys()
     for name, gradient in joint.items():
         torch.testing.assert_close(shared[name], gradient, atol=1e-6, rtol=1e-3, msg=name)
+    # by time: both end together, although their clocks differ
+    assert list(run("timed", 2, 1, minutes=0.05).rglob("*.ckpt"))
     checkpoints = list((tmp_path / "two").rglob("*.ckpt"))
     assert len(checkpoints) == 1
     config = make_prior_config(scenes, tmp_path / "resumed", 6)

@@ -16,10 +16,12 @@ NAMES = ["cow", "wolf", "trex"]
 @pytest.fixture
 def controls(viewer: SimpleNamespace) -> SceneViewerControls:
     def latent_of(scene: int, num_views: int) -> SimpleNamespace:
+        if scene == 0 and num_views == 9:
+            raise ValueError("its pictures are missing")
         return SimpleNamespace(translations=torch.full((5, 3), float(10 * scene + num_views)))
 
     made = SceneViewerControls(latent_of)
-    made.offer(NAMES, 1)
+    made.offer(NAMES, 1, 4)
     made._setup(viewer)
     return made
 
@@ -48,6 +50,14 @@ def test_tokens_follow_the_scene(controls) -> None:
     assert eventually(lambda: float(draw.call_args[0][0][0, 0]) == 4)
     controls._tokens.value = False
     assert eventually(lambda: controls._overlay.hide.called)
+
+
+def test_a_scene_that_cannot_be_read_is_not_shown(controls, viewer) -> None:
+    controls._views.value = 9
+    assert eventually(lambda: controls.num_views == 9)
+    controls._scene.value = "cow"
+    assert eventually(lambda: controls._scene.value == "wolf")
+    assert controls.scene == 1
 
 
 def test_a_copy_starts_without_a_viewer(controls) -> None:
