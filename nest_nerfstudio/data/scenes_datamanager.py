@@ -14,6 +14,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.data.augmentation import Augmentation
 from nest_nerfstudio.data.datamanager import VanillaByName
@@ -150,12 +151,20 @@ class MultiSceneDatamanager(VanillaByName):
     def eval_samples(self, num_context: int) -> Iterator[SceneSample]:
         """The evaluation of each scene that is held out, in order, on the device: see `eval_sample`.
 
+        Scenes that have fewer views to choose from are left out, and the log says how many.
+
         Args:
             num_context: number of context views.
         """
+        short = 0
         for number in self.held_out:
             with bad_scenes_left_out(self.dataparser.config.skip_bad_scenes):
+                if len(self.context(number, num_context)) < num_context:
+                    short += 1
+                    continue
                 yield self.eval_sample(number, num_context)
+        if short:
+            CONSOLE.log(f"{short} scene(s) without {num_context} context views are left out of these scores.")
 
     def next_eval(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         return self.next_eval_image(step)

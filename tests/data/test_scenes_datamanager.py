@@ -82,7 +82,9 @@ def test_evaluation_is_on_scenes_held_out(scenes: Path, capsys: pytest.CaptureFi
     assert [len(sample.context) for sample in samples] == [3, 3]
     assert_same(samples, list(manage(scenes).eval_samples(num_context=3)))
     with pytest.raises(ValueError, match="scene wolf has 4 train views"):
-        list(manager.eval_samples(num_context=5))
+        manager.eval_sample(manager.held_out[0], num_context=5)
+    assert not list(manager.eval_samples(num_context=5))
+    assert "2 scene(s) without 5 context views" in capsys.readouterr().out
     (scenes / "wolf" / "transforms_test.json").unlink()
     manager = manage(scenes, parser=NestScenesConfig(holdout=3, skip_bad_scenes=True))
     assert [sample.name for sample in manager.eval_samples(num_context=3)] == ["deer"]

@@ -79,6 +79,18 @@ def test_a_camera_shows_its_scene_and_others_the_chosen_one(trained: NestTrainer
     assert outputs["depth"].shape == (*first.shape[:2], 1)
 
 
+def test_more_views_than_a_scene_has_are_left_out(trained: NestTrainer) -> None:
+    """Of 6 there are; what was scored with fewer is not lost."""
+    config = trained.pipeline.config
+    before, config.eval_context = config.eval_context, (6, 7)
+    try:
+        scores = trained.pipeline.get_average_eval_image_metrics()
+    finally:
+        config.eval_context = before
+    assert "psnr/6_views" in scores
+    assert not [key for key in scores if "7_views" in key]
+
+
 def test_eval_loss_and_images(trained: NestTrainer) -> None:
     _, losses, metrics = trained.pipeline.get_eval_loss_dict(0)
     assert all(loss.isfinite() for loss in losses.values())
