@@ -27,9 +27,7 @@ from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
 from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
 from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
-from nest_nerfstudio.geometry.quaternion import quat_exp, quat_multiply, quat_rotate, quat_to_rotmat
-from nest_nerfstudio.geometry.se3 import Pose
-from nest_nerfstudio.geometry.sh import rotate_sh
+from nest_nerfstudio.geometry.quaternion import quat_exp, quat_to_rotmat
 from nest_nerfstudio.losses.photometric import photometric_loss
 from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.types import Gaussians, Points, SceneLatent, Views
@@ -126,9 +124,9 @@ def _errors(encoder, field, views: Views, group: str, seed: int) -> dict[str, fl
     shift = torch.randn(3).to(views.viewmats) * float(group == "se3")
     pose = (turn, shift)
     views = exact_rotations(views)
-    latent, turned = encoder(views), encoder(turn_views(views, pose))
+    latent, turned = encoder(views), encoder(views.move(pose))
     gaussians, moved = field(latent), field(turned)
-    expected = move_gaussians(gaussians, pose)
+    expected = gaussians.move(pose)
     order = torch.randperm(len(views))
     shuffled = replace(views, **{k: v[order] for k, v in vars(views).items() if torch.is_tensor(v)})
     errors = {
@@ -137,7 +135,7 @@ def _errors(encoder, field, views: Views, group: str, seed: int) -> dict[str, fl
         "f∘h": relative(flat_gaussians(moved), flat_gaussians(expected)),
     }
     if views.viewmats.dtype == torch.float32:
-        cameras = turn_views(views, pose)
+        cameras = views.move(pose)
         pictures = draw(gaussians, views), draw(moved, cameras)
         errors["10^(−PSNR/10) of pictures"] = float((pictures[0] - pictures[1]).square().mean())
     return errors
@@ -247,24 +245,6 @@ def exact_rotations(views: Views) -> Views:
     viewmats = views.viewmats.double().clone()
     viewmats[:, :3, :3] = u @ vt
     return replace(views, viewmats=viewmats.to(views.viewmats))
-
-
-def turn_views(views: Views, pose: Pose) -> Views:
-    """The cameras moved by g."""
-    moved = torch.eye(4, dtype=torch.float64)
-    moved[:3, :3], moved[:3, 3] = quat_to_rotmat(pose[0].double()), pose[1].double()
-    viewmats = views.viewmats.double() @ torch.linalg.inv(moved)
-    return replace(views, viewmats=viewmats.to(views.viewmats))
-
-
-def move_gaussians(gaussians: Gaussians, pose: Pose) -> Gaussians:
-    """Gaussians moved by g."""
-    return replace(
-        gaussians,
-        means=quat_rotate(pose[0], gaussians.means) + pose[1],
-        quats=quat_multiply(pose[0], gaussians.quats),
-        sh=rotate_sh(gaussians.sh, quat_to_rotmat(pose[0])),
-    )
 
 
 def flat_latent(z: SceneLatent) -> list[Tensor]:

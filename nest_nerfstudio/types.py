@@ -48,6 +48,13 @@ class Views:
     def __len__(self) -> int:
         return self.viewmats.shape[0]
 
+    def move(self, pose: Pose) -> Views:
+        """The cameras moved by g, computed in double precision; of a scene moved too they show the same."""
+        moved = torch.eye(4, dtype=torch.float64, device=self.viewmats.device)
+        moved[:3, :3], moved[:3, 3] = quat_to_rotmat(pose[0].double()), pose[1].double()
+        viewmats = self.viewmats.double() @ torch.linalg.inv(moved)
+        return replace(self, viewmats=viewmats.to(self.viewmats))
+
 
 @dataclass(frozen=True)
 class Points:
@@ -148,6 +155,11 @@ class Gaussians:
     def sh_degree(self) -> int:
         """Degree of the stored spherical harmonics."""
         return round(self.sh.shape[1] ** 0.5) - 1
+
+    def move(self, pose: Pose) -> Gaussians:
+        """All of them moved by g, spherical harmonics included."""
+        quats, means = se3_compose(pose, (self.quats, self.means))
+        return replace(self, means=means, quats=quats, sh=rotate_sh(self.sh, quat_to_rotmat(pose[0])))
 
     def select(self, index: Bool[Tensor, " n"] | Int[Tensor, " m"]) -> Gaussians:
         """Some of them."""

@@ -5,9 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nest_nerfstudio.geometry.quaternion import quat_exp, quat_multiply, quat_rotate, quat_to_rotmat
+from nest_nerfstudio.geometry.quaternion import quat_exp, quat_rotate, quat_to_rotmat
 from nest_nerfstudio.geometry.se3 import Pose
-from nest_nerfstudio.geometry.sh import rotate_sh
 from nest_nerfstudio.rasterizers.dense import DenseRasterizer
 from nest_nerfstudio.types import Gaussians, Points, SceneLatent, Views
 from tests.small_capture import blobs, orbit
@@ -47,14 +46,6 @@ def random_pose(dtype: torch.dtype, seed: int, axis: str = "any", shift: float =
     return quat_exp(direction.double() * angle).to(dtype), translation.to(dtype)
 
 
-def turn_views(views: Views, pose: Pose) -> Views:
-    """The cameras moved by g, with the pictures that they then take of a scene that is moved too."""
-    moved = torch.eye(4, dtype=torch.float64)
-    moved[:3, :3], moved[:3, 3] = quat_to_rotmat(pose[0].double()), pose[1].double()
-    viewmats = views.viewmats.double() @ torch.linalg.inv(moved)
-    return replace(views, viewmats=viewmats.to(views.viewmats))
-
-
 def turn_points(points: Points, pose: Pose) -> Points:
     """The points moved by g."""
     return replace(points, positions=quat_rotate(pose[0], points.positions) + pose[1])
@@ -78,13 +69,3 @@ def gaussians_distance(a: Gaussians, b: Gaussians) -> float:
 
 def _flat(quats: Tensor, *parts: Tensor) -> Tensor:
     return torch.cat([part.flatten() for part in (quat_to_rotmat(quats), *parts)])
-
-
-def move_gaussians(gaussians: Gaussians, pose: Pose) -> Gaussians:
-    """Gaussians moved by g, spherical harmonics included."""
-    return replace(
-        gaussians,
-        means=quat_rotate(pose[0], gaussians.means) + pose[1],
-        quats=quat_multiply(pose[0], gaussians.quats),
-        sh=rotate_sh(gaussians.sh, quat_to_rotmat(pose[0])),
-    )

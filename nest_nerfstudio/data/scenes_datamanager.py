@@ -27,6 +27,7 @@ from nest_nerfstudio.data.scenes_sampling import (
     context_views,
     eval_sample,
     load_steps,
+    num_context_views,
     step_draws,
 )
 from nest_nerfstudio.types import SceneSample, Views
@@ -159,7 +160,7 @@ class MultiSceneDatamanager(VanillaByName):
         short = 0
         for number in self.held_out:
             with bad_scenes_left_out(self.dataparser.config.skip_bad_scenes):
-                if len(self.context(number, num_context)) < num_context:
+                if num_context_views(self.library, number, self.config.sampling_seed) < num_context:
                     short += 1
                     continue
                 yield self.eval_sample(number, num_context)

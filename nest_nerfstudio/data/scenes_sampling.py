@@ -145,6 +145,11 @@ def context_views(library: SceneLibrary, number: int, most: int, seed: int = 0) 
     return library.views(scene, frames[:most])
 
 
+def num_context_views(library: SceneLibrary, number: int, seed: int = 0) -> int:
+    """How many views there are to choose the context of a scene's evaluation from."""
+    return len(_context_frames(library, library.scene(number), seed))
+
+
 def _context_frames(library: SceneLibrary, scene: Scene, seed: int) -> list[int]:
     """Train frames of the base state in an order that depends on the seed and the scene's name."""
     rng = np.random.default_rng((seed, zlib.crc32(scene.name.encode())))

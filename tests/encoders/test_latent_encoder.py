@@ -13,11 +13,9 @@ from tests.equivariance import (
     TOLERANCE,
     gaussians_distance,
     latent_distance,
-    move_gaussians,
     pictures,
     random_pose,
     turn_points,
-    turn_views,
 )
 
 GROUPS = ("se3", "so3", "azimuth")
@@ -68,9 +66,9 @@ def test_commutes_with_its_group(group: str, dtype: torch.dtype, num_views: int)
     encoder = make_encoder(group)
     field = make_field(encoder)
     views, pose = pictures(num_views, dtype), pose_of(group, dtype, num_views)
-    latent, turned = encoder(views), encoder(turn_views(views, pose))
+    latent, turned = encoder(views), encoder(views.move(pose))
     assert latent_distance(turned, latent.turn_world(pose)) < TOLERANCE[dtype]
-    expected = move_gaussians(field(latent), pose)
+    expected = field(latent).move(pose)
     assert gaussians_distance(field(turned), expected) < TOLERANCE[dtype]
 
 
@@ -82,20 +80,18 @@ def test_commutes_on_points_and_pictures_with_points(group: str, dtype: torch.dt
     assert latent_distance(encoder(None, turned), encoder(None, points).turn_world(pose)) < TOLERANCE[dtype]
     views = pictures(2, dtype)
     latent = encoder(views, points)
-    assert (
-        latent_distance(encoder(turn_views(views, pose), turned), latent.turn_world(pose)) < TOLERANCE[dtype]
-    )
+    assert latent_distance(encoder(views.move(pose), turned), latent.turn_world(pose)) < TOLERANCE[dtype]
 
 
 def test_gravity_breaks_rotations_about_other_axes() -> None:
     encoder, views, pose = make_encoder("azimuth"), pictures(3), random_pose(torch.float32, 0, "x", 0.0)
-    assert latent_distance(encoder(turn_views(views, pose)), encoder(views).turn_world(pose)) > 1e-2
+    assert latent_distance(encoder(views.move(pose)), encoder(views).turn_world(pose)) > 1e-2
 
 
 def test_so3_is_about_the_origin() -> None:
     """The distance that the other tests measure can be large."""
     encoder, views, pose = make_encoder("so3"), pictures(3), random_pose(torch.float32, 0, "any", 0.3)
-    latent, turned = encoder(views, num_tokens=20), encoder(turn_views(views, pose), num_tokens=20)
+    latent, turned = encoder(views, num_tokens=20), encoder(views.move(pose), num_tokens=20)
     assert latent_distance(turned, latent.turn_world(pose)) > 1e-2
 
 

@@ -16,7 +16,7 @@ from nest_nerfstudio.encoders.lift import (
     sort_views,
 )
 from nest_nerfstudio.types import Views
-from tests.equivariance import pictures, random_pose, turn_views
+from tests.equivariance import pictures, random_pose
 from tests.small_capture import blobs
 
 ORIGIN = torch.zeros(3)
@@ -54,7 +54,7 @@ def test_shell_leaves_out_what_is_deep_inside() -> None:
 def test_choice_is_the_same_for_turned_cameras() -> None:
     """In single precision too: the very same places, moved."""
     views, pose = sort_views(pictures(4)), random_pose(torch.float32, 1, shift=0.0)
-    before, after = lifted(views), lifted(turn_views(views, pose))
+    before, after = lifted(views), lifted(views.move(pose))
     assert len(before.positions) == len(after.positions)
     assert torch.equal(before.settled, after.settled)
     torch.testing.assert_close(after.fronts, before.fronts, atol=1e-5, rtol=0)
