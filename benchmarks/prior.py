@@ -96,7 +96,7 @@ def exactness(load_config: Path, draws: int = 20) -> None:
             torch.set_default_dtype(dtype)
             config = replace(model.config.encoder, group=group)
             encoder = config.setup().eval()
-            field = model.config.field.setup(shape_dim=config.shape_dim, palette=config.palette)
+            field = model.config.field.setup(shape_dim=config.shape_dim)
             for module, name in ((encoder, "encoder."), (field, "field.")):
                 part = {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}
                 floats = {k: v.to(dtype) for k, v in part.items() if _is_learned(module, k)}
@@ -144,7 +144,7 @@ def _errors(encoder, field, views: Views, group: str, seed: int) -> dict[str, fl
 def cost(repeats: int = 5) -> None:
     """Milliseconds of encoder and decoder, forward and backward, by points and tokens."""
     encoder, field = LatentEncoderConfig().setup(), LatentGaussianFieldConfig()
-    decoder = field.setup(shape_dim=encoder.config.shape_dim, palette=encoder.config.palette)
+    decoder = field.setup(shape_dim=encoder.config.shape_dim)
     for name, sizes in {"points": (500, 1000, 2000, 4000, 8000), "tokens": (64, 128, 256, 512, 1024)}.items():
         spent = []
         for size in sizes:

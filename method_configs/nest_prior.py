@@ -38,7 +38,7 @@ nest_prior = MethodSpecification(
         optimizers={
             "encoder": _adam(1e-3),
             "field": _adam(1e-3),
-            "weights": _adam(1e-3),
+            "weights": _adam(1e-2),
         },
     ),
     description="One equivariant encoder and one Gaussian field for many scenes.",

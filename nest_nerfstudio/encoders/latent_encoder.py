@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import torch
@@ -17,21 +17,52 @@ from nest_nerfstudio.encoders.base import Encoder
 from nest_nerfstudio.encoders.image_features import ImageFeatures
 from nest_nerfstudio.encoders.layers import Interaction, radial_basis
 from nest_nerfstudio.encoders.lift import (
-    Lifted,
+    alpha_maps,
+    ball_cells,
     camera_centres,
     hull_depths,
-    lift,
+    hull_ends,
+    in_hull,
     looked_at,
+    may_hold,
     project,
     resize_views,
     sample_maps,
+    settle,
     sort_views,
+    split_cells,
+    unsettle,
 )
-from nest_nerfstudio.geometry.color import srgb_to_linear
+from nest_nerfstudio.encoders.occupancy import Guess, Occupancy, likely
+from nest_nerfstudio.geometry.albedo_cube import NUM_CORNERS, corner_positions
+from nest_nerfstudio.geometry.color import linear_to_srgb, srgb_to_linear
 from nest_nerfstudio.geometry.points import farthest_points, nearest_distances, smooth_neighbors
 from nest_nerfstudio.geometry.quaternion import rotmat_to_quat
 from nest_nerfstudio.geometry.sh import sh_from_e3nn
 from nest_nerfstudio.types import MotionCode, Points, SceneLatent, Views
+
+
+@dataclass(frozen=True)
+class _Lifted:
+    """Places where tokens may be, and what is known of the pictures by then.
+
+    Attributes:
+        positions: world frame.
+        settled: the same places in the frame of the first camera, to choose among them.
+        fronts: camera-space z of the hull's near side, by patch; 0 where a patch sees nothing.
+        backs: of its far side.
+        rgba: the pictures, premultiplied.
+        maps: their features.
+        guess: where the object was thought to be.
+    """
+
+    positions: Float[Tensor, "n 3"]
+    settled: Float[Tensor, "n 3"]
+    fronts: Float[Tensor, "v p q"]
+    backs: Float[Tensor, "v p q"]
+    rgba: Float[Tensor, "v 4 h w"]
+    maps: Float[Tensor, "v c y x"]
+    guess: Guess
 
 
 @dataclass
@@ -42,7 +73,7 @@ class LatentEncoderConfig(InstantiateConfig):
     group: Literal["se3", "so3", "azimuth"] = "azimuth"
     """What it commutes with. se3: rotations and translations of the world; so3: rotations about its origin,
     where scenes are centred; azimuth: those about the z axis, against gravity."""
-    num_tokens: int = 768
+    num_tokens: int = 1024
     """K at most, where a call does not say; no weight depends on it."""
     radius: float = 1.25
     """Of the ball that scenes lie in, world units."""
@@ -50,16 +81,14 @@ class LatentEncoderConfig(InstantiateConfig):
     """From a camera to what it looks at, for a single picture where the group is se3; world units."""
     image_size: int = 128
     """Longer side of the pictures that are looked at, pixels."""
-    patches: int = 32
-    """Rays along the longer side of a picture."""
-    depths: int = 24
-    """Places along each ray."""
+    cells: int = 96
+    """Finest cells along the edge of the cube around the ball; a multiple of 4."""
+    patches: int = 64
+    """Of a picture along its longer side, through which is seen where the hull begins and ends."""
     shell: float = 0.6
     """Depth under the hull of two views where tokens may be, world units; less with more views."""
     shape_dim: int = 48
     """Size of a token's geometry code."""
-    palette: int = 4
-    """Albedo colours of a token."""
     feature_dim: int = 48
     """Width of the picture's features."""
     irreps: str = "64x0e+16x1e+4x2e"
@@ -94,8 +123,11 @@ class LatentEncoder(Encoder):
         self.num_scalars, self.num_vectors = irreps.count("0e"), irreps.count("1e")
         width = self.num_scalars
         self.pictures = ImageFeatures(config.feature_dim)
+        self.occupancy = Occupancy(config.feature_dim, width // 2)
         self.look = _mlp(config.feature_dim + _CUES, width, width)
-        self.weigh = _mlp(3 * width, width, _HEADS + config.palette)
+        self.weigh = _mlp(3 * width, width, _HEADS)
+        self.recall = nn.Linear(2 * width, _CORNER_HIDDEN)
+        self.weigh_corner = _mlp(_CORNER_HIDDEN + _CORNER_CUES, _CORNER_HIDDEN, 1)
         self.aim = nn.Linear(width, 4 * self.num_vectors)
         self.near = _mlp(4, width, width)
         self.pool = _mlp(_HEADS * width + 2 * width + _GLOBALS, width, width)
@@ -105,30 +137,69 @@ class LatentEncoder(Encoder):
         )
         self.to_vectors = o3.Linear(irreps, "3x1e")
         self.to_light = o3.Linear(irreps, "3x0e + 3x1e + 3x2e")
-        self.to_shape = _mlp(width, width, config.shape_dim)
-        self.to_palette = nn.Linear(width, 3 * config.palette)
-        nn.init.zeros_(self.to_palette.weight)
-        nn.init.zeros_(self.to_palette.bias)
+        self.to_size = nn.Linear(width, 1)
+        self.to_shape = _mlp(width + NUM_CORNERS * (3 + _FOUND), 2 * width, config.shape_dim - 1)
+        self.to_albedo = _mlp(width + NUM_CORNERS * (3 + _FOUND), width, 3 * NUM_CORNERS)
+        for start in self.to_albedo[-1].parameters():
+            nn.init.zeros_(start)
         self.base_light = nn.Parameter(torch.tensor(2.0))
 
     def forward(
         self, views: Views | None, points: Points | None = None, num_tokens: int | None = None
     ) -> SceneLatent:
+        return self.encode(views, points, num_tokens)[0]
+
+    def encode(
+        self, views: Views | None, points: Points | None = None, num_tokens: int | None = None
+    ) -> tuple[SceneLatent, Guess | None]:
+        """The latent, and in training where the object was thought to be.
+
+        Arguments and errors are those of `forward`.
+        """
         count = self.config.num_tokens if num_tokens is None else num_tokens
         _check(views, points, count)
         if views is not None and views.images is not None:
             views = sort_views(resize_views(views, self.config.image_size))
+            views = replace(views, viewmats=views.viewmats.double(), Ks=views.Ks.double())
         elif points is None:
             raise ValueError("nothing to encode: give views with images, points, or both")
         else:
             views = None
+        if points is not None:
+            points = Points(points.positions.double(), points.rgb.to(self.base_light))
         centre = self._centre(views, points)
         lifted = None if views is None else self._lift(views, centre)
         positions = self._places(lifted, points, count)
         spacing = nearest_distances(positions, 3).mean(1).clamp_min(1e-4 * self.config.radius)
-        scalars, vectors, colors = self._gather(views, lifted, points, positions, spacing, centre)
+        scalars, vectors, each = self._gather(views, lifted, points, positions, spacing, centre)
         x = self.embed(torch.cat([scalars, vectors.flatten(1)], 1))
-        return self._read(self._converse(x, positions), positions, spacing, vectors, colors)
+        x = self._converse(x, positions)
+        spacing = spacing.to(x)
+        scalars = x[:, : self.num_scalars]
+        offset, first, second = self.to_vectors(x).unflatten(1, (3, 3)).unbind(1)
+        quats = rotmat_to_quat(frames_of(first + vectors[:, -2], second + vectors[:, -1], vectors))
+        translations = positions + spacing[:, None] * offset
+        sizes = spacing * self.to_size(scalars)[:, 0].tanh().exp()
+        corners = corner_positions(quats, translations, sizes)
+        colors, found = x.new_full(corners.shape, 0.5), x.new_zeros(*corners.shape[:2], _FOUND)
+        if points is not None:
+            colors = self._nearest_colors(points, corners, positions, spacing)
+        if each is not None:
+            assert views is not None
+            assert lifted is not None
+            colors, found = self._inspect(views, lifted, corners, each, scalars)
+        about = torch.cat([scalars, linear_to_srgb(colors).flatten(1) - 0.5, found.flatten(1)], 1)
+        albedo = (self.to_albedo(about).unflatten(1, (-1, 3)) + colors.clamp(0.02, 0.98).logit()).sigmoid()
+        empty = x.new_zeros(0)
+        latent = SceneLatent(
+            quats=quats,
+            translations=translations.to(x),
+            shape=torch.cat([sizes.log()[:, None], self.to_shape(about)], 1),
+            appearance=albedo.flatten(1),
+            light=self._light(x),
+            motion=MotionCode(empty, x.new_zeros(len(x), 0), empty, x.new_zeros(())),
+        )
+        return latent, lifted.guess if lifted is not None and self.training else None
 
     # ---------------------------------------------------------------- where
 
@@ -142,20 +213,47 @@ class LatentEncoder(Encoder):
         assert views is not None
         return looked_at(views.viewmats, self.config.viewing_distance)
 
-    def _lift(self, views: Views, centre: Tensor) -> Lifted:
-        lifted = lift(
-            views, centre, self.config.radius, self.config.patches, self.config.depths, self.config.shell
-        )
-        if len(lifted.positions) < 4:
+    def _lift(self, views: Views, centre: Tensor) -> _Lifted:
+        """Carves the ball by the silhouettes in three steps, each of half the edge; the second is learned."""
+        config, rgba = self.config, _rgba(views)
+        maps = self.pictures(rgba - 0.5)
+        settled, middle = settle(views, centre)
+        ball, edge = (middle, config.radius), 2 * config.radius / config.cells
+        cells = ball_cells(*ball, config.cells // 4)
+        cells = split_cells(cells[may_hold(settled, cells, 4 * edge, *ball)], 4 * edge)
+        cells = cells[may_hold(settled, cells, 2 * edge, *ball)]
+        if len(cells) < 4:
             raise ValueError(
                 f"the silhouettes of the {len(views)} views have no place in common inside the ball of "
-                f"radius {self.config.radius:g} around {[round(x, 2) for x in centre.tolist()]}: check the "
+                f"radius {config.radius:g} around {[round(x, 2) for x in centre.tolist()]}: check the "
                 "masks, the poses, and that cameras stand outside of the object"
             )
-        return lifted
+        down = ((views.viewmats[0, :3, :3] @ self._down(centre)) * 256).round() / 256
+        about = middle, down, config.radius
+        count = _JUDGED if self.training else 0
+        some = cells[torch.randperm(len(cells), device=cells.device)[:count]]
+        logits = self.occupancy(settled, maps, some, *about)
+        guess = Guess(unsettle(views, some), logits, 2 * edge, centre, config.radius)
+        with torch.no_grad():
+            chances = self.occupancy(settled, maps, cells, *about).sigmoid()
+            cells = cells[likely(chances, settled, cells, config.patches // 2)]
+            if len(cells) < _MOST_SPLIT:
+                halves = split_cells(cells, 2 * edge)
+                halves = halves[in_hull(settled, alpha_maps(settled), halves)]
+                cells = halves if len(halves) >= 4 else cells
+            fronts, backs = hull_ends(settled, cells, config.patches)
+            if len(views) > 1:
+                depths = hull_depths(fronts, backs, *project(settled, cells)).amin((0, 2))
+                outer = cells[depths < config.shell / (len(views) - 1)]
+                cells = outer if len(outer) >= 4 else cells
+        return _Lifted(unsettle(views, cells), cells.float(), fronts, backs, rgba, maps, guess)
+
+    def _down(self, like: Tensor) -> Float[Tensor, " 3"]:
+        """Gravity, where the group knows it."""
+        return like.new_tensor([0.0, 0.0, -1.0 if self.config.group == "azimuth" else 0.0])
 
     @torch.no_grad()
-    def _places(self, lifted: Lifted | None, points: Points | None, count: int) -> Float[Tensor, "k 3"]:
+    def _places(self, lifted: _Lifted | None, points: Points | None, count: int) -> Float[Tensor, "k 3"]:
         """Evenly spread places for tokens: on the points where there are some, else in the hull."""
         if points is not None:
             places = settled = points.positions
@@ -171,77 +269,102 @@ class LatentEncoder(Encoder):
     def _gather(
         self,
         views: Views | None,
-        lifted: Lifted | None,
+        lifted: _Lifted | None,
         points: Points | None,
         positions: Tensor,
         spacing: Tensor,
         centre: Tensor,
-    ) -> tuple[Float[Tensor, "k s"], Float[Tensor, "k d 3"], Float[Tensor, "k p 3"]]:
-        """Invariants, vectors, and colours (linear RGB) at each token."""
-        width, palette = self.num_scalars, self.config.palette
-        seen = positions.new_zeros(len(positions), (_HEADS + 1) * width)
-        aimed = positions.new_zeros(len(positions), self.num_vectors, 3)
-        axes = positions.new_zeros(len(positions), 2, 3)
-        colors = positions.new_full((len(positions), palette, 3), 0.5)
-        close = positions.new_zeros(len(positions), width)
+    ) -> tuple[Float[Tensor, "k s"], Float[Tensor, "k d 3"], Float[Tensor, "v k w"] | None]:
+        """Invariants and vectors at each token, and what each view says of it."""
+        width, weights = self.num_scalars, self.base_light
+        seen = weights.new_zeros(len(positions), (_HEADS + 1) * width)
+        aimed = weights.new_zeros(len(positions), self.num_vectors, 3)
+        axes = weights.new_zeros(len(positions), 2, 3)
+        close = weights.new_zeros(len(positions), width)
+        each = None
         if views is not None:
             assert lifted is not None
-            seen, aimed, axes, colors = self._look(views, lifted, positions, centre)
+            seen, aimed, axes, each = self._look(views, lifted, positions, centre)
         if points is not None:
-            close, pull, near_colors = self._listen(points, positions, spacing)
+            close, pull = self._listen(points, positions, spacing)
             aimed = aimed + pull[:, None]
-            colors = colors if views is not None else near_colors[:, None].expand(-1, palette, -1)
-        outward = (positions - centre) / self.config.radius
-        down = torch.zeros_like(outward)
-        if self.config.group == "azimuth":
-            down = down + outward.new_tensor([0.0, 0.0, -1.0])
-        about = [spacing.log(), outward.norm(dim=1), (outward * down).sum(1)]
+        outward = ((positions - centre) / self.config.radius).to(weights)
+        down = self._down(outward).expand_as(outward)
+        about = [spacing.log().to(weights), outward.norm(dim=1), (outward * down).sum(1)]
         scalars = self.pool(torch.cat([seen, close, torch.stack(about, 1)], 1))
         vectors = torch.cat([aimed, outward[:, None], down[:, None], axes], 1)
-        return scalars, vectors, colors
+        return scalars, vectors, each
 
     def _look(
-        self, views: Views, lifted: Lifted, positions: Tensor, centre: Tensor
+        self, views: Views, lifted: _Lifted, positions: Tensor, centre: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What all views show at the tokens, pooled by learned weights of several heads."""
-        assert views.images is not None
-        alphas = torch.ones_like(views.images[..., :1]) if views.alphas is None else views.alphas
-        rgba = torch.cat([views.images * alphas, alphas], -1).permute(0, 3, 1, 2)
-        maps = self.pictures(rgba - 0.5)
+        rgba = lifted.rgba
         grid, z = project(views, positions)
         radius = self.config.radius
         behind = hull_depths(lifted.fronts, lifted.backs, grid, z) / radius
         rotations = views.viewmats[:, :3, :3]
         local = ((positions - centre) @ rotations.mT) / radius
-        pixel = sample_maps(rgba, grid)
-        cues = [pixel, local, behind, grid.abs().amax(-1, keepdim=True).clamp_max(2)]
-        each = self.look(torch.cat([sample_maps(maps, grid), *cues], -1))  # [v, k, s]
+        cues = [local, behind, grid.abs().amax(-1, keepdim=True).clamp_max(2)]
+        shown = [sample_maps(lifted.maps, grid), sample_maps(rgba, grid), *(cue.to(rgba) for cue in cues)]
+        each = self.look(torch.cat(shown, -1))  # [v, k, s]
         mean = each.mean(0)
         spread = (each - mean).square().mean(0)
-        logits = self.weigh(torch.cat([each, mean.expand_as(each), spread.expand_as(each)], -1))
-        heads, picks = logits[..., :_HEADS].softmax(0), logits[..., _HEADS:].softmax(0)
+        heads = self.weigh(torch.cat([each, mean.expand_as(each), spread.expand_as(each)], -1)).softmax(0)
         seen = torch.einsum("vkh,vks->khs", heads, each).flatten(1)
         towards = F.normalize(camera_centres(views.viewmats)[:, None] - positions, dim=-1)
         frames = torch.cat([rotations[:, None].expand(-1, len(positions), -1, -1), towards[:, :, None]], 2)
+        frames = frames.to(each)
         aims = self.aim(each).unflatten(-1, (self.num_vectors, 4)) * heads[..., :1, None]
         aimed = torch.einsum("vkca,vkai->kci", aims, frames)
         axes = torch.einsum("vk,vkai->kai", heads[..., 0], frames[:, :, 1:3])
-        linear = srgb_to_linear((pixel[..., :3] / pixel[..., 3:].clamp_min(1e-2)).clamp(0, 1))
-        picks = picks * pixel[..., 3:].clamp_min(1e-4)
-        colors = torch.einsum("vkp,vkc->kpc", picks / picks.sum(0), linear)
-        return torch.cat([seen, spread], 1), aimed, axes, colors
+        return torch.cat([seen, spread], 1), aimed, axes, each
 
-    def _listen(self, points: Points, positions: Tensor, spacing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the nearest points tell a token: an invariant code, their direction, their mean colour."""
+    def _inspect(
+        self,
+        views: Views,
+        lifted: _Lifted,
+        corners: Float[Tensor, "k c 3"],
+        each: Float[Tensor, "v k w"],
+        scalars: Float[Tensor, "k s"],
+    ) -> tuple[Float[Tensor, "k c 3"], Float[Tensor, "k c f"]]:
+        """A second look, at the corners of the tokens: their colour (linear RGB) and whether they are inside.
+
+        The views that a corner is seen in are weighed by what they show there and by what is known of its
+        token.
+        """
+        grid, z = project(views, corners.flatten(0, 1))
+        pixel = sample_maps(lifted.rgba, grid).unflatten(1, corners.shape[:2])  # [v, k, c, 4]
+        behind = hull_depths(lifted.fronts, lifted.backs, grid, z).unflatten(1, corners.shape[:2])
+        behind = (behind / (0.1 * self.config.radius)).clamp(-3, 3).to(pixel)
+        known = self.recall(torch.cat([each, scalars.expand_as(each)], -1))
+        known = known[:, :, None].expand(-1, -1, corners.shape[1], -1)
+        weights = self.weigh_corner(torch.cat([known, pixel, behind], -1)).softmax(0)
+        alphas, shares = pixel[..., 3:], weights * pixel[..., 3:].clamp_min(1e-4)
+        srgb = (pixel[..., :3] / alphas.clamp_min(1e-2)).clamp(0, 1)
+        shares = shares / shares.sum(0)
+        colors = (shares * srgb_to_linear(srgb)).sum(0)
+        spread = (shares * (srgb - (shares * srgb).sum(0)).square()).sum(0).mean(-1, keepdim=True)
+        inside = [(weights * alphas).sum(0), alphas.amin(0), behind.amin((0, -1))[..., None]]
+        return colors, torch.cat([*inside, 10 * spread], -1)
+
+    def _listen(self, points: Points, positions: Tensor, spacing: Tensor) -> tuple[Tensor, Tensor]:
+        """What the nearest points tell a token: an invariant code, and their direction."""
         nearest, weights = smooth_neighbors(positions, points.positions, 8)
-        offsets = (points.positions[nearest] - positions[:, None]) / spacing[:, None, None]
-        rgb, weights = points.rgb[nearest], weights[..., None]
-        close = self.near(torch.cat([rgb, offsets.norm(dim=-1, keepdim=True)], -1))
-        return (
-            (weights * close).sum(1),
-            (weights * offsets).sum(1),
-            (weights * srgb_to_linear(rgb)).sum(1) / weights.sum(1),
-        )
+        offsets = ((points.positions[nearest] - positions[:, None]) / spacing[:, None, None]).to(points.rgb)
+        weights = weights.to(offsets)
+        close = self.near(torch.cat([points.rgb[nearest], offsets.norm(dim=-1, keepdim=True)], -1))
+        return (weights[..., None] * close).sum(1), (weights[..., None] * offsets).sum(1)
+
+    def _nearest_colors(
+        self, points: Points, corners: Float[Tensor, "k c 3"], positions: Tensor, spacing: Tensor
+    ) -> Float[Tensor, "k c 3"]:
+        """Colours (linear RGB) of the token's nearest points, of those near a corner above all."""
+        nearest, weights = smooth_neighbors(positions, points.positions, 8)
+        away = (corners[:, :, None] - points.positions[nearest][:, None]) / spacing[:, None, None, None]
+        away, weights = away.to(points.rgb), weights.to(points.rgb)
+        shares = weights[:, None] * torch.exp(-2 * away.square().sum(-1)) + 1e-4 * weights[:, None]
+        return (shares / shares.sum(-1, keepdim=True)) @ srgb_to_linear(points.rgb)[nearest]
 
     # ---------------------------------------------------------------- messages and heads
 
@@ -252,27 +375,10 @@ class LatentEncoder(Encoder):
         offsets = positions[neighbors] - positions[:, None]
         harmonics = o3.spherical_harmonics(_HARMONICS, offsets, normalize=True, normalization="component")
         radial = radial_basis(offsets.norm(dim=-1), _RADIAL, self.config.radius / 2)
+        weights, harmonics, radial = weights.to(x), harmonics.to(x), radial.to(x)
         for interaction in self.interactions:
             x = interaction(x, neighbors, weights, harmonics, radial)
         return x
-
-    def _read(
-        self, x: Tensor, positions: Tensor, spacing: Tensor, vectors: Tensor, colors: Tensor
-    ) -> SceneLatent:
-        scalars = x[:, : self.num_scalars]
-        offset, first, second = self.to_vectors(x).unflatten(1, (3, 3)).unbind(1)
-        code = self.to_shape(scalars)
-        log_size = spacing.log() + code[:, 0].tanh()
-        odds = self.to_palette(scalars).unflatten(1, (-1, 3)) + colors.clamp(0.02, 0.98).logit()
-        empty = positions.new_zeros(0)
-        return SceneLatent(
-            quats=rotmat_to_quat(frames_of(first + vectors[:, -2], second + vectors[:, -1], vectors)),
-            translations=positions + spacing[:, None] * offset,
-            shape=torch.cat([log_size[:, None], code[:, 1:]], 1),
-            appearance=odds.sigmoid().flatten(1),
-            light=self._light(x),
-            motion=MotionCode(empty, positions.new_zeros(len(positions), 0), empty, positions.new_zeros(())),
-        )
 
     def _light(self, x: Tensor) -> Float[Tensor, "3 9"]:
         """The mean over tokens, as spherical harmonics; white and even at first."""
@@ -282,6 +388,10 @@ class LatentEncoder(Encoder):
 
 
 _IRREPS = re.compile(r"\d+x0e ?\+ ?\d+x1e( ?\+ ?\d+x2e)?")
+_JUDGED = 1024
+"""Cells, drawn anew in each step, whose occupancy is learned."""
+_MOST_SPLIT = 8192
+"""Cells of a hull so large that they are fine enough already."""
 _HARMONICS = "0e + 1e + 2e"
 """Of the directions between tokens."""
 _HEADS = 4
@@ -290,6 +400,12 @@ _CUES = 4 + 3 + 2 + 1
 """RGBA at the place, the place in the camera's frame, behind which hull, and whether inside the picture."""
 _GLOBALS = 3
 """Spacing, distance from the middle, height."""
+_CORNER_HIDDEN = 24
+"""Width of what weighs the views of a corner."""
+_CORNER_CUES = 4 + 2
+"""RGBA at the corner, and behind which hull."""
+_FOUND = 4
+"""Coverage at a corner, the least of it, how deep in the hull, and how the views differ in its colour."""
 _DIRECTIONS = 4
 """Outward, down, two camera axes."""
 _CHOICE = 8
@@ -319,6 +435,13 @@ def frames_of(
 
 
 _TOO_SHORT = 1e-3
+
+
+def _rgba(views: Views) -> Float[Tensor, "v 4 h w"]:
+    """Premultiplied pictures and their alpha, opaque where there is none."""
+    assert views.images is not None
+    alphas = torch.ones_like(views.images[..., :1]) if views.alphas is None else views.alphas
+    return torch.cat([views.images * alphas, alphas], -1).permute(0, 3, 1, 2)
 
 
 def _check(views: Views | None, points: Points | None, count: int) -> None:

@@ -1,15 +1,16 @@
 """From pictures to places in space: exact, so that turning cameras by g turns every place by g.
 
-A place is o + s·r on the ray of a patch, kept where all silhouettes agree; so the places of many views fill
-their visual hull, and those of one view the cone of its silhouette.
+Places are cells of a grid in the frame of the first camera, kept where all silhouettes agree; so those of
+many views fill their visual hull, and those of one view the cone of its silhouette.
 
-Which places are kept is a choice, and noise of floating point must not change it when the world turns. So it
-is made in the frame of the first camera, with poses rounded to 1/256; what is chosen is computed exactly.
+Which cells are kept is a choice, and noise of floating point must not change it when the world turns. So it
+is made with cameras that are settled: in the frame of the first, with poses rounded to 1/256. What is chosen
+is moved to the world by the first camera as it is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -17,23 +18,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nest_nerfstudio.types import Views
-
-
-@dataclass(frozen=True)
-class Lifted:
-    """Places in the visual hull, and where it begins along the rays of a coarse grid of patches.
-
-    Attributes:
-        positions: world frame.
-        settled: the same places, rounded, in the frame of the first camera: to choose among them.
-        fronts: camera-space z of the hull's near side, by patch; 0 where a patch sees nothing.
-        backs: of its far side.
-    """
-
-    positions: Float[Tensor, "n 3"]
-    settled: Float[Tensor, "n 3"]
-    fronts: Float[Tensor, "v p q"]
-    backs: Float[Tensor, "v p q"]
 
 
 def sort_views(views: Views) -> Views:
@@ -108,41 +92,64 @@ def project(views: Views, positions: Float[Tensor, "n 3"]) -> tuple[Tensor, Tens
 
 def sample_maps(maps: Float[Tensor, "v c p q"], grid: Float[Tensor, "v n 2"]) -> Float[Tensor, "v n c"]:
     """Bilinear values of each view's maps at places on its picture; its edge beyond it."""
-    values = F.grid_sample(maps, grid[:, None], align_corners=False, padding_mode="border")
+    values = F.grid_sample(maps, grid[:, None].to(maps), align_corners=False, padding_mode="border")
     return values[:, :, 0].mT
 
 
-def lift(
-    views: Views, centre: Float[Tensor, " 3"], radius: float, patches: int, depths: int, shell: float
-) -> Lifted:
-    """Places in the visual hull, inside a ball.
+def settle(views: Views, centre: Float[Tensor, " 3"]) -> tuple[Views, Float[Tensor, " 3"]]:
+    """Cameras and a place in the frame of the first camera, rounded to 1/256 of the world's unit."""
+    viewmats = views.viewmats.double()
+    relative = viewmats @ torch.linalg.inv(viewmats[0])
+    local = viewmats[0, :3, :3] @ centre.double() + viewmats[0, :3, 3]
+    relative, local = ((x * 256).round() / 256 for x in (relative, local))
+    return replace(views, viewmats=relative.to(views.viewmats)), local.to(views.viewmats)
 
-    The more views, the nearer to its hull the object's surface is: places deeper in it than shell / (V − 1),
-    along the rays of all views, are left out.
 
-    Args:
-        views: with images.
-        centre: of the ball, world frame.
-        radius: of the ball, world units.
-        patches: along the longer side of a picture; a ray goes through the middle of what each shows.
-        depths: places along the chord of each ray in the ball.
-        shell: depth that is kept with two views, world units.
-    """
-    size = _grid_size(views, patches)
-    rough_views, rough_centre = _settle(views, centre)
-    rough, lengths, rough_z = _places_on_rays(rough_views, rough_centre, radius, size, depths)
-    coverage = _alphas(views)
-    inside = (F.adaptive_avg_pool2d(coverage, size)[:, 0] > 0.1)[..., None] & (lengths > 0)
-    kept = torch.zeros_like(inside)
-    kept[inside] = in_hull(rough_views, coverage, rough[inside])
-    outer = kept
-    if len(views) > 1:
-        ends = _ends(rough_z, kept)
-        depth = hull_depths(*ends, *project(rough_views, rough[kept])).amin((0, 2))
-        outer = kept.clone()
-        outer[kept] = depth < shell / (len(views) - 1)
-    places, _, z = _places_on_rays(views, centre, radius, size, depths)
-    return Lifted(places[outer], rough[outer], *_ends(z, kept))
+def unsettle(views: Views, places: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """From the frame of the first camera to the world."""
+    return (places - views.viewmats[0, :3, 3]) @ views.viewmats[0, :3, :3]
+
+
+def ball_cells(centre: Float[Tensor, " 3"], radius: float, count: int) -> Float[Tensor, "n 3"]:
+    """Middles of the cells in a ball, of a grid with `count` cells along the edge of the cube around it."""
+    steps = ((torch.arange(count, device=centre.device) + 0.5) * (2 / count) - 1).to(centre) * radius
+    cube = torch.cartesian_prod(steps, steps, steps)
+    return cube[cube.square().sum(1) <= radius**2] + centre
+
+
+def split_cells(cells: Float[Tensor, "n 3"], edge: float) -> Float[Tensor, "m 3"]:
+    """Middles of the eight halves of each cell; `edge` is that of the whole ones."""
+    corners = torch.cartesian_prod(*[cells.new_tensor([-0.25, 0.25])] * 3) * edge
+    return (cells[:, None] + corners).flatten(0, 1)
+
+
+def may_hold(
+    views: Views, cells: Float[Tensor, "n 3"], edge: float, centre: Float[Tensor, " 3"], radius: float
+) -> Bool[Tensor, " n"]:
+    """Whether some of a cell may be in the visual hull: no view finds all of it, and what is near, empty."""
+    nearest = (centre @ views.viewmats[:, :3, :3].mT + views.viewmats[:, :3, 3])[:, 2] - radius
+    pixels = 0.5 * 3**0.5 * edge * views.Ks[:, 0, 0] / nearest.clamp_min(0.25 * radius)
+    reach = min(int(pixels.max().ceil()), min(views.width, views.height) // 2)
+    coverage = alpha_maps(views)
+    for kernel, padding in (((1, 2 * reach + 1), (0, reach)), ((2 * reach + 1, 1), (reach, 0))):
+        coverage = F.max_pool2d(coverage, kernel, stride=1, padding=padding)
+    return in_hull(views, coverage, cells)
+
+
+def hull_ends(
+    views: Views, places: Float[Tensor, "n 3"], patches: int
+) -> tuple[Float[Tensor, "v p q"], Float[Tensor, "v p q"]]:
+    """Camera-space z where places begin and end, seen through a grid of patches; 0 where there are none."""
+    height, width = _grid_size(views, patches)
+    grid, z = project(views, places)
+    at = ((grid + 1) * 0.5 * grid.new_tensor([width, height])).long()
+    inside = (at >= 0).all(-1) & (at < at.new_tensor([width, height])).all(-1) & (z > 0)
+    at = torch.where(inside, at[..., 1] * width + at[..., 0], height * width)
+    ends = []
+    for reduce, least in (("amin", torch.inf), ("amax", -torch.inf)):
+        found = z.new_full((len(views), height * width + 1), least).scatter_reduce(1, at, z, reduce)[:, :-1]
+        ends.append(torch.where(found.isfinite(), found, 0.0).unflatten(1, (height, width)))
+    return ends[0], ends[1]
 
 
 def hull_depths(
@@ -158,37 +165,6 @@ def hull_depths(
     return torch.stack([depths - front, back - depths], -1)
 
 
-def _ends(z: Float[Tensor, "v p q s"], kept: Bool[Tensor, "v p q s"]) -> tuple[Tensor, Tensor]:
-    """The first and the last kept depth of each ray; 0 where there is none."""
-    seen = kept.any(-1)
-    fronts, backs = z.where(kept, torch.inf).amin(-1), z.where(kept, -torch.inf).amax(-1)
-    return fronts.where(seen, 0.0), backs.where(seen, 0.0)
-
-
-def _settle(views: Views, centre: Tensor) -> tuple[Views, Tensor]:
-    """Cameras and a place in the frame of the first camera, rounded."""
-    viewmats = views.viewmats.double()
-    relative = viewmats @ torch.linalg.inv(viewmats[0])
-    local = viewmats[0, :3, :3] @ centre.double() + viewmats[0, :3, 3]
-    relative, local = ((x * 256).round() / 256 for x in (relative, local))
-    return replace(views, viewmats=relative.to(views.viewmats)), local.to(centre)
-
-
-def _places_on_rays(
-    views: Views, centre: Tensor, radius: float, size: tuple[int, int], depths: int
-) -> tuple[Float[Tensor, "v p q s 3"], Float[Tensor, "v p q s"], Float[Tensor, "v p q s"]]:
-    """Places at even steps of each chord in the ball, their distances from the camera (0: off it), z."""
-    rays, z_per_length = _rays(views, size)
-    origins = camera_centres(views.viewmats)[:, None, None]
-    middle = ((centre - origins) * rays).sum(-1)
-    off_axis = centre - origins - middle[..., None] * rays
-    half = (radius**2 - off_axis.square().sum(-1)).clamp_min(0).sqrt()
-    steps = (torch.arange(depths).to(rays) + 0.5) * (2 / depths) - 1
-    lengths = (middle[..., None] + half[..., None] * steps) * (half > 0)[..., None]
-    places = origins[..., None, :] + lengths[..., None] * rays[..., None, :]
-    return places, lengths, lengths * z_per_length[..., None]
-
-
 def in_hull(
     views: Views, coverage: Float[Tensor, "v 1 h w"], positions: Float[Tensor, "n 3"]
 ) -> Bool[Tensor, " n"]:
@@ -199,27 +175,14 @@ def in_hull(
     return torch.where(visible, alphas, 1.0).amin(0) > 0.5
 
 
-def _alphas(views: Views) -> Float[Tensor, "v 1 h w"]:
+def alpha_maps(views: Views) -> Float[Tensor, "v 1 h w"]:
+    """Coverage; all of it where pictures have no alpha."""
+    assert views.images is not None
     if views.alphas is None:
-        return views.Ks.new_ones(len(views), 1, views.height, views.width)
+        return views.images.new_ones(len(views), 1, views.height, views.width)
     return views.alphas.permute(0, 3, 1, 2)
 
 
 def _grid_size(views: Views, patches: int) -> tuple[int, int]:
     longest = max(views.width, views.height)
     return max(1, round(patches * views.height / longest)), max(1, round(patches * views.width / longest))
-
-
-def _rays(views: Views, size: tuple[int, int]) -> tuple[Float[Tensor, "v p q 3"], Float[Tensor, "v p q"]]:
-    """Unit rays, world frame, and camera-space z per unit of length, of a grid of patches.
-
-    Each goes through the middle of what a patch shows, so that thin parts are not missed.
-    """
-    v = torch.arange(views.height).to(views.Ks) + 0.5
-    u = torch.arange(views.width).to(views.Ks) + 0.5
-    places = torch.stack([*torch.meshgrid(u, v, indexing="xy"), torch.ones(views.height, views.width).to(u)])
-    weights = _alphas(views) + 1e-3
-    pixels = F.adaptive_avg_pool2d(weights * places, size) / F.adaptive_avg_pool2d(weights, size)
-    local = F.normalize(pixels.flatten(2).mT @ torch.linalg.inv(views.Ks).mT, dim=-1)
-    rays = local @ views.viewmats[:, :3, :3]
-    return rays.unflatten(1, size), local[..., 2].unflatten(1, size)

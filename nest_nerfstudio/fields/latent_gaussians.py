@@ -12,6 +12,7 @@ from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
 
 from nest_nerfstudio.fields.base import Field
+from nest_nerfstudio.geometry.albedo_cube import NUM_CORNERS, albedo_at
 from nest_nerfstudio.geometry.color import linear_to_srgb
 from nest_nerfstudio.geometry.quaternion import quat_multiply, quat_normalize, quat_rotate, quat_to_rotmat
 from nest_nerfstudio.geometry.sh import rgb_to_sh, rotate_sh, sh_basis
@@ -38,25 +39,25 @@ class LatentGaussianField(Field):
         config: its settings.
         shape_dim: size of a token's geometry code; its first number is the logarithm of its size in world
             units.
-        palette: albedo colours of a token: its appearance code is these in linear RGB, 3 numbers each.
 
-    Geometry (means, quats, scales, opacities, normals) comes from `shape`, and so do the shares in which a
-    Gaussian mixes the colours of `appearance` to its albedo ρ. Light is turned into the token's frame, where
-    a Gaussian with normal n shines in ρ E(n) / π, with the irradiance E of Ramamoorthi and Hanrahan (2001).
+    Geometry (means, quats, scales, opacities, normals) comes from `shape`. `appearance` is a cube of albedo
+    (`albedo_cube`), and a Gaussian has the albedo ρ that this has at its mean. Light is turned into the
+    token's frame, where a Gaussian with normal n shines in ρ E(n) / π, with the irradiance E of Ramamoorthi
+    and Hanrahan (2001).
     What is decoded moves to the world by T_k, so f(g·Z) = g·f(Z) for all weights.
     """
 
-    def __init__(self, config: LatentGaussianFieldConfig, shape_dim: int, palette: int) -> None:
+    def __init__(self, config: LatentGaussianFieldConfig, shape_dim: int) -> None:
         super().__init__()
-        self.config, self.palette = config, palette
+        self.config = config
         m, hidden = config.gaussians_per_token, config.hidden_dim
         self.trunk = nn.Sequential(
             *(nn.Linear(shape_dim, hidden), nn.LayerNorm(hidden), nn.SiLU()),
             *(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU()),
         )
-        self.head = nn.Linear(hidden, m * (_GEOMETRY + palette))
+        self.head = nn.Linear(hidden, m * _GEOMETRY)
         rest = (config.residual_degree + 1) ** 2 - 1
-        self.residual = nn.Linear(hidden + 3 * palette, m * rest * 3)
+        self.residual = nn.Linear(hidden + 3 * NUM_CORNERS, m * rest * 3)
         nn.init.zeros_(self.residual.weight)
         nn.init.zeros_(self.residual.bias)
         with torch.no_grad():
@@ -72,19 +73,17 @@ class LatentGaussianField(Field):
         m = self.config.gaussians_per_token
         hidden = self.trunk(latent.shape)
         decoded = self.head(hidden).unflatten(1, (m, -1))
-        offsets, quats, scales, opacities, normals, mix = decoded.split([3, 4, 3, 1, 3, self.palette], -1)
+        offsets, quats, scales, opacities, normals = decoded.split([3, 4, 3, 1, 3], -1)
+        offsets = 2 * offsets.tanh()
         size = latent.shape[:, None, :1].clamp(-8, 3).exp()
-        palette = latent.appearance.unflatten(1, (-1, 3))
-        albedo = mix.softmax(-1) @ palette
+        albedo = albedo_at(latent.appearance, offsets)
         turns = latent.quats[:, None].expand(-1, m, -1)
         shade = irradiance(
             rotate_sh(latent.light.mT, quat_to_rotmat(latent.quats).mT), F.normalize(normals, dim=-1)
         )
         rgb = linear_to_srgb(albedo * shade / math.pi)
         return Gaussians(
-            means=(quat_rotate(turns, size * 2 * offsets.tanh()) + latent.translations[:, None]).flatten(
-                0, 1
-            ),
+            means=(quat_rotate(turns, size * offsets) + latent.translations[:, None]).flatten(0, 1),
             quats=quat_multiply(turns, quat_normalize(quats)).flatten(0, 1),
             scales=(size * (scales.clamp(-6, 2) - 1).exp()).flatten(0, 1),
             opacities=opacities.sigmoid().flatten(),

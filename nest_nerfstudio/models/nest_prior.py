@@ -26,9 +26,10 @@ from nest_nerfstudio.rasterizers.base import RenderMode
 from nest_nerfstudio.types import Edit, Gaussians, Rendering, SceneLatent, SceneSample, Views
 from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
 
-TASKS = ("photometric", "edited", "alpha", "depth", "light")
+TASKS = ("photometric", "edited", "alpha", "occupancy", "depth", "light")
 """photometric: pictures of the state that the context shows; edited: those of other states, by known edits;
-alpha: coverage; depth: where it is known; light: the encoded one against the one that the edit names."""
+alpha: coverage; occupancy: which places that the context leaves open other views leave open too; depth: where
+it is known; light: the encoded one against the one that the edit names."""
 
 
 @dataclass
@@ -41,7 +42,7 @@ class NestPriorModelConfig(ModelConfig):
     """h_φ."""
     field: LatentGaussianFieldConfig = field(default_factory=LatentGaussianFieldConfig)
     """f_θ."""
-    training_tokens: tuple[int, int] = (128, 512)
+    training_tokens: tuple[int, int] = (256, 1024)
     """Fewest and most tokens of a training sample, drawn log-uniformly, so that no number is learned."""
     rasterizer: Literal["auto", "gsplat", "numba", "dense"] = "auto"
     """auto: gsplat on CUDA, numba on a CPU."""
@@ -76,7 +77,7 @@ class NestPriorModel(Model):
         super().populate_modules()
         config = self.config
         self.encoder = config.encoder.setup()
-        self.field = config.field.setup(shape_dim=config.encoder.shape_dim, palette=config.encoder.palette)
+        self.field = config.field.setup(shape_dim=config.encoder.shape_dim)
         self.weights = UncertaintyWeights(TASKS, config.learn_weights)
         self.register_buffer("backdrop", torch.full((3,), float(config.background == "white")))
         self.metrics = ImageMetrics()
@@ -114,7 +115,7 @@ class NestPriorModel(Model):
 
     def _sample_losses(self, sample: SceneSample) -> tuple[dict[str, Tensor], Tensor]:
         """Σ_i Σ_j ‖π_j f_θ(edit_i · h_φ(X)) − I_ij‖ by task, and the squared error of the unedited state."""
-        latent = self.encoder(sample.context, num_tokens=self._training_tokens())
+        latent, guess = self.encoder.encode(sample.context, num_tokens=self._training_tokens())
         losses: dict[str, list[Tensor]] = {}
         error = latent.translations.new_zeros(())
         for edit, views in sample.targets:
@@ -129,6 +130,9 @@ class NestPriorModel(Model):
             for name, loss in found.items():
                 losses.setdefault(name, []).append(loss)
         means = {name: torch.stack(values).mean() for name, values in losses.items()}
+        unmoved = [v for e, v in sample.targets if v.alphas is not None and _stands_still(e, sample.edit)]
+        if guess is not None and unmoved:
+            means["occupancy"] = guess.loss(unmoved)
         if sample.edit.light is not None:
             known = sun_sky_light(sample.edit.light, latent.light)
             means["light"] = (latent.light - known).abs().mean()
@@ -280,6 +284,11 @@ class NestPriorModel(Model):
 
 _NOTHING = torch.zeros(3)
 """Black, behind pictures that have no alpha."""
+
+
+def _stands_still(edit: Edit, other: Edit) -> bool:
+    """Whether the object is in the same place in two states, so that views of both show one silhouette."""
+    return (edit.yaw, edit.translate, edit.stretch) == (other.yaw, other.translate, other.stretch)
 
 
 def _composite(views: Views, background: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
 
 def make_encoder(group: str = "so3", **settings) -> LatentEncoder:
     """With weights that are not those of a start, where some heads are zero."""
-    defaults = {"image_size": 48, "patches": 16, "depths": 12, "num_tokens": 40}
+    defaults = {"image_size": 48, "cells": 32, "patches": 16, "num_tokens": 40}
     encoder = LatentEncoderConfig(group=group, **{**defaults, **settings}).setup()
     with torch.no_grad():
         for parameter in encoder.parameters():
@@ -41,9 +41,7 @@ def make_encoder(group: str = "so3", **settings) -> LatentEncoder:
 
 
 def make_field(encoder: LatentEncoder) -> LatentGaussianField:
-    field = LatentGaussianFieldConfig().setup(
-        shape_dim=encoder.config.shape_dim, palette=encoder.config.palette
-    )
+    field = LatentGaussianFieldConfig().setup(shape_dim=encoder.config.shape_dim)
     with torch.no_grad():
         for parameter in field.parameters():
             parameter.add_(0.03 * torch.randn_like(parameter))
@@ -135,9 +133,12 @@ def test_resolution_of_pictures_hardly_matters() -> None:
 
 
 def test_gradients_reach_every_weight() -> None:
-    encoder = make_encoder()
-    latent = encoder(pictures(2), make_points())
-    loss = sum((part * torch.randn_like(part)).sum() for part in (latent.quats, latent.translations))
+    encoder = make_encoder().train()
+    latent, guess = encoder.encode(pictures(2), make_points())
+    assert guess is not None
+    loss = guess.loss([pictures(3)]) + sum(
+        (part * torch.randn_like(part)).sum() for part in (latent.quats, latent.translations)
+    )
     loss = loss + sum(
         (p * torch.randn_like(p)).sum() for p in (latent.shape, latent.appearance, latent.light)
     )

@@ -6,58 +6,103 @@ import pytest
 import torch
 
 from nest_nerfstudio.encoders.lift import (
+    alpha_maps,
+    ball_cells,
     camera_centres,
     hull_depths,
+    hull_ends,
     in_hull,
-    lift,
     looked_at,
+    may_hold,
     project,
     resize_views,
+    sample_maps,
+    settle,
     sort_views,
+    split_cells,
+    unsettle,
 )
+from nest_nerfstudio.geometry.se3 import se3_apply
 from nest_nerfstudio.types import Views
 from tests.equivariance import pictures, random_pose
 from tests.small_capture import blobs
 
-ORIGIN = torch.zeros(3)
+ORIGIN, RADIUS, COUNT = torch.zeros(3), 1.25, 48
+EDGE = 2 * RADIUS / COUNT
 
 
-def lifted(views: Views, shell: float = 10.0):
-    return lift(views, ORIGIN, 1.25, 24, 24, shell)
+def hull(views: Views) -> tuple[Views, torch.Tensor]:
+    """Settled cameras, and the cells of the hull in the frame of the first."""
+    settled, middle = settle(views, ORIGIN)
+    cells = ball_cells(middle, RADIUS, COUNT)
+    return settled, cells[may_hold(settled, cells, EDGE, middle, RADIUS)]
 
 
 @pytest.mark.parametrize("num_views", [1, 2, 6])
-def test_places_fill_the_hull_and_hold_the_object(num_views: int) -> None:
+def test_cells_hold_the_object_and_little_else(num_views: int) -> None:
     views = pictures(num_views)
-    found = lifted(views)
-    assert views.alphas is not None
-    coverage = views.alphas.permute(0, 3, 1, 2)
-    # the choice is made with rounded poses, up to a third of a pixel off
-    assert in_hull(views, coverage, found.positions).float().mean() > 0.93
+    found = unsettle(views, hull(views)[1])
+    assert found.norm(dim=1).max() < RADIUS + 0.01
     for centre in blobs(0.1).means:
-        assert (found.positions - centre).norm(dim=1).min() < 0.12
+        assert (found - centre).norm(dim=1).min() < EDGE
+    grid, _ = project(views, found)
+    assert views.alphas is not None
+    near = torch.nn.functional.max_pool2d(views.alphas.permute(0, 3, 1, 2), 9, 1, 4)
+    assert (sample_maps(near, grid)[..., 0] > 0.3).float().mean() > 0.99
 
 
 def test_more_views_leave_less() -> None:
-    volumes = [float(lifted(pictures(count)).positions.std(0).prod()) for count in (1, 2, 6)]
-    assert volumes[0] > volumes[1] > volumes[2]
+    counts = [len(hull(pictures(count))[1]) for count in (1, 2, 6)]
+    assert counts[0] > 1.5 * counts[1]
+    assert counts[1] > 1.5 * counts[2]
 
 
-def test_shell_leaves_out_what_is_deep_inside() -> None:
-    views = pictures(4)
-    all_of_it, outer = lifted(views), lifted(views, 0.15)
-    assert 0 < len(outer.positions) < len(all_of_it.positions)
-    depths = hull_depths(all_of_it.fronts, all_of_it.backs, *project(views, outer.positions))
-    assert depths.amin((0, 2)).max() < 0.15
+def test_no_part_of_the_hull_is_lost_between_coarse_and_fine() -> None:
+    """Halves whose middle is in the hull come from cells that may hold some of it."""
+    views = pictures(3)
+    settled, middle = settle(views, ORIGIN)
+    everything = ball_cells(middle, RADIUS, COUNT)
+    coverage = alpha_maps(settled)
+    halves = split_cells(everything, EDGE)
+    whole = int(in_hull(settled, coverage, halves).sum())
+    kept = everything[may_hold(settled, everything, EDGE, middle, RADIUS)]
+    assert whole > 100
+    assert int(in_hull(settled, coverage, split_cells(kept, EDGE)).sum()) == whole
+    assert len(kept) < 0.5 * len(everything)
 
 
-def test_choice_is_the_same_for_turned_cameras() -> None:
-    """In single precision too: the very same places, moved."""
-    views, pose = sort_views(pictures(4)), random_pose(torch.float32, 1, shift=0.0)
-    before, after = lifted(views), lifted(views.move(pose))
-    assert len(before.positions) == len(after.positions)
-    assert torch.equal(before.settled, after.settled)
-    torch.testing.assert_close(after.fronts, before.fronts, atol=1e-5, rtol=0)
+def test_halves_of_a_cell_fill_it() -> None:
+    halves = split_cells(torch.tensor([[1.0, 2.0, 3.0]]), 0.4)
+    assert halves.shape == (8, 3)
+    torch.testing.assert_close(halves.mean(0), torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(halves.amax(0) - halves.amin(0), torch.full((3,), 0.2))
+
+
+def test_ends_are_those_of_a_slab() -> None:
+    """A slab one unit thick across the axis of a camera four units away."""
+    slab = torch.cartesian_prod(*[torch.linspace(-0.5, 0.5, 41)] * 3)
+    eye = torch.eye(4)
+    eye[2, 3] = 4.0
+    K = torch.tensor([[70.0, 0, 24], [0, 70.0, 24], [0, 0, 1]])
+    views = Views(viewmats=eye[None], Ks=K[None], width=48, height=48)
+    fronts, backs = hull_ends(views, slab, 24)
+    torch.testing.assert_close(fronts[0, 11:13, 11:13], torch.full((2, 2), 3.5))
+    torch.testing.assert_close(backs[0, 11:13, 11:13], torch.full((2, 2), 4.5))
+    assert (fronts[0, 0] == 0).all()
+    assert (backs[0, 0] == 0).all()
+    depths = hull_depths(fronts, backs, *project(views, torch.tensor([[0.0, 0.0, 0.1]])))
+    torch.testing.assert_close(depths[0, 0], torch.tensor([0.6, 0.4]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_choice_is_the_same_for_turned_cameras(dtype: torch.dtype) -> None:
+    """The very same places, moved."""
+    views, pose = sort_views(pictures(4, dtype)), random_pose(dtype, 1, shift=0.0)
+    before, after = hull(views)[1], hull(views.move(pose))[1]
+    assert torch.equal(before, after)
+    torch.testing.assert_close(
+        unsettle(views.move(pose), after), se3_apply(pose, unsettle(views, before)), atol=3e-6, rtol=0
+    )
 
 
 def test_looked_at() -> None:

@@ -11,14 +11,12 @@ from nest_nerfstudio.geometry.quaternion import quat_exp
 from nest_nerfstudio.types import Gaussians, MotionCode, SceneLatent, SunSky
 from tests.equivariance import gaussians_distance, random_pose
 
-TOKENS, SHAPE, PALETTE, EACH = 7, 10, 3, 4
+TOKENS, SHAPE, EACH = 7, 10, 4
 
 
 @pytest.fixture
 def field() -> LatentGaussianField:
-    made = LatentGaussianFieldConfig(gaussians_per_token=EACH, hidden_dim=16).setup(
-        shape_dim=SHAPE, palette=PALETTE
-    )
+    made = LatentGaussianFieldConfig(gaussians_per_token=EACH, hidden_dim=16).setup(shape_dim=SHAPE)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -32,7 +30,7 @@ def latent() -> SceneLatent:
         quats=quat_exp(torch.randn(TOKENS, 3)),
         translations=torch.randn(TOKENS, 3),
         shape=torch.cat([torch.full((TOKENS, 1), -2.0), torch.randn(TOKENS, SHAPE - 1)], 1),
-        appearance=0.2 + 0.6 * torch.rand(TOKENS, 3 * PALETTE),
+        appearance=0.2 + 0.6 * torch.rand(TOKENS, 24),
         light=sun_sky_light(SunSky(), torch.zeros(3, 9)),
         motion=MotionCode(empty, torch.zeros(TOKENS, 0), empty, torch.zeros(())),
     )
@@ -91,7 +89,7 @@ def test_moving_an_object_under_a_light_changes_its_shading(
 
 def test_without_view_dependence(latent: SceneLatent) -> None:
     config = LatentGaussianFieldConfig(gaussians_per_token=EACH, residual_degree=0)
-    assert config.setup(shape_dim=SHAPE, palette=PALETTE)(latent).sh_degree == 0
+    assert config.setup(shape_dim=SHAPE)(latent).sh_degree == 0
 
 
 def test_gradients_are_finite_and_reach_every_part(field: LatentGaussianField, latent: SceneLatent) -> None:

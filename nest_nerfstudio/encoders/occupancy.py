@@ -1,0 +1,97 @@
+"""Which of the places that silhouettes leave open hold something: learned from other views' silhouettes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nest_nerfstudio.encoders.lift import may_hold, project, sample_maps
+from nest_nerfstudio.types import Views
+
+
+@dataclass(frozen=True)
+class Guess:
+    """How likely cells of the hull hold something.
+
+    Attributes:
+        positions: world frame.
+        logits: of the chance.
+        edge: of a cell, world units.
+        centre: of the ball that all cells are in, world frame.
+        radius: of the ball.
+    """
+
+    positions: Float[Tensor, "n 3"]
+    logits: Float[Tensor, " n"]
+    edge: float
+    centre: Float[Tensor, " 3"]
+    radius: float
+
+    def loss(self, others: Iterable[Views]) -> Tensor:
+        """Cross entropy against what the silhouettes in other pictures of the same object leave."""
+        labels = torch.ones_like(self.logits)
+        for views in others:
+            cells, centre = self.positions.to(views.viewmats), self.centre.to(views.viewmats)
+            labels = labels * may_hold(views, cells, self.edge, centre, self.radius)
+        return F.binary_cross_entropy_with_logits(self.logits, labels)
+
+
+class Occupancy(nn.Module):
+    """Chance that a place holds something, from what all views show there; the views are pooled.
+
+    Args:
+        features: channels of the pictures' maps.
+        width: of the hidden layers.
+    """
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.look = nn.Sequential(nn.Linear(features + 3, width), nn.LayerNorm(width), nn.SiLU())
+        self.judge = nn.Sequential(
+            *(nn.Linear(2 * width + 2, width), nn.LayerNorm(width), nn.SiLU()), nn.Linear(width, 1)
+        )
+
+    def forward(
+        self,
+        views: Views,
+        maps: Float[Tensor, "v c p q"],
+        places: Float[Tensor, "n 3"],
+        centre: Float[Tensor, " 3"],
+        down: Float[Tensor, " 3"],
+        radius: float,
+    ) -> Float[Tensor, " n"]:
+        """Logits.
+
+        Args:
+            views: cameras, in any frame.
+            maps: features of their pictures.
+            places: in that frame.
+            centre: of the scene.
+            down: gravity, or zero.
+            radius: unit of length.
+        """
+        grid, _ = project(views, places)
+        outward = (places - centre) / radius
+        local = (outward @ views.viewmats[:, :3, :3].mT).to(maps)
+        each = self.look(torch.cat([sample_maps(maps, grid), local], -1))
+        about = torch.stack([outward.norm(dim=1), outward @ down.to(outward)], 1).to(maps)
+        mean = each.mean(0)
+        pooled = [mean, (each - mean).square().mean(0), about]
+        return self.judge(torch.cat(pooled, 1))[:, 0]
+
+
+def likely(
+    chances: Float[Tensor, " n"], views: Views, places: Float[Tensor, "n 3"], patches: int
+) -> Bool[Tensor, " n"]:
+    """Places of chance 0.5, and on every ray of a grid of patches those that come near its likeliest."""
+    grid, _ = project(views, places)
+    at = ((grid + 1) * 0.5 * patches).long().clamp(0, patches - 1)
+    at = at[..., 1] * patches + at[..., 0]
+    spread = chances.expand(len(views), -1)
+    most = spread.new_zeros(len(views), patches * patches).scatter_reduce(1, at, spread, "amax")
+    return chances >= (0.7 * most.gather(1, at).amin(0)).clamp_max(0.5)

@@ -1,0 +1,79 @@
+"""The learned part of the carving: what other views leave empty is foreseen from the context."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
+from nest_nerfstudio.encoders.lift import ball_cells, may_hold
+from nest_nerfstudio.encoders.occupancy import Guess, likely
+from nest_nerfstudio.types import Views
+from tests.equivariance import pictures
+
+RADIUS, COUNT = 1.25, 24
+EDGE = 2 * RADIUS / COUNT
+
+
+def guess_of(cells: torch.Tensor, logits: torch.Tensor) -> Guess:
+    return Guess(cells, logits, EDGE, torch.zeros(3), RADIUS)
+
+
+def test_loss_is_least_for_what_the_other_views_leave() -> None:
+    views, cells = pictures(6), ball_cells(torch.zeros(3), RADIUS, COUNT)
+    truth = may_hold(views, cells, EDGE, torch.zeros(3), RADIUS)
+    assert 0 < truth.sum() < 0.3 * len(cells)
+    right = torch.where(truth, 4.0, -4.0)
+    at_right, undecided, at_wrong = (
+        float(guess_of(cells, logits).loss([views])) for logits in (right, 0 * right, -right)
+    )
+    assert at_right < 0.05
+    assert undecided == pytest.approx(0.6931, abs=1e-3)
+    assert at_wrong > 3
+
+
+def column() -> tuple[Views, torch.Tensor]:
+    """A camera on the z axis, and five places behind each other on its ray."""
+    eye = torch.eye(4)
+    eye[2, 3] = 4.0
+    K = torch.tensor([[70.0, 0, 24], [0, 70.0, 24], [0, 0, 1]])
+    places = torch.tensor([[0.01, 0.01, z] for z in (-0.4, -0.2, 0.0, 0.2, 0.4)])
+    return Views(viewmats=eye[None], Ks=K[None], width=48, height=48), places
+
+
+@pytest.mark.parametrize(
+    ("chances", "kept"),
+    [
+        ([0.9, 0.8, 0.51, 0.2, 0.1], [True, True, True, False, False]),  # likely ones
+        ([0.01, 0.02, 0.05, 0.04, 0.01], [False, False, True, True, False]),  # something has to be there
+    ],
+)
+def test_every_ray_keeps_its_likeliest(chances: list[float], kept: list[bool]) -> None:
+    views, places = column()
+    assert likely(torch.tensor(chances), views, places, 24).tolist() == kept
+
+
+def test_occupancy_is_learned_from_silhouettes() -> None:
+    torch.manual_seed(0)
+    encoder = LatentEncoderConfig(image_size=48, cells=48, patches=16, num_tokens=16).setup().train()
+    views = pictures(5)
+    first = replace(
+        views, **{name: getattr(views, name)[:1] for name in ("viewmats", "Ks", "images", "alphas")}
+    )
+    optimizer = torch.optim.Adam(encoder.parameters(), 3e-3)
+    losses = []
+    for _ in range(100):
+        guess = encoder.encode(first)[1]
+        assert guess is not None
+        loss = guess.loss([views])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.5 * losses[0]
+    encoder.eval()
+    assert encoder.encode(first)[1] is None
+    before = LatentEncoderConfig(image_size=48, cells=48, patches=16, num_tokens=16).setup().eval()
+    # places near the three balls, rather than all along the cone
+    spread = [e(first, num_tokens=100).translations.std(0).prod() for e in (before, encoder)]
+    assert spread[1] < 0.7 * spread[0]
