@@ -236,6 +236,10 @@ def _read_edited_scene(entry: SceneEntry) -> Scene:
             image_filenames=[frame.image for frame in frames],
             cameras=make_cameras(as_stored, frames, sizes, 1.0),
             mask_filenames=file_paths(frames, "mask"),
+            metadata={
+                "depth_filenames": file_paths(frames, "depth"),
+                "depth_unit_scale_factor": float(metas[0].get("depth_unit_scale_factor", 1e-3)),
+            },
         ),
         names=[str(frame.camera.get("edit", BASE)) for frame in frames],
         num_train=len(by_split[0]),
@@ -327,22 +331,24 @@ def _with_fields(default: T, values: Any, where: str) -> T:
 
 def take_frames(outputs: DataparserOutputs, frames: list[int]) -> DataparserOutputs:
     """These frames of a parsed scene, with nothing but what a dataset needs to read them."""
-    masks = outputs.mask_filenames
+    masks, depths = outputs.mask_filenames, outputs.metadata.get("depth_filenames")
     return DataparserOutputs(
         image_filenames=[outputs.image_filenames[i] for i in frames],
         cameras=outputs.cameras[torch.tensor(frames)],
         mask_filenames=[masks[i] for i in frames] if masks else None,
-        metadata={"resize_on_load": bool(outputs.metadata.get("resize_on_load", False))},
+        dataparser_scale=outputs.dataparser_scale,
+        metadata=_kept_metadata([outputs], [depths[i] for i in frames] if depths else None),
     )
 
 
 def join_outputs(parts: list[DataparserOutputs]) -> DataparserOutputs:
-    """All frames of several parsed splits or scenes.
+    """All frames of several parsed splits or scenes; depths only where all have them.
 
     Raises:
         ValueError: only some of the parts have masks.
     """
     masks = [path for part in parts for path in part.mask_filenames or []]
+    depths = [path for part in parts for path in part.metadata.get("depth_filenames") or []]
     images = [path for part in parts for path in part.image_filenames]
     if masks and len(masks) < len(images):
         raise ValueError(f"only {len(masks)} of {len(images)} frames have a mask file; give all or none")
@@ -350,8 +356,18 @@ def join_outputs(parts: list[DataparserOutputs]) -> DataparserOutputs:
         image_filenames=images,
         cameras=_join_cameras([part.cameras for part in parts]),
         mask_filenames=masks or None,
-        metadata={"resize_on_load": any(part.metadata.get("resize_on_load", False) for part in parts)},
+        dataparser_scale=parts[0].dataparser_scale,
+        metadata=_kept_metadata(parts, depths if len(depths) == len(images) else None),
     )
+
+
+def _kept_metadata(parts: list[DataparserOutputs], depths: list[Path] | None) -> dict[str, Any]:
+    """What a dataset needs to know besides files and cameras."""
+    return {
+        "resize_on_load": any(part.metadata.get("resize_on_load", False) for part in parts),
+        "depth_filenames": depths,
+        "depth_unit_scale_factor": parts[0].metadata.get("depth_unit_scale_factor", 1e-3),
+    }
 
 
 def _join_cameras(parts: list[Cameras]) -> Cameras:
@@ -384,7 +400,7 @@ def _to_one_size(outputs: DataparserOutputs) -> DataparserOutputs:
     cameras.fx, cameras.cx = cameras.fx * sx, cameras.cx * sx
     cameras.fy, cameras.cy = cameras.fy * sy, cameras.cy * sy
     cameras.width, cameras.height = (s.expand_as(cameras.width).clone() for s in size)
-    return replace(outputs, metadata={"resize_on_load": True})
+    return replace(outputs, metadata={**outputs.metadata, "resize_on_load": True})
 
 
 @contextmanager

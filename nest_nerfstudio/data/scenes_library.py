@@ -78,10 +78,12 @@ class Picture:
     Attributes:
         pixels: RGB, or RGBA with straight alpha; a mask is part of the alpha.
         K: pinhole intrinsics, pixels.
+        depth: camera-space z, world units, 0 where unknown; None where the scene has none.
     """
 
     pixels: UInt8[np.ndarray, "h w c"]
     K: Float[np.ndarray, "3 3"]
+    depth: Float[np.ndarray, "h w 1"] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -125,12 +127,13 @@ class SceneLibrary:
         """Cameras and pictures of some frames.
 
         Where a picture has alpha (or a mask, which is taken for it), those that have none count as opaque;
-        where none has, `alphas` is None.
+        where none has, `alphas` is None. Depths are left out under lens distortion, which displaces them.
         """
         pictures = [self.picture(scene, frame) for frame in frames]
         has_alpha = any(p.pixels.shape[-1] == 4 for p in pictures)
         pixels = [_with_alpha(p.pixels) if has_alpha else p.pixels for p in pictures]
         images = torch.from_numpy(np.stack(pixels)).float() / 255.0
+        depths = [p.depth for p in pictures if p.depth is not None]
         cameras, index = scene.views, torch.tensor(list(frames))
         return Views(
             viewmats=cameras.viewmats[index],
@@ -140,6 +143,7 @@ class SceneLibrary:
             times=None if cameras.times is None else cameras.times[index],
             images=images[..., :3].contiguous(),
             alphas=images[..., 3:].contiguous() if has_alpha else None,
+            depths=torch.from_numpy(np.stack(depths)) if len(depths) == len(pictures) else None,
         )
 
 
@@ -151,7 +155,10 @@ def _read_picture(scene: Scene, frame: int) -> Picture:
     camera = dataset.cameras[frame]
     if camera.distortion_params is not None and camera.distortion_params.any():
         pixels, K = _undistorted(pixels, camera)
-    return Picture(pixels, K.astype(np.float32))
+        return Picture(pixels, K.astype(np.float32))
+    has_depth = dataset.metadata.get("depth_filenames") is not None
+    depth = dataset.get_depth(frame).numpy().astype(np.float32) if has_depth else None
+    return Picture(pixels, K.astype(np.float32), depth)
 
 
 def _undistorted(
@@ -180,4 +187,4 @@ def _with_alpha(
 
 
 def _num_bytes(picture: Picture) -> int:
-    return picture.pixels.nbytes
+    return picture.pixels.nbytes + (0 if picture.depth is None else picture.depth.nbytes)

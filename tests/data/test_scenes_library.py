@@ -138,6 +138,37 @@ def test_a_mask_is_part_of_the_alpha(scenes: Path) -> None:
     assert torch.equal(opaque[0, ..., 0], torch.from_numpy(mask) / 255)
 
 
+def test_depths_are_read_in_world_units(scenes: Path) -> None:
+    steps = np.arange(96, dtype=np.uint16).reshape(8, 12) * 50
+    Image.fromarray(steps).save(scenes / "cow" / "depth.png")
+
+    def add_depths(meta: dict) -> None:
+        for frame in meta["frames"]:
+            frame["depth_file_path"] = "depth.png"
+
+    assert open_library(scenes).views(open_library(scenes).scene(0), [0]).depths is None
+    for split in ("train", "test"):
+        edit_json(scenes / "cow" / f"transforms_{split}.json", add_depths)
+    for unit in (1e-3, 2e-3):
+        library = open_library(scenes)
+        depths = library.views(library.scene(0), [0, 11]).depths
+        assert depths is not None
+        expected = torch.from_numpy(steps.astype(np.float32))[None, ..., None].expand(2, -1, -1, -1) * unit
+        torch.testing.assert_close(depths, expected)
+        edit_json(
+            scenes / "cow" / "transforms_train.json", lambda meta: meta.update(depth_unit_scale_factor=2e-3)
+        )
+
+
+def test_depth_of_some_frames_only_is_refused(scenes: Path) -> None:
+    def add_one(meta: dict) -> None:
+        meta["frames"][0]["depth_file_path"] = "train/base_00.png"
+
+    edit_json(scenes / "cow" / "transforms_train.json", add_one)
+    with pytest.raises(ValueError, match="frames have a depth file; give all or none"):
+        open_library(scenes).scene(0)
+
+
 def test_pictures_of_a_lens_are_undistorted(video: Path) -> None:
     edit_json(video / "transforms.json", lambda meta: meta.update(k1=0.3))
     library = SceneLibrary(index_folders([video], NerfstudioDataParserConfig(downscale_factor=1)))
