@@ -3,17 +3,19 @@
 python benchmarks/prior.py scores RUN/config.yml
 python benchmarks/prior.py baselines ../shared/data/scenes
 python benchmarks/prior.py exactness RUN/config.yml
-python benchmarks/prior.py cost
+python benchmarks/prior.py rotated RUN/config.yml
+python benchmarks/prior.py cost --plot cost.png
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import tyro
@@ -27,7 +29,7 @@ from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
 from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
 from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
-from nest_nerfstudio.geometry.quaternion import quat_exp, quat_to_rotmat
+from nest_nerfstudio.geometry.quaternion import quat_exp, quat_normalize, quat_to_rotmat
 from nest_nerfstudio.losses.photometric import photometric_loss
 from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.types import Gaussians, Points, SceneLatent, Views
@@ -91,8 +93,9 @@ def exactness(load_config: Path, draws: int = 20) -> None:
     pipeline = eval_setup(load_config, test_mode="test")[1]
     weights, model = pipeline.model.state_dict(), pipeline.model
     samples = list(pipeline.datamanager.eval_samples(4))
+    precisions = ((torch.float32, torch.float32), (torch.float32, torch.float64), (torch.float64,) * 2)
     for group in ("se3", "so3", "azimuth"):
-        for dtype in (torch.float32, torch.float64):
+        for dtype, of_cameras in precisions:
             torch.set_default_dtype(dtype)
             config = replace(model.config.encoder, group=group)
             encoder = config.setup().eval()
@@ -103,12 +106,37 @@ def exactness(load_config: Path, draws: int = 20) -> None:
                 module.load_state_dict(floats, strict=False)
             errors = defaultdict(list)
             for draw in range(draws):
-                views = cast_views(samples[draw % len(samples)].context, dtype)
+                views = cast_views(samples[draw % len(samples)].context, dtype, of_cameras)
                 for name, error in _errors(encoder, field, views, group, draw).items():
                     errors[name].append(error)
             torch.set_default_dtype(torch.float32)
             line = [f"{name} {np.median(e):.1e} median, {max(e):.1e} most" for name, e in errors.items()]
-            print(f"{group}, {dtype}: " + "; ".join(line), flush=True)
+            print(f"{group}, {dtype}, cameras {of_cameras}: " + "; ".join(line), flush=True)
+
+
+@torch.no_grad()
+def rotated(load_config: Path) -> None:
+    """PSNR on unseen views of unseen scenes, each as it is and turned with its cameras by a random rotation.
+
+    Args:
+        load_config: config.yml of a run with the group so3.
+    """
+    pipeline = eval_setup(load_config, test_mode="test")[1]
+    model = pipeline.model
+    print("| context views | as they are | turned | drop |")
+    print("|---|---|---|---|")
+    for count in COUNTS:
+        found = defaultdict(list)
+        for i, sample in enumerate(pipeline.datamanager.eval_samples(count)):
+            torch.manual_seed(i)
+            turns = {"is": torch.tensor([1.0, 0, 0, 0]), "turned": quat_normalize(torch.randn(4))}
+            views = sample.targets[0][1]
+            for name, turn in turns.items():
+                pose = turn, torch.zeros(3)
+                shown = model.render(model.encoder(sample.context.move(pose)), views.move(pose)).rgb
+                found[name].append(psnr(shown, over_white(views)))
+        before, after = np.mean(found["is"]), np.mean(found["turned"])
+        print(f"| {count} | {before:.3f} | {after:.3f} | {before - after:+.3f} |", flush=True)
 
 
 def _is_learned(module: torch.nn.Module, name: str) -> bool:
@@ -128,39 +156,84 @@ def _errors(encoder, field, views: Views, group: str, seed: int) -> dict[str, fl
     gaussians, moved = field(latent), field(turned)
     expected = gaussians.move(pose)
     order = torch.randperm(len(views))
-    shuffled = replace(views, **{k: v[order] for k, v in vars(views).items() if torch.is_tensor(v)})
     errors = {
-        "order of views": relative(flat_latent(encoder(shuffled)), flat_latent(latent)),
+        "order of views": relative(flat_latent(encoder(views.select(order))), flat_latent(latent)),
         "h": relative(flat_latent(turned), flat_latent(latent.turn_world(pose))),
         "f∘h": relative(flat_gaussians(moved), flat_gaussians(expected)),
     }
-    if views.viewmats.dtype == torch.float32:
-        cameras = views.move(pose)
-        pictures = draw(gaussians, views), draw(moved, cameras)
+    if gaussians.means.dtype == torch.float32:
+        cameras = (cast_views(v, torch.float32) for v in (views, views.move(pose)))
+        pictures = [draw(g, v) for g, v in zip((gaussians, moved), cameras, strict=True)]
         errors["10^(−PSNR/10) of pictures"] = float((pictures[0] - pictures[1]).square().mean())
     return errors
 
 
-def cost(repeats: int = 5) -> None:
-    """Milliseconds of encoder and decoder, forward and backward, by points and tokens."""
-    encoder, field = LatentEncoderConfig().setup(), LatentGaussianFieldConfig()
-    decoder = field.setup(shape_dim=encoder.config.shape_dim)
+def cost(repeats: int = 5, plot: Path | None = None) -> None:
+    """Milliseconds and memory of encoder and decoder, forward and backward, by points and tokens.
+
+    Memory is that of the values kept for the backward pass; on CUDA, the most that was allocated.
+
+    Args:
+        repeats: the fastest of so many counts.
+        plot: a picture to draw, both axes logarithmic.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = LatentEncoderConfig().setup().to(device)
+    decoder = LatentGaussianFieldConfig().setup(shape_dim=encoder.config.shape_dim).to(device)
+    curves = {}
     for name, sizes in {"points": (500, 1000, 2000, 4000, 8000), "tokens": (64, 128, 256, 512, 1024)}.items():
-        spent = []
+        spent, kept = [], []
         for size in sizes:
-            points = torch.randn(size if name == "points" else 8000, 3)
-            cloud = Points(points / points.norm(dim=1, keepdim=True), torch.rand(len(points), 3))
+            points = torch.randn(size if name == "points" else 8000, 3, device=device)
+            cloud = Points(points / points.norm(dim=1, keepdim=True), torch.rand_like(points))
             count = 256 if name == "points" else size
+
+            def run(cloud: Points = cloud, count: int = count) -> Tensor:
+                gaussians = decoder(encoder(None, cloud, count))
+                return gaussians.means.sum() + gaussians.sh.sum()
+
+            kept.append(_megabytes_kept(run))
             times = []
             for _ in range(repeats + 1):
                 start = time.perf_counter()
-                gaussians = decoder(encoder(None, cloud, count))
-                (gaussians.means.sum() + gaussians.sh.sum()).backward()
+                run().backward()
+                if device == "cuda":
+                    torch.cuda.synchronize()
                 times.append(1e3 * (time.perf_counter() - start))
             spent.append(min(times[1:]))
-            print(f"{size} {name}: {spent[-1]:.0f} ms forward and backward")
-        slope = np.polyfit(np.log(sizes), np.log(spent), 1)[0]
-        print(f"slope of log time over log {name}: {slope:.2f}", flush=True)
+            print(f"{size} {name}: {spent[-1]:.0f} ms, {kept[-1]:.1f} MB")
+        for unit, values in (("ms", spent), ("MB", kept)):
+            slope = np.polyfit(np.log(sizes), np.log(values), 1)[0]
+            print(f"slope of log {unit} over log {name}: {slope:.2f}", flush=True)
+            curves[f"{name}, {unit}"] = (sizes, values)
+    if plot is not None:
+        figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+        for axis, unit in zip(axes, ("ms", "MB"), strict=True):
+            for name in ("points", "tokens"):
+                axis.loglog(*curves[f"{name}, {unit}"], "o-", label=name)
+            axis.set(xlabel="number", ylabel=unit)
+            axis.legend()
+        figure.savefig(plot, dpi=150)
+        print(f"Plot: {plot}")
+
+
+def _megabytes_kept(run: Callable[[], Tensor]) -> float:
+    """What a forward pass keeps for the backward one; on CUDA, the most that both have allocated."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        run().backward()
+        return torch.cuda.max_memory_allocated() / 2**20
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        held = run()
+    del held
+    return sum(kept.values()) / 2**20
 
 
 # ---------------------------------------------------------------- baselines
@@ -185,7 +258,7 @@ def nearest_cameras(views: Views, like: Views) -> Tensor:
 def fitted(context: Views, targets: Views, steps: int, count: int = 3000) -> Tensor:
     """Gaussians that start in the hull of the context and are fitted to it, from the target cameras."""
     torch.manual_seed(0)
-    single = [select_view(context, i) for i in range(len(context))]
+    single = [context.select(slice(i, i + 1)) for i in range(len(context))]
     box = torch.tensor([[-1.25] * 3, [1.25] * 3])
     points = sample_visual_hull(single, box, count)
     field = BoundGaussians(len(points), 1, 0)
@@ -228,15 +301,12 @@ def psnr(shown: Tensor, seen: Tensor) -> float:
     return float((-10 * (shown.clamp(0, 1) - seen).square().mean((1, 2, 3)).log10()).mean())
 
 
-def select_view(views: Views, i: int) -> Views:
-    """One of the views."""
-    parts = {k: v[i : i + 1] for k, v in vars(views).items() if torch.is_tensor(v)}
-    return replace(views, **parts)
-
-
-def cast_views(views: Views, dtype: torch.dtype) -> Views:
-    """The views in another precision."""
-    return replace(views, **{k: v.to(dtype) for k, v in vars(views).items() if torch.is_tensor(v)})
+def cast_views(views: Views, dtype: torch.dtype, of_cameras: torch.dtype | None = None) -> Views:
+    """The views in another precision, their cameras in that or in one of their own."""
+    cast = {k: v.to(dtype) for k, v in vars(views).items() if torch.is_tensor(v)}
+    for name in ("viewmats", "Ks"):
+        cast[name] = getattr(views, name).to(of_cameras or dtype)
+    return replace(views, **cast)
 
 
 def exact_rotations(views: Views) -> Views:
@@ -268,5 +338,11 @@ def relative(a: list[Tensor], b: list[Tensor]) -> float:
 if __name__ == "__main__":
     torch.set_flush_denormal(True)
     tyro.extras.subcommand_cli_from_dict(
-        {"scores": scores, "baselines": baselines, "exactness": exactness, "cost": cost}
+        {
+            "scores": scores,
+            "baselines": baselines,
+            "exactness": exactness,
+            "rotated": rotated,
+            "cost": cost,
+        }
     )

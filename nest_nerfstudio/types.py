@@ -48,6 +48,11 @@ class Views:
     def __len__(self) -> int:
         return self.viewmats.shape[0]
 
+    def select(self, index: slice | Bool[Tensor, " v"] | Int[Tensor, " m"]) -> Views:
+        """Some of them, or all in another order."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return replace(self, **{k: v[index] for k, v in parts.items() if isinstance(v, Tensor)})
+
     def move(self, pose: Pose) -> Views:
         """The cameras moved by g, computed in double precision; of a scene moved too they show the same."""
         moved = torch.eye(4, dtype=torch.float64, device=self.viewmats.device)

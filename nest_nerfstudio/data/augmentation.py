@@ -23,12 +23,18 @@ class Augmentation:
         swap_channels: chance to permute red, green and blue: other albedos under a white light.
         drop_patches: chance to hide a square of each context view but not from its alpha; the model has to
             fill it from the other views, and from what it knows.
+        jitter: largest factor (or divisor), less one, of each context view's brightness: an exposure that
+            changes from picture to picture, and that the targets do not have.
+        azimuth: chance to turn the world about z by any angle. An equivariant model learns nothing from it;
+            it is for others, to compare.
     """
 
     mirror: float = 0.5
     scale: float = 1.1
     swap_channels: float = 0.5
     drop_patches: float = 0.2
+    jitter: float = 0.0
+    azimuth: float = 0.0
 
     def __call__(self, sample: SceneSample, rng: np.random.Generator) -> SceneSample:
         """A varied sample: context, targets and edits alike."""
@@ -40,6 +46,10 @@ class Augmentation:
             sample = swap_channels(sample, rng.permutation(3).tolist())
         if rng.random() < self.drop_patches:
             sample = replace(sample, context=_hide_squares(sample.context, rng))
+        if self.jitter > 0:
+            sample = replace(sample, context=_expose(sample.context, 1 + self.jitter, rng))
+        if rng.random() < self.azimuth:
+            sample = turn(sample, float(rng.uniform(0, 2 * np.pi)))
         return sample
 
 
@@ -104,8 +114,15 @@ def _hide_squares(views: Views, rng: np.random.Generator) -> Views:
     return replace(views, images=images)
 
 
+def _expose(views: Views, most: float, rng: np.random.Generator) -> Views:
+    """The views, each brighter or darker by a factor of its own."""
+    assert views.images is not None
+    factors = views.images.new_tensor(most ** rng.uniform(-1, 1, len(views)))
+    return replace(views, images=(views.images * factors[:, None, None, None]).clamp(0, 1))
+
+
 def turn(sample: SceneSample, yaw: float) -> SceneSample:
-    """The world turned about z: an equivariant model learns nothing from it, any other one needs it."""
+    """The world turned about z, with its light."""
     cos, sin = float(np.cos(yaw)), float(np.sin(yaw))
     back = torch.tensor([[cos, sin, 0, 0], [-sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 

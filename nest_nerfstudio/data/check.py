@@ -169,6 +169,8 @@ def _unlike(default: dict[str, Any], values: Any) -> Iterator[str]:
     for key, value in values.items():
         if key not in default:
             yield f"unknown key {key!r}; known are: {', '.join(default)}"
+        elif key == "light" and value is None:
+            continue  # a light that is not known
         elif isinstance(default[key], dict):
             yield from (f"{key}: {what}" for what in _unlike(default[key], value))
         elif not _is_finite(value, np.shape(default[key])):

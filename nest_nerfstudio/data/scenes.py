@@ -288,6 +288,8 @@ def _make_scene(
 def read_edits(stored: dict[str, Any], where: str) -> dict[str, Edit]:
     """The edits of a transforms file, by name; `base` is always among them, and its light is their default.
 
+    `"light": null` is a light that is not known.
+
     Args:
         stored: `edits` of the file: fields of `Edit` by the name of the edit.
         where: the file, for messages.
@@ -313,6 +315,9 @@ def _with_fields(default: T, values: Any, where: str) -> T:
         if key not in known:
             raise ValueError(f"{where} has the unknown key `{key}`; there are: {', '.join(known)}")
         now = getattr(default, key)
+        if key == "light" and value is None:
+            changed[key] = None
+            continue
         if is_dataclass(now):
             changed[key] = _with_fields(now, value, f"{where}, `{key}`")  # type: ignore[arg-type]
             continue

@@ -26,13 +26,7 @@ def sort_views(views: Views) -> Views:
     shown = views.images if views.alphas is None else torch.cat([views.images, views.alphas], -1)
     contents = shown.double().flatten(1)
     weights = torch.arange(contents.shape[1], device=contents.device).to(contents).sin()
-    order = (contents @ weights).argsort()
-    parts = {
-        name: value[order]
-        for name in ("viewmats", "Ks", "times", "images", "alphas", "depths")
-        if (value := getattr(views, name)) is not None
-    }
-    return replace(views, **parts)
+    return views.select((contents @ weights).argsort())
 
 
 def resize_views(views: Views, longest: int) -> Views:

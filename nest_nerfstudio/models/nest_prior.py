@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -44,6 +44,9 @@ class NestPriorModelConfig(ModelConfig):
     """f_θ."""
     training_tokens: tuple[int, int] = (256, 1024)
     """Fewest and most tokens of a training sample, drawn log-uniformly, so that no number is learned."""
+    swap_light: float = 0.0
+    """Chance to treat a known light of another state as unknown; it is then told from half of that state's
+    pictures, and has to light the others in the latent of the context (swap consistency)."""
     rasterizer: Literal["auto", "gsplat", "numba", "dense"] = "auto"
     """auto: gsplat on CUDA, numba on a CPU."""
     ssim_weight: float = 0.2
@@ -119,9 +122,11 @@ class NestPriorModel(Model):
         losses: dict[str, list[Tensor]] = {}
         error = latent.translations.new_zeros(())
         for edit, views in sample.targets:
-            if edit.stretch != sample.edit.stretch:
+            reached = self._in_state(latent, sample.edit, edit, views)
+            if reached is None:
                 continue
-            gaussians = self.field(apply_edit(latent, edit, sample.edit))
+            edited, views = reached
+            gaussians = self.field(edited)
             found, mse = self._view_losses(gaussians, views)
             if edit == sample.edit:
                 error = mse
@@ -137,6 +142,28 @@ class NestPriorModel(Model):
             known = sun_sky_light(sample.edit.light, latent.light)
             means["light"] = (latent.light - known).abs().mean()
         return means, error
+
+    def _in_state(
+        self, latent: SceneLatent, seen_as: Edit, edit: Edit, views: Views
+    ) -> tuple[SceneLatent, Views] | None:
+        """The latent in another state, and which pictures it has to meet; None where no action leads there.
+
+        A light that is not known is encoded from half of the pictures: nothing else of theirs is used.
+        """
+        if edit.stretch != seen_as.stretch:
+            return None
+        different = seen_as.differences(edit)
+        is_unknown = "light" in different and edit.light is None
+        if self.training and different == ["light"]:
+            is_unknown |= float(torch.rand(())) < self.config.swap_light
+        if is_unknown:
+            if len(views) < 2:
+                return None
+            half = len(views) // 2
+            light = self.encoder(views.select(slice(half)), num_tokens=self._training_tokens()).light
+            latent, views = replace(latent, light=light), views.select(slice(half, None))
+            edit = replace(edit, light=seen_as.light)
+        return apply_edit(latent, edit, seen_as), views
 
     def _view_losses(self, gaussians: Gaussians, views: Views) -> tuple[dict[str, Tensor], Tensor]:
         assert views.images is not None
@@ -267,9 +294,11 @@ class NestPriorModel(Model):
         latent = self.encoder(sample.context)
         found = []
         for edit, views in sample.targets:
-            if edit.stretch != sample.edit.stretch:
+            reached = self._in_state(latent, sample.edit, edit, views)
+            if reached is None:
                 continue
-            shown = self.render(apply_edit(latent, edit, sample.edit), views).rgb.clamp(0, 1)
+            edited, views = reached
+            shown = self.render(edited, views).rgb.clamp(0, 1)
             for picture, seen in zip(shown, _composite(views, self.backdrop), strict=True):
                 found.append((edit, self.metrics(picture, seen), torch.cat([seen, picture], 1)))
         return found

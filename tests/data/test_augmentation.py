@@ -86,6 +86,27 @@ def test_hidden_squares_are_in_the_context_only() -> None:
     assert torch.equal(seen(after.targets[0][1]), seen(before.targets[0][1]))
 
 
+def test_exposure_varies_in_the_context_only() -> None:
+    jittered = Augmentation(mirror=0.0, scale=1.0, swap_channels=0.0, drop_patches=0.0, jitter=0.2)
+    before, after = make_sample(), jittered(make_sample(), np.random.default_rng(0))
+    factors = [a.sum() / b.sum() for a, b in zip(seen(after.context), seen(before.context), strict=True)]
+    assert len({round(float(f), 4) for f in factors}) == len(factors)
+    assert all(1 / 1.2 <= f <= 1.2 for f in factors)
+    assert torch.equal(seen(after.targets[0][1]), seen(before.targets[0][1]))
+
+
+def test_azimuth_turns_the_world() -> None:
+    turned = Augmentation(mirror=0.0, scale=1.0, swap_channels=0.0, drop_patches=0.0, azimuth=1.0)
+    before, after = make_sample(), turned(make_sample(), np.random.default_rng(0))
+    assert torch.equal(seen(after.context), seen(before.context))
+    change = after.context.viewmats @ torch.linalg.inv(before.context.viewmats)
+    assert (change - torch.eye(4)).abs().max() > 0.1
+    up = torch.tensor([0.0, 0, 1])
+    torch.testing.assert_close(
+        after.context.viewmats[:, :3, :3] @ up, before.context.viewmats[:, :3, :3] @ up
+    )
+
+
 def test_the_same_draw_gives_the_same_sample() -> None:
     varied = [Augmentation()(make_sample(), np.random.default_rng(7)) for _ in range(2)]
     assert varied[0].targets[0][0] == varied[1].targets[0][0]

@@ -150,6 +150,14 @@ def test_edits(scenes: Path) -> None:
     }
 
 
+def test_a_light_may_be_unknown() -> None:
+    edits = read_edits({"base": {}, "relight": {"light": None}, "turn": {"yaw": 1.0}}, "file")
+    assert (edits["relight"].light, edits["base"].light) == (None, SunSky())
+    assert edits["base"].differences(edits["relight"]) == ["light"]
+    unlit = read_edits({"base": {"light": None}, "turn": {"yaw": 1.0}}, "file")
+    assert unlit["turn"] == Edit(light=None, yaw=1.0)
+
+
 def test_edits_stand_in_the_light_of_the_base() -> None:
     stored = {"base": {"light": {"ambient": 0.1}}, "turn": {"yaw": 1}, "dim": {"light": {"sun": 1.0}}}
     edits = read_edits(stored, "here")

@@ -10,7 +10,9 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.eval_utils import eval_setup
 
+from nest_nerfstudio.edits.actions import apply_edit
 from nest_nerfstudio.pipelines.trainer import NestTrainer
+from nest_nerfstudio.types import Edit, SunSky
 from tests.ball_scenes import NUM_SCENES, make_prior_config, write_ball_scenes
 
 STEPS = 60
@@ -110,6 +112,45 @@ def test_task_weights_can_be_switched_off(scenes: Path, tmp_path: Path) -> None:
         assert float(loss.detach()) == pytest.approx(float(metrics[f"{name}_loss"]))
     assert not any(p.requires_grad for p in trainer.pipeline.model.weights.parameters())
     del outputs
+
+
+def test_an_unknown_light_is_told_from_half_of_its_pictures(trained: NestTrainer) -> None:
+    model, data = trained.pipeline.model.eval(), trained.pipeline.datamanager
+    sample = data.eval_sample(data.held_out[0], 4)
+    views = sample.context
+    with torch.no_grad():
+        latent = model.encoder(sample.context)
+        reached = model._in_state(latent, sample.edit, Edit(light=None, yaw=0.4), views)
+        assert reached is not None
+        moved = apply_edit(latent, Edit(yaw=0.4), sample.edit)
+        assert torch.equal(reached[0].light, model.encoder(views.select(slice(2))).light)
+        assert not torch.equal(reached[0].light, latent.light)
+        for name in ("quats", "translations", "shape", "appearance"):
+            assert torch.equal(getattr(reached[0], name), getattr(moved, name)), name
+        torch.testing.assert_close(reached[1].viewmats, views.viewmats[2:])
+        alone = views.select(slice(1))
+        assert model._in_state(latent, sample.edit, Edit(light=None), alone) is None
+        known = model._in_state(latent, sample.edit, Edit(light=SunSky(sun=1.0)), views)
+    assert known is not None
+    assert known[1] is views
+
+
+def test_known_lights_are_swapped_in_training(trained: NestTrainer) -> None:
+    model, data = trained.pipeline.model, trained.pipeline.datamanager
+    views = data.eval_sample(data.held_out[0], 4).context
+    latent, relit = model.encoder(views), Edit(light=SunSky(sun=1.0))
+    model.zero_grad(set_to_none=True)
+    before, model.config.swap_light = model.config.swap_light, 1.0
+    try:
+        in_training = model.train()._in_state(latent, Edit(), relit, views)
+        shown = model.eval()._in_state(latent, Edit(), relit, views)
+    finally:
+        model.config.swap_light = before
+    assert in_training is not None
+    assert shown is not None
+    assert (len(in_training[1]), len(shown[1])) == (2, 4)
+    in_training[0].light.sum().backward()
+    assert model.encoder.to_light.weight.grad is not None
 
 
 def test_a_named_scene_is_shown_first(scenes: Path, tmp_path: Path) -> None:
