@@ -1,24 +1,36 @@
 # make demo: a small dynamic scene, trained, scored and filmed    make test: lint and tests    make lint
+# make prior: many small scenes, and one model of all of them, in prior_output
 #
 # Each sets up what it needs: a .venv with the versions of constraints.txt. Only Python 3.10-3.12 has to be
-# there; PYTHON=/path/to/python chooses one, DEMO="--train-minutes 1" passes options to the demo.
+# there; PYTHON=/path/to/python chooses one, DEMO="--train-minutes 1" passes options to the demo, and
+# PRIOR="--max-minutes 60" some to the training of the prior.
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?=
+PRIOR ?= --max-minutes 10
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo prior test lint clean
 
 help:
-	@sed -n '1,4s/^# \{0,1\}//p' Makefile
+	@sed -n '1,7s/^# \{0,1\}//p' Makefile
 
 setup: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/python -m nest_nerfstudio.scripts.demo $(DEMO)
+
+prior: $(INSTALLED)
+	$(BIN)/nest-data toy --output prior_output/scenes --scenes-per-category 8 --size 128
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --no-python --nproc-per-node \
+		$$($(BIN)/python -c 'import os, torch; print(torch.cuda.device_count() or min(2, os.cpu_count()))') \
+		$(BIN)/ns-train nest-prior --data prior_output/scenes --output-dir prior_output --experiment-name toy \
+		--timestamp latest --vis tensorboard --viewer.quit-on-train-completion True $(PRIOR)
+	$(BIN)/ns-eval --load-config prior_output/toy/nest-prior/latest/config.yml --output-path prior_output/scores.json
+	@echo "Look at it: $(BIN)/ns-viewer --load-config prior_output/toy/nest-prior/latest/config.yml"
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST)
@@ -29,7 +41,7 @@ lint: $(INSTALLED)
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) demo_output
+	rm -rf $(VENV) demo_output prior_output
 
 # A name on the path is not enough: version managers leave stubs there that only print an error.
 $(BIN)/python:

@@ -8,9 +8,7 @@ from typing import Any, Literal
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
-from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
@@ -21,15 +19,14 @@ from nest_nerfstudio.dynamics.motions import Motion, play
 from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians
 from nest_nerfstudio.fields.deformation_mlp import DeformedGaussians
 from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
-from nest_nerfstudio.geometry.cameras import cameras_to_views, downscale_views, ray_lengths
+from nest_nerfstudio.geometry.cameras import cameras_to_views, downscale_views
 from nest_nerfstudio.geometry.points import farthest_points
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_inverse
 from nest_nerfstudio.geometry.sh import rgb_to_sh
 from nest_nerfstudio.losses.motion import as_rigid_as_possible_loss, nearest_tokens, smoothness_loss
 from nest_nerfstudio.losses.photometric import depth_loss, photometric_loss
-from nest_nerfstudio.models.metrics import ImageMetrics
+from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig, over_background
 from nest_nerfstudio.models.trainable_latent import TrainableLatent
-from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.rasterizers.base import RenderMode
 from nest_nerfstudio.rasterizers.strategy import create_strategy
 from nest_nerfstudio.types import Gaussians, Rendering, SceneLatent, Views
@@ -37,15 +34,12 @@ from nest_nerfstudio.viewer.controls import DynamicViewerControls
 
 
 @dataclass
-class NestDynamicModelConfig(ModelConfig):
+class NestDynamicModelConfig(GaussianModelConfig):
     """Settings of `NestDynamicModel`. Fractions are of the whole training, by steps or by time."""
 
     _target: type = field(default_factory=lambda: NestDynamicModel)
-    enable_collider: bool = False
     motion: Literal["ode", "mlp", "static"] = "ode"
     """What moves the scene: tokens on a latent ODE; to compare with, a time-conditioned MLP, or nothing."""
-    rasterizer: Literal["auto", "gsplat", "numba", "dense"] = "auto"
-    """auto: gsplat on CUDA, numba on a CPU."""
     dynamics: LatentODEConfig = field(default_factory=LatentODEConfig)
     """The latent ODE."""
     num_tokens: int = 512
@@ -101,22 +95,21 @@ class NestDynamicModelConfig(ModelConfig):
     """Weight of the mean opacity; empties Gaussians that nothing needs, for "mcmc" to use again."""
     scale_weight: float = 0.03
     """Weight of the mean scale, likewise."""
-    antialiased: bool = False
-    """Mip-Splatting's opacity compensation."""
     playback_seconds: float = 3.0
     """Clip length at 24 frames a second, for renders whose cameras have no time (spiral, interpolate)."""
     render_motion: bool = True
     """Also output the magnitude of motion when rendering."""
 
 
-class NestDynamicModel(Model):
+class NestDynamicModel(GaussianModel):
     """Canonical Gaussians that follow posed tokens, whose poses follow an ODE on a small latent state.
 
-    Outputs: "rgb"; "accumulation"; "depth", distance along the ray in world units, as nerfstudio's viewer
-    expects; "motion", speed in world units per clip.
+    Outputs: besides those of every `GaussianModel`, "motion": speed in world units per clip. A camera's
+    `times` may lie outside [0, 1]; one that has none shows the next frame of the playing clip.
     """
 
     config: NestDynamicModelConfig
+    viewer_controls: DynamicViewerControls
     progress: Tensor
     opening: Tensor
     backdrop: Tensor
@@ -138,15 +131,12 @@ class NestDynamicModel(Model):
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
         self.register_buffer("opening", torch.zeros((), dtype=torch.float64))
         self.register_buffer("backdrop", torch.ones(3) if config.background == "white" else torch.zeros(3))
-        self.metrics = ImageMetrics()
         self.shown_motion: Motion | None = None  # in place of what was learned; see dynamics/motions.py
         self._step = 0
         self._info: dict[str, Any] = {}
         self._untimed_frames = 0
         self._look_at = 0.0
         self._graph: tuple[int, Tensor, float] | None = None
-        self._rasterizer: Any = None
-        self._crop: OrientedBox | None = None
         self._has_alpha = False
         self._supervises_depth = False
         self._num_times = 1
@@ -351,22 +341,6 @@ class NestDynamicModel(Model):
             return self._training_outputs(self.field(latent), views, latent)
         return self._eval_outputs(self.field(latent), views, time)
 
-    @torch.no_grad()
-    def get_outputs_for_camera(
-        self, camera: Cameras, obb_box: OrientedBox | None = None
-    ) -> dict[str, Tensor]:
-        """Render one camera at its time; a camera without one shows the next frame of the playing clip.
-
-        Args:
-            camera: a single camera; its `times` may lie outside [0, 1].
-            obb_box: draw only what is inside this box.
-        """
-        self._crop = obb_box
-        try:
-            return self.get_outputs(camera)
-        finally:
-            self._crop = None
-
     def _training_outputs(self, gaussians: Gaussians, views: Views, latent: SceneLatent) -> dict[str, Tensor]:
         background = torch.rand(3, device=self.device) if self._random_background() else self.backdrop
         mode = "RGB+ED" if self._supervises_depth else "RGB"
@@ -379,19 +353,10 @@ class NestDynamicModel(Model):
         return outputs if rendering.depth is None else {**outputs, "z": rendering.depth[0]}
 
     def _eval_outputs(self, gaussians: Gaussians, views: Views, time: Tensor) -> dict[str, Tensor]:
-        shown = self._cropped(gaussians)
-        rendering = self._rasterize(shown, views, self.backdrop, "RGB+ED")
-        assert rendering.depth is not None
-        depth = rendering.depth[0] * ray_lengths(views.Ks, views.width, views.height)[0]
-        nothing = self.viewer_controls.empty_depth or float(depth.max())
-        outputs = {
-            "rgb": rendering.rgb[0].clamp(0, 1),
-            "accumulation": rendering.alpha[0],
-            "depth": torch.where(rendering.alpha[0] > 0, depth, nothing),
-        }
+        outputs = self._shown(gaussians, views, self.backdrop)
         if self.viewer_controls.motion:
             outputs["motion"] = self._motion_image(gaussians, views, time)
-        return {**outputs, "background": self.backdrop.expand_as(outputs["rgb"])}
+        return outputs
 
     def _motion_image(self, gaussians: Gaussians, views: Views, time: Tensor, dt: float = 1 / 256) -> Tensor:
         """Speed ‖dx/dt‖ drawn in place of colour, world units per clip, 0 where nothing is."""
@@ -401,27 +366,15 @@ class NestDynamicModel(Model):
         return self._rasterize(self._cropped(painted), views, black, "RGB").rgb[0, ..., :1]
 
     def _rasterize(
-        self, gaussians: Gaussians, views: Views, background: Tensor, mode: RenderMode
+        self,
+        gaussians: Gaussians,
+        views: Views,
+        background: Tensor,
+        mode: RenderMode,
+        sh_degree: int | None = None,
     ) -> Rendering:
-        if self._rasterizer is None:
-            self._rasterizer = create_rasterizer(self.config.rasterizer, self.device)
-            CONSOLE.log(f"Rasterizer: {self._rasterizer.name}.")
-        return self._rasterizer(
-            gaussians,
-            views.viewmats,
-            views.Ks,
-            views.width,
-            views.height,
-            render_mode=mode,
-            sh_degree=min(gaussians.sh_degree, self._sh_degree()),
-            backgrounds=background[None],
-            antialiased=self.config.antialiased,
-        )
-
-    def _cropped(self, gaussians: Gaussians) -> Gaussians:
-        if self._crop is None:
-            return gaussians
-        return gaussians.select(self._crop.within(gaussians.means))
+        degree = min(gaussians.sh_degree, self._sh_degree()) if sh_degree is None else sh_degree
+        return super()._rasterize(gaussians, views, background, mode, degree)
 
     def _sh_degree(self) -> int:
         return min(self.config.sh_degree, int(self.opening.item() * (self.config.sh_degree + 1)))
@@ -503,31 +456,10 @@ class NestDynamicModel(Model):
             metrics["period"] = self.dynamics.oscillator.period.detach()
         return metrics
 
-    def get_image_metrics_and_images(self, outputs, batch):  # type: ignore[override]
-        target = self._composite(batch["image"].to(self.device), outputs["background"])
-        metrics = self.metrics(outputs["rgb"], target)
-        images = {"img": torch.cat([target, outputs["rgb"]], 1), "accumulation": outputs["accumulation"]}
-        return metrics, images
-
     def _target(self, batch, outputs) -> Tensor:
         """What `outputs["rgb"]` should be, at its size."""
-        return _shrink(self._composite(batch["image"], outputs["background"]), outputs["rgb"], "mean")
-
-    @staticmethod
-    def _composite(image: Tensor, background: Tensor) -> Tensor:
-        """Straight-alpha image over a background; an image without alpha as it is."""
-        image = image.to(background.device)
-        return (
-            image
-            if image.shape[-1] == 3
-            else image[..., :3] * image[..., 3:] + background * (1 - image[..., 3:])
-        )
-
-    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
-        """The picture with straight alpha, for renders over another background."""
-        alpha = outputs["accumulation"]
-        color = outputs[output_name] - outputs["background"] * (1 - alpha)
-        return torch.cat([(color / alpha.clamp_min(1e-6)).clamp(0, 1), alpha], -1)
+        seen = over_background(batch["image"].to(self.device), outputs["background"])
+        return _shrink(seen, outputs["rgb"], "mean")
 
 
 def _shrink(image: Tensor, like: Tensor, how: Literal["mean", "min", "nearest"]) -> Tensor:

@@ -8,21 +8,16 @@ from typing import Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.models.base_model import Model, ModelConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 
 from nest_nerfstudio.edits.actions import apply_edit, sun_sky_light
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
-from nest_nerfstudio.geometry.cameras import cameras_to_views, ray_lengths
+from nest_nerfstudio.geometry.cameras import cameras_to_views
 from nest_nerfstudio.losses.multi_task import UncertaintyWeights
 from nest_nerfstudio.losses.photometric import depth_loss, photometric_loss
-from nest_nerfstudio.models.metrics import ImageMetrics
-from nest_nerfstudio.rasterizers import create_rasterizer
-from nest_nerfstudio.rasterizers.base import RenderMode
+from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig, over_background
 from nest_nerfstudio.types import Edit, Gaussians, Rendering, SceneLatent, SceneSample, Views
 from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
 
@@ -33,11 +28,10 @@ it is known; light: the encoded one against the one that the edit names."""
 
 
 @dataclass
-class NestPriorModelConfig(ModelConfig):
+class NestPriorModelConfig(GaussianModelConfig):
     """Settings of `NestPriorModel`."""
 
     _target: type = field(default_factory=lambda: NestPriorModel)
-    enable_collider: bool = False
     encoder: LatentEncoderConfig = field(default_factory=LatentEncoderConfig)
     """h_φ."""
     field: LatentGaussianFieldConfig = field(default_factory=LatentGaussianFieldConfig)
@@ -47,8 +41,6 @@ class NestPriorModelConfig(ModelConfig):
     swap_light: float = 0.0
     """Chance to treat a known light of another state as unknown; it is then told from half of that state's
     pictures, and has to light the others in the latent of the context (swap consistency)."""
-    rasterizer: Literal["auto", "gsplat", "numba", "dense"] = "auto"
-    """auto: gsplat on CUDA, numba on a CPU."""
     ssim_weight: float = 0.2
     """Share of D-SSIM in the photometric loss."""
     learn_weights: bool = True
@@ -63,17 +55,16 @@ class NestPriorModelConfig(ModelConfig):
     """… and in training."""
 
 
-class NestPriorModel(Model):
+class NestPriorModel(GaussianModel):
     """One encoder and one field for all scenes; a scene is its latent Z, and has no weights of its own.
 
     Called with `SceneSample`s it gives losses. Called with a camera it draws the scene that the camera
     belongs to (`metadata["scene"]`), else the one that is chosen in the viewer, from context views that
     `context_of` provides.
-
-    Outputs: "rgb"; "accumulation"; "depth", distance along the ray in world units.
     """
 
     config: NestPriorModelConfig
+    viewer_controls: SceneViewerControls
     backdrop: Tensor
 
     def populate_modules(self) -> None:
@@ -83,13 +74,10 @@ class NestPriorModel(Model):
         self.field = config.field.setup(shape_dim=config.encoder.shape_dim)
         self.weights = UncertaintyWeights(TASKS, config.learn_weights)
         self.register_buffer("backdrop", torch.full((3,), float(config.background == "white")))
-        self.metrics = ImageMetrics()
         self.context_of: Callable[[int, int], Views] | None = None
         self.viewer_controls = SceneViewerControls(self.latent_of)
         self._encoded: tuple[tuple[int, int], SceneLatent, bool] | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module.forget_scene())
-        self._rasterizer: Any = None
-        self._crop: OrientedBox | None = None
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         return {
@@ -205,22 +193,6 @@ class NestPriorModel(Model):
 
     # ---------------------------------------------------------------- showing
 
-    @torch.no_grad()
-    def get_outputs_for_camera(
-        self, camera: Cameras, obb_box: OrientedBox | None = None
-    ) -> dict[str, Tensor]:
-        """Draw a scene from one camera.
-
-        Args:
-            camera: a single camera; `metadata["scene"]` is the number of its scene, if it has one.
-            obb_box: draw only what is inside this box.
-        """
-        self._crop = obb_box
-        try:
-            return self.get_outputs(camera)
-        finally:
-            self._crop = None
-
     def latent_of(self, scene: int, num_views: int) -> SceneLatent:
         """Z of a scene, encoded from so many context views (fewer where it has fewer).
 
@@ -242,18 +214,7 @@ class NestPriorModel(Model):
         scene = self.viewer_controls.scene if owner is None else int(owner.flatten()[0])
         gaussians = self.field(self.latent_of(scene, self.viewer_controls.num_views))
         backdrop = self._backdrop(self._encoded is None or self._encoded[2])
-        if self._crop is not None:
-            gaussians = gaussians.select(self._crop.within(gaussians.means))
-        rendering = self._rasterize(gaussians, views, backdrop, "RGB+ED")
-        assert rendering.depth is not None
-        depth = rendering.depth[0] * ray_lengths(views.Ks, views.width, views.height)[0]
-        nothing = self.viewer_controls.empty_depth or float(depth.max())
-        return {
-            "rgb": rendering.rgb[0].clamp(0, 1),
-            "accumulation": rendering.alpha[0],
-            "depth": torch.where(rendering.alpha[0] > 0, depth, nothing),
-            "background": backdrop.expand(views.height, views.width, 3),
-        }
+        return self._shown(gaussians, views, backdrop)
 
     def render(self, latent: SceneLatent, views: Views) -> Rendering:
         """Pictures of a latent, from the cameras of `views`; over the backdrop if those have alpha."""
@@ -262,22 +223,6 @@ class NestPriorModel(Model):
     def _backdrop(self, has_alpha: bool) -> Tensor:
         """Behind a scene: black where pictures have no alpha, as what they show has to fill them."""
         return self.backdrop if has_alpha else _NOTHING.to(self.backdrop)
-
-    def _rasterize(
-        self, gaussians: Gaussians, views: Views, background: Tensor, mode: RenderMode
-    ) -> Rendering:
-        if self._rasterizer is None:
-            self._rasterizer = create_rasterizer(self.config.rasterizer, self.device)
-            CONSOLE.log(f"Rasterizer: {self._rasterizer.name}.")
-        return self._rasterizer(
-            gaussians,
-            views.viewmats,
-            views.Ks,
-            views.width,
-            views.height,
-            render_mode=mode,
-            backgrounds=background.expand(len(views), 3),
-        )
 
     def forget_scene(self) -> None:
         """Encode anew at the next use: the weights have changed."""
@@ -303,13 +248,6 @@ class NestPriorModel(Model):
                 found.append((edit, self.metrics(picture, seen), torch.cat([seen, picture], 1)))
         return found
 
-    def get_image_metrics_and_images(self, outputs, batch):  # type: ignore[override]
-        image = batch["image"].to(self.device)
-        background = outputs["background"]
-        seen = image if image.shape[-1] == 3 else background + image[..., 3:] * (image[..., :3] - background)
-        images = {"img": torch.cat([seen, outputs["rgb"]], 1), "accumulation": outputs["accumulation"]}
-        return self.metrics(outputs["rgb"], seen), images
-
 
 _NOTHING = torch.zeros(3)
 """Black, behind pictures that have no alpha."""
@@ -325,4 +263,4 @@ def _composite(views: Views, background: Tensor) -> Tensor:
     assert views.images is not None
     if views.alphas is None:
         return views.images
-    return views.images * views.alphas + background * (1 - views.alphas)
+    return over_background(torch.cat([views.images, views.alphas], -1), background)

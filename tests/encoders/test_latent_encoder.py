@@ -114,6 +114,18 @@ def test_field_commutes_with_permutations_of_tokens() -> None:
     torch.testing.assert_close(permuted.means, expected)
 
 
+def test_a_camera_inside_the_object_takes_nothing_away() -> None:
+    """Its picture is covered everywhere, so it carves nothing; what the other views leave is encoded."""
+    views = pictures(3)
+    assert views.alphas is not None
+    viewmats, alphas = views.viewmats.clone(), views.alphas.clone()
+    viewmats[1, :3, 3], alphas[1] = 0.0, 1.0
+    latent = make_encoder()(replace(views, viewmats=viewmats, alphas=alphas))
+    others = make_encoder()(views.select(torch.tensor([0, 2])))
+    assert all(part.isfinite().all() for part in (latent.translations, latent.quats, latent.shape))
+    torch.testing.assert_close(latent.translations.std(0), others.translations.std(0), atol=0.1, rtol=0)
+
+
 @pytest.mark.parametrize("count", [8, 40, 70])
 def test_number_of_tokens_is_a_setting_of_the_call(count: int) -> None:
     encoder, views = make_encoder(), pictures(3)
