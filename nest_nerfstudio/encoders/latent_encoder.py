@@ -18,13 +18,13 @@ from nest_nerfstudio.encoders.image_features import ImageFeatures
 from nest_nerfstudio.encoders.layers import Interaction, radial_basis
 from nest_nerfstudio.encoders.lift import (
     alpha_maps,
-    ball_cells,
     camera_centres,
+    carve,
     hull_depths,
     hull_ends,
     in_hull,
     looked_at,
-    may_hold,
+    premultiplied,
     project,
     resize_views,
     sample_maps,
@@ -167,7 +167,7 @@ class LatentEncoder(Encoder):
             views = None
         if points is not None:
             points = Points(points.positions.double(), points.rgb.to(self.base_light))
-        centre = self._centre(views, points)
+        centre = self.centre(views, points)
         lifted = None if views is None else self._lift(views, centre)
         positions = self._places(lifted, points, count)
         spacing = nearest_distances(positions, 3).mean(1).clamp_min(1e-4 * self.config.radius)
@@ -203,7 +203,7 @@ class LatentEncoder(Encoder):
 
     # ---------------------------------------------------------------- where
 
-    def _centre(self, views: Views | None, points: Points | None) -> Float[Tensor, " 3"]:
+    def centre(self, views: Views | None, points: Points | None = None) -> Float[Tensor, " 3"]:
         """The middle of the scene; the world's origin unless translations are in the group."""
         some = views.viewmats if views is not None else points.positions  # type: ignore[union-attr]
         if self.config.group != "se3":
@@ -215,13 +215,10 @@ class LatentEncoder(Encoder):
 
     def _lift(self, views: Views, centre: Tensor) -> _Lifted:
         """Carves the ball by the silhouettes in three steps, each of half the edge; the second is learned."""
-        config, rgba = self.config, _rgba(views)
+        config, rgba = self.config, premultiplied(views)
         maps = self.pictures(rgba - 0.5)
         settled, middle = settle(views, centre)
-        ball, edge = (middle, config.radius), 2 * config.radius / config.cells
-        cells = ball_cells(*ball, config.cells // 4)
-        cells = split_cells(cells[may_hold(settled, cells, 4 * edge, *ball)], 4 * edge)
-        cells = cells[may_hold(settled, cells, 2 * edge, *ball)]
+        cells, edge = carve(settled, middle, config.radius, config.cells // 2)
         if len(cells) < 4:
             raise ValueError(
                 f"the silhouettes of the {len(views)} views have no place in common inside the ball of "
@@ -233,12 +230,12 @@ class LatentEncoder(Encoder):
         count = _JUDGED if self.training else 0
         some = cells[torch.randperm(len(cells), device=cells.device)[:count]]
         logits = self.occupancy(settled, maps, some, *about)
-        guess = Guess(unsettle(views, some), logits, 2 * edge, centre, config.radius)
+        guess = Guess(unsettle(views, some), logits, edge, centre, config.radius)
         with torch.no_grad():
             chances = self.occupancy(settled, maps, cells, *about).sigmoid()
             cells = cells[likely(chances, settled, cells, config.patches // 2)]
             if len(cells) < _MOST_SPLIT:
-                halves = split_cells(cells, 2 * edge)
+                halves = split_cells(cells, edge)
                 halves = halves[in_hull(settled, alpha_maps(settled), halves)]
                 cells = halves if len(halves) >= 4 else cells
             fronts, backs = hull_ends(settled, cells, config.patches)
@@ -435,13 +432,6 @@ def frames_of(
 
 
 _TOO_SHORT = 1e-3
-
-
-def _rgba(views: Views) -> Float[Tensor, "v 4 h w"]:
-    """Premultiplied pictures and their alpha, opaque where there is none."""
-    assert views.images is not None
-    alphas = torch.ones_like(views.images[..., :1]) if views.alphas is None else views.alphas
-    return torch.cat([views.images * alphas, alphas], -1).permute(0, 3, 1, 2)
 
 
 def _check(views: Views | None, points: Points | None, count: int) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nest_nerfstudio.types import Views
+from nest_nerfstudio.types import Points, Views
 
 
 def sort_views(views: Views) -> Views:
@@ -130,6 +130,47 @@ def may_hold(
     return in_hull(views, coverage, cells)
 
 
+def carve(
+    views: Views, centre: Float[Tensor, " 3"], radius: float, count: int
+) -> tuple[Float[Tensor, "n 3"], float]:
+    """Cells of a ball that may hold some of the visual hull, found from coarse to fine.
+
+    Args:
+        views: cameras and silhouettes; settled ones, where the choice is to be the same in any world.
+        centre: of the ball, in the frame of the views.
+        radius: of the ball.
+        count: of cells along the edge of the cube around it; even.
+
+    Returns:
+        Their middles, and their edge.
+    """
+    edge = 2 * radius / count
+    cells = ball_cells(centre, radius, count // 2)
+    cells = split_cells(cells[may_hold(views, cells, 2 * edge, centre, radius)], 2 * edge)
+    return cells[may_hold(views, cells, edge, centre, radius)], edge
+
+
+def hull_points(views: Views, centre: Float[Tensor, " 3"], radius: float, count: int) -> Points:
+    """A coloured cloud on the surface of the visual hull, as a scanner would give it.
+
+    A cell has the mean colour of the views that it is near the front of.
+
+    Args:
+        views: with images, of which at least one shows something in the ball.
+        centre: of the ball.
+        radius: of the ball.
+        count: of cells along the edge of the cube around it; even.
+    """
+    cells, edge = carve(views, centre, radius, count)
+    grid, z = project(views, cells)
+    front = hull_depths(*hull_ends(views, cells, count), grid, z)[..., 0]
+    rgba = sample_maps(premultiplied(views), grid)
+    weights = torch.exp(-(front / edge).clamp_min(0)).to(rgba)[..., None]
+    outer = (front < 1.5 * edge).any(0) & ((weights * rgba[..., 3:]).sum(0)[:, 0] > 0.05)
+    rgb = (weights * rgba[..., :3]).sum(0) / (weights * rgba[..., 3:]).sum(0).clamp_min(1e-3)
+    return Points(cells[outer], rgb[outer].clamp(0, 1))
+
+
 def hull_ends(
     views: Views, places: Float[Tensor, "n 3"], patches: int
 ) -> tuple[Float[Tensor, "v p q"], Float[Tensor, "v p q"]]:
@@ -167,6 +208,13 @@ def in_hull(
     alphas = sample_maps(coverage, grid)[..., 0]
     visible = (grid.abs() <= 1).all(-1) & (depths > 0)
     return torch.where(visible, alphas, 1.0).amin(0) > 0.5
+
+
+def premultiplied(views: Views) -> Float[Tensor, "v 4 h w"]:
+    """Pictures times their alpha, and that; opaque where there is none."""
+    assert views.images is not None
+    alphas = alpha_maps(views)
+    return torch.cat([views.images.permute(0, 3, 1, 2) * alphas, alphas], 1)
 
 
 def alpha_maps(views: Views) -> Float[Tensor, "v 1 h w"]:

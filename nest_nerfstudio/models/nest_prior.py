@@ -13,12 +13,13 @@ from torch.nn import Parameter
 
 from nest_nerfstudio.edits.actions import apply_edit, sun_sky_light
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
+from nest_nerfstudio.encoders.lift import hull_points
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
 from nest_nerfstudio.geometry.cameras import cameras_to_views
 from nest_nerfstudio.losses.multi_task import UncertaintyWeights
 from nest_nerfstudio.losses.photometric import depth_loss, photometric_loss
 from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig, over_background
-from nest_nerfstudio.types import Edit, Gaussians, Rendering, SceneLatent, SceneSample, Views
+from nest_nerfstudio.types import Edit, Gaussians, Points, Rendering, SceneLatent, SceneSample, Views
 from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
 
 TASKS = ("photometric", "edited", "alpha", "occupancy", "depth", "light")
@@ -38,6 +39,9 @@ class NestPriorModelConfig(GaussianModelConfig):
     """f_θ."""
     training_tokens: tuple[int, int] = (256, 1024)
     """Fewest and most tokens of a training sample, drawn log-uniformly, so that no number is learned."""
+    from_points: float = 0.0
+    """Chance to encode a training sample from a coloured cloud in the hull of its context (of three views or
+    more), with a random share of its points, in place of the views: for a model that reads clouds too."""
     swap_light: float = 0.0
     """Chance to treat a known light of another state as unknown; it is then told from half of that state's
     pictures, and has to light the others in the latent of the context (swap consistency)."""
@@ -106,7 +110,7 @@ class NestPriorModel(GaussianModel):
 
     def _sample_losses(self, sample: SceneSample) -> tuple[dict[str, Tensor], Tensor]:
         """Σ_i Σ_j ‖π_j f_θ(edit_i · h_φ(X)) − I_ij‖ by task, and the squared error of the unedited state."""
-        latent, guess = self.encoder.encode(sample.context, num_tokens=self._training_tokens())
+        latent, guess = self.encoder.encode(*self._observed(sample.context), self._training_tokens())
         losses: dict[str, list[Tensor]] = {}
         error = latent.translations.new_zeros(())
         for edit, views in sample.targets:
@@ -130,6 +134,17 @@ class NestPriorModel(GaussianModel):
             known = sun_sky_light(sample.edit.light, latent.light)
             means["light"] = (latent.light - known).abs().mean()
         return means, error
+
+    def _observed(self, context: Views) -> tuple[Views | None, Points | None]:
+        """What the encoder is given: the views, or now and then points instead."""
+        encoder = self.config.encoder
+        if len(context) < 3 or float(torch.rand(())) >= self.config.from_points:
+            return context, None
+        points = hull_points(context, self.encoder.centre(context), encoder.radius, encoder.cells // 2)
+        kept = torch.rand(len(points), device=points.rgb.device) < 0.1 + 0.9 * torch.rand(()).item()
+        if kept.sum() < 64:
+            return context, None
+        return None, Points(points.positions[kept], points.rgb[kept])
 
     def _in_state(
         self, latent: SceneLatent, seen_as: Edit, edit: Edit, views: Views

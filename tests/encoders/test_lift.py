@@ -9,6 +9,7 @@ from nest_nerfstudio.encoders.lift import (
     camera_centres,
     hull_depths,
     hull_ends,
+    hull_points,
     in_hull,
     looked_at,
     may_hold,
@@ -101,6 +102,20 @@ def test_choice_is_the_same_for_turned_cameras(dtype: torch.dtype) -> None:
     torch.testing.assert_close(
         unsettle(views.move(pose), after), se3_apply(pose, unsettle(views, before)), atol=3e-6, rtol=0
     )
+
+
+def test_cloud_lies_on_the_balls_and_has_their_colours() -> None:
+    views, balls = pictures(6), blobs(0.1)
+    cloud = hull_points(views, ORIGIN, RADIUS, COUNT)
+    assert len(cloud) > 100
+    away = torch.cdist(cloud.positions, balls.means)
+    assert (away.amin(1) < 0.45).float().mean() > 0.9
+    colors = balls.sh[:, 0] * 0.28209479177387814 + 0.5
+    near = away.amin(1) < 0.2
+    expected = colors[away.argmin(1)]
+    assert (cloud.rgb - expected)[near].abs().mean() < 0.1
+    inner = hull(views)[1]
+    assert len(cloud) < len(inner)
 
 
 def test_looked_at() -> None:

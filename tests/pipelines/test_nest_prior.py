@@ -135,6 +135,28 @@ def test_an_unknown_light_is_told_from_half_of_its_pictures(trained: NestTrainer
     assert known[1] is views
 
 
+def test_points_can_stand_in_for_views_in_training(trained: NestTrainer) -> None:
+    model, data = trained.pipeline.model, trained.pipeline.datamanager
+    sample = data.eval_sample(data.held_out[0], 4)
+    before, model.config.from_points = model.config.from_points, 1.0
+    try:
+        views, points = model._observed(sample.context)
+        few, none = model._observed(sample.context.select(slice(2)))
+        loss = model.train().get_outputs([sample])["losses"]["photometric"]
+    finally:
+        model.config.from_points = before
+        model.eval()
+    assert views is None
+    assert points is not None
+    assert points.positions.norm(dim=1).max() < model.config.encoder.radius + 0.1
+    assert few is not None
+    assert none is None
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.encoder.near.parameters())
+    assert all(p.grad is None for p in model.encoder.pictures.parameters())
+
+
 def test_known_lights_are_swapped_in_training(trained: NestTrainer) -> None:
     model, data = trained.pipeline.model, trained.pipeline.datamanager
     views = data.eval_sample(data.held_out[0], 4).context
