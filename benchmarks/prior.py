@@ -51,9 +51,13 @@ def scores(load_config: Path, tokens: int = 0) -> None:
     kinds = sorted({key.split("/")[2] for key in found if key.count("/") == 2})
     print("| context views | all |", " | ".join(kinds), "|")
     print("|---" * (len(kinds) + 2) + "|")
-    for count in pipeline.config.eval_context:
-        row = [f"psnr/{count}_views", *(f"psnr/{count}_views/{kind}" for kind in kinds)]
-        print(f"| {count} |", " | ".join(f"{found[key]:.2f}" for key in row), "|")
+    for metric in ("psnr", "psnr_refined"):
+        for count in pipeline.config.eval_context:
+            here = f"{metric}/{count}_views"
+            if here in found:
+                name = f"{count}, refined" if metric == "psnr_refined" else count
+                row = [here, *(f"{here}/{kind}" for kind in kinds)]
+                print(f"| {name} |", " | ".join(f"{found[key]:.2f}" for key in row), "|", flush=True)
 
 
 def baselines(data: Path, steps: int = 500) -> None:

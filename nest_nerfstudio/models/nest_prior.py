@@ -19,6 +19,7 @@ from nest_nerfstudio.geometry.cameras import cameras_to_views
 from nest_nerfstudio.losses.multi_task import UncertaintyWeights
 from nest_nerfstudio.losses.photometric import depth_loss, photometric_loss
 from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig, over_background
+from nest_nerfstudio.models.latent_optimization import optimize_latent
 from nest_nerfstudio.types import Edit, Gaussians, Points, Rendering, SceneLatent, SceneSample, Views
 from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
 
@@ -53,6 +54,11 @@ class NestPriorModelConfig(GaussianModelConfig):
     """Name of the scene that the viewer and camera paths show at first; empty: the first held-out one."""
     shown_views: int = 4
     """Context views that it is encoded from."""
+    refine_steps: int = 25
+    """Steps of optimising a latent on its context, for each view beyond the first: more would fit what few
+    views leave open. ns-eval scores with (`_refined`) and without; 0: never."""
+    shown_refined: bool = False
+    """Refine what the viewer and camera paths show; the viewer can switch it. Seconds for each scene."""
     background: Literal["white", "black"] = "white"
     """Behind scenes that have alpha, when shown, …"""
     background_in_training: Literal["random", "white", "black"] = "random"
@@ -79,8 +85,8 @@ class NestPriorModel(GaussianModel):
         self.weights = UncertaintyWeights(TASKS, config.learn_weights)
         self.register_buffer("backdrop", torch.full((3,), float(config.background == "white")))
         self.context_of: Callable[[int, int], Views] | None = None
-        self.viewer_controls = SceneViewerControls(self.latent_of)
-        self._encoded: tuple[tuple[int, int], SceneLatent, bool] | None = None
+        self.viewer_controls = SceneViewerControls(self.latent_of, config.shown_refined)
+        self._encoded: tuple[tuple[int, int, bool], SceneLatent, bool] | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module.forget_scene())
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
@@ -119,7 +125,7 @@ class NestPriorModel(GaussianModel):
                 continue
             edited, views = reached
             gaussians = self.field(edited)
-            found, mse = self._view_losses(gaussians, views)
+            found, mse = self._view_losses(gaussians, views, self._training_background())
             if edit == sample.edit:
                 error = mse
             else:
@@ -168,10 +174,12 @@ class NestPriorModel(GaussianModel):
             edit = replace(edit, light=seen_as.light)
         return apply_edit(latent, edit, seen_as), views
 
-    def _view_losses(self, gaussians: Gaussians, views: Views) -> tuple[dict[str, Tensor], Tensor]:
+    def _view_losses(
+        self, gaussians: Gaussians, views: Views, backdrop: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
         assert views.images is not None
         has_alpha, has_depth = views.alphas is not None, views.depths is not None
-        background = self._training_background() if has_alpha else _NOTHING.to(self.backdrop)
+        background = backdrop if has_alpha else _NOTHING.to(self.backdrop)
         rendering = self._rasterize(gaussians, views, background, "RGB+ED" if has_depth else "RGB")
         target = _composite(views, background)
         pictures = zip(rendering.rgb, target, strict=True)
@@ -208,8 +216,8 @@ class NestPriorModel(GaussianModel):
 
     # ---------------------------------------------------------------- showing
 
-    def latent_of(self, scene: int, num_views: int) -> SceneLatent:
-        """Z of a scene, encoded from so many context views (fewer where it has fewer).
+    def latent_of(self, scene: int, num_views: int, refined: bool = False) -> SceneLatent:
+        """Z of a scene, encoded from so many context views (fewer where it has fewer), and refined on them.
 
         Raises:
             RuntimeError: no data was given to encode.
@@ -217,17 +225,31 @@ class NestPriorModel(GaussianModel):
         if self.context_of is None:
             raise RuntimeError("the model has no scenes to show: its pipeline sets `context_of`")
         held = self._encoded  # once: the viewer asks from several threads
-        if held is None or held[0] != (scene, num_views):
+        if held is None or held[0] != (scene, num_views, refined):
             context = self.context_of(scene, num_views)
-            held = (scene, num_views), self.encoder(context), context.alphas is not None
+            latent = self.encoder(context)
+            latent = self.refine(latent, context) if refined else latent
+            held = (scene, num_views, refined), latent, context.alphas is not None
             self._encoded = held
         return held[1]
+
+    def refine(self, latent: SceneLatent, context: Views) -> SceneLatent:
+        """The latent, optimised on its context: `refine_steps` for each view beyond the first."""
+
+        generator = torch.Generator().manual_seed(0)
+
+        def loss(z: SceneLatent, views: Views) -> Tensor:
+            background = torch.rand(3, generator=generator).to(self.backdrop)
+            return self._view_losses(self.field(z), views, background)[0]["photometric"]
+
+        return optimize_latent(latent, context, loss, self.config.refine_steps * (len(context) - 1))
 
     def _show(self, camera: Cameras) -> dict[str, Tensor]:
         views = cameras_to_views(camera.to(self.device))
         owner = (camera.metadata or {}).get("scene")
         scene = self.viewer_controls.scene if owner is None else int(owner.flatten()[0])
-        gaussians = self.field(self.latent_of(scene, self.viewer_controls.num_views))
+        controls = self.viewer_controls
+        gaussians = self.field(self.latent_of(scene, controls.num_views, controls.refined))
         backdrop = self._backdrop(self._encoded is None or self._encoded[2])
         return self._shown(gaussians, views, backdrop)
 
@@ -246,12 +268,20 @@ class NestPriorModel(GaussianModel):
     # ---------------------------------------------------------------- scores
 
     @torch.no_grad()
-    def score(self, sample: SceneSample) -> list[tuple[Edit, dict[str, float], Tensor]]:
+    def score(
+        self, sample: SceneSample, refined: bool = False
+    ) -> list[tuple[Edit, dict[str, float], Tensor]]:
         """PSNR, SSIM and, if it is there, LPIPS of every target picture, and it beside what was seen.
 
         Edits that no action on the latent carries out (stretch) are left out.
+
+        Args:
+            sample: context and targets.
+            refined: optimise the latent on the context first.
         """
         latent = self.encoder(sample.context)
+        if refined:
+            latent = self.refine(latent, sample.context)
         found = []
         for edit, views in sample.targets:
             reached = self._in_state(latent, sample.edit, edit, views)

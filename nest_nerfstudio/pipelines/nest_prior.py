@@ -71,6 +71,7 @@ class NestPriorPipeline(NestPipeline):
 
         Keys: `psnr`, `ssim`, … over all numbers of context views; `psnr/4_views` for one of them,
         `psnr/4_views/fish` for a category, `psnr/4_views/light` where the latent was edited, by what changes.
+        `psnr_refined` and so on: the same of latents that were refined on their context.
 
         Args:
             step: not used.
@@ -93,14 +94,18 @@ class NestPriorPipeline(NestPipeline):
     def _score(self, sample: SceneSample, count: int, output_path: Path | None) -> dict[str, float]:
         """Means over the pictures of one scene."""
         found: dict[str, list[float]] = defaultdict(list)
-        for i, (edit, scores, picture) in enumerate(cast(NestPriorModel, self.model).score(sample)):
-            changed = "+".join(edit.differences(sample.edit))
-            for metric, value in scores.items():
-                here = f"{metric}/{count}_views"
-                for key in [f"{here}/{changed}"] if changed else [metric, here, f"{here}/{sample.category}"]:
-                    found[key].append(value)
-            if output_path is not None:
-                output_path.mkdir(parents=True, exist_ok=True)
-                name = f"{sample.name}_{count}_views_{i:02d}_{changed or 'base'}.png"
-                torchvision.utils.save_image(picture.permute(2, 0, 1), output_path / name)
+        model = cast(NestPriorModel, self.model)
+        for kind in ("", "_refined") if model.config.refine_steps > 0 else ("",):
+            for i, (edit, scores, picture) in enumerate(model.score(sample, refined=bool(kind))):
+                changed = "+".join(edit.differences(sample.edit))
+                for name, value in scores.items():
+                    metric = name + kind
+                    here = f"{metric}/{count}_views"
+                    keys = [f"{here}/{changed}"] if changed else [metric, here, f"{here}/{sample.category}"]
+                    for key in keys:
+                        found[key].append(value)
+                if output_path is not None:
+                    output_path.mkdir(parents=True, exist_ok=True)
+                    name = f"{sample.name}_{count}_views{kind}_{i:02d}_{changed or 'base'}.png"
+                    torchvision.utils.save_image(picture.permute(2, 0, 1), output_path / name)
         return {key: float(np.mean(values)) for key, values in found.items()}

@@ -47,8 +47,10 @@ def test_unseen_scenes_are_drawn_better_than_before(
     assert after["psnr/4_views"] > 18
     assert {"psnr/1_views", "psnr/4_views/balls", "ssim/4_views", "psnr/4_views/translate"} <= set(after)
     assert abs(after["psnr/4_views/translate"] - after["psnr/4_views"]) < 3
-    # one scene is held out, of which 2 + 1 test views are drawn from 1 and from 4 context views
-    assert len(list((tmp_path / "shown").iterdir())) == 6
+    assert after["psnr_refined/4_views"] > after["psnr/4_views"]
+    assert after["psnr_refined/1_views"] == pytest.approx(after["psnr/1_views"])
+    # one scene is held out, of which 2 + 1 test views are drawn from 1 and from 4 context views, also refined
+    assert len(list((tmp_path / "shown").iterdir())) == 12
 
 
 def test_reloaded_as_ns_eval_does(trained: NestTrainer) -> None:

@@ -15,10 +15,10 @@ NAMES = ["cow", "wolf", "trex"]
 
 @pytest.fixture
 def controls(viewer: SimpleNamespace) -> SceneViewerControls:
-    def latent_of(scene: int, num_views: int) -> SimpleNamespace:
+    def latent_of(scene: int, num_views: int, refined: bool) -> SimpleNamespace:
         if scene == 0 and num_views == 9:
             raise ValueError("its pictures are missing")
-        return SimpleNamespace(translations=torch.full((5, 3), float(10 * scene + num_views)))
+        return SimpleNamespace(translations=torch.full((5, 3), float(10 * scene + num_views) + 0.5 * refined))
 
     made = SceneViewerControls(latent_of)
     made.offer(NAMES, 1, 4)
@@ -48,6 +48,9 @@ def test_tokens_follow_the_scene(controls) -> None:
     assert eventually(lambda: draw.called and float(draw.call_args[0][0][0, 0]) == 14)
     controls._scene.value = "cow"
     assert eventually(lambda: float(draw.call_args[0][0][0, 0]) == 4)
+    controls._refine.value = True
+    assert eventually(lambda: float(draw.call_args[0][0][0, 0]) == 4.5)
+    assert controls.refined
     controls._tokens.value = False
     assert eventually(lambda: controls._overlay.hide.called)
 
