@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,11 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from nest_nerfstudio.data.edits import edit_problems, is_finite
 from nest_nerfstudio.data.rendering import OBJECT_RADIUS
-from nest_nerfstudio.types import Edit
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 ROTATION_TOLERANCE = 1e-3  # on R Rᵀ − I
-NOT_ZERO = ("direction", "stretch")
-NOT_NEGATIVE = ("sun", "ambient", "stretch")
 
 
 @dataclass
@@ -129,11 +127,9 @@ def _read_list(path: Path, key: str, report: Report) -> tuple[dict[str, Any], li
 def _rendered_problems(meta: dict[str, Any], frames: list[Any]) -> Iterator[str]:
     """What D-NeRF's format asks for: one field of view, and a time in every frame."""
     angle = meta.get("camera_angle_x", math.nan)
-    if not (_is_finite(angle, ()) and 0 < angle < math.pi):
+    if not (is_finite(angle, ()) and 0 < angle < math.pi):
         yield f"camera_angle_x must be in (0, π) radians, not {angle}"
-    timeless = [
-        frame for frame in frames if isinstance(frame, dict) and not _is_finite(frame.get("time"), ())
-    ]
+    timeless = [frame for frame in frames if isinstance(frame, dict) and not is_finite(frame.get("time"), ())]
     if timeless:
         yield f"{len(timeless)} frame(s) have no finite `time`, first {timeless[0].get('file_path')}"
 
@@ -155,36 +151,16 @@ def _edit_problems(meta: dict[str, Any], frames: list[Any], category: str) -> It
         yield "no table `edits` with a state `base`"
         return
     for name, values in edits.items():
-        yield from (f"edit {name}: {what}" for what in _unlike(asdict(Edit()), values))
+        yield from (f"edit {name}: {what}" for what in edit_problems(values))
     shown = Counter(str(frame.get("edit")) for frame in frames if isinstance(frame, dict))
     for name in shown.keys() - edits.keys():
         yield f"{shown[name]} frame(s) show the edit {name!r}; there are: {', '.join(edits)}"
 
 
-def _unlike(default: dict[str, Any], values: Any) -> Iterator[str]:
-    """Keys that are not in `default`, and values that are no finite numbers of its shapes."""
-    if not isinstance(values, dict):
-        yield f"must be a table of {', '.join(default)}, not {values!r}"
-        return
-    for key, value in values.items():
-        if key not in default:
-            yield f"unknown key {key!r}; known are: {', '.join(default)}"
-        elif key == "light" and value is None:
-            continue  # a light that is not known
-        elif isinstance(default[key], dict):
-            yield from (f"{key}: {what}" for what in _unlike(default[key], value))
-        elif not _is_finite(value, np.shape(default[key])):
-            yield f"{key} must be {np.size(default[key])} finite number(s), not {value}"
-        elif key in NOT_NEGATIVE and np.min(value) < 0:
-            yield f"{key} must not be negative, it is {value}"
-        elif key in NOT_ZERO and not np.any(value):
-            yield f"{key} must not be zero"
-
-
 def _pose_problems(frame: dict[str, Any], as_rendered: bool) -> Iterator[str]:
     """A pose must be a finite rigid motion, and outside the object where its size is known."""
     matrix = frame.get("transform_matrix")
-    if not (_is_finite(matrix, (4, 4)) or _is_finite(matrix, (3, 4))):
+    if not (is_finite(matrix, (4, 4)) or is_finite(matrix, (3, 4))):
         yield "transform_matrix is not a finite 4×4 matrix"
         return
     pose = np.array(matrix, dtype=np.float64)
@@ -253,12 +229,3 @@ def _repeated(what: str, names: Iterable[str]) -> Iterator[str]:
 
 def _are_texts(*values: Any) -> bool:
     return all(isinstance(value, str) and value for value in values)
-
-
-def _is_finite(value: Any, shape: tuple[int, ...]) -> bool:
-    """Whether this is a number, or nested lists of numbers, of a shape, all finite."""
-    try:
-        numbers = np.array(value)
-    except ValueError:
-        return False
-    return numbers.dtype.kind in "iuf" and numbers.shape == shape and bool(np.isfinite(numbers).all())

@@ -7,16 +7,14 @@ This module must stay importable without nerfstudio's data managers, as `datapar
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
@@ -32,13 +30,11 @@ from nest_nerfstudio.data.dataparser import (
     read_transforms,
 )
 from nest_nerfstudio.data.dataset import DynamicDataset
+from nest_nerfstudio.data.edits import BASE, read_edits
 from nest_nerfstudio.geometry.cameras import cameras_to_views
-from nest_nerfstudio.types import Edit, SunSky, Views
-
-T = TypeVar("T", Edit, SunSky)
+from nest_nerfstudio.types import Edit, Views
 
 INDEX_FILE = "scenes.json"
-BASE = "base"
 
 
 class State(NamedTuple):
@@ -283,55 +279,6 @@ def _make_scene(
         is_test=tuple(i >= num_train for i in kept),
         edits=edits,
     )
-
-
-def read_edits(stored: dict[str, Any], where: str) -> dict[str, Edit]:
-    """The edits of a transforms file, by name; `base` is always among them, and its light is their default.
-
-    `"light": null` is a light that is not known.
-
-    Args:
-        stored: `edits` of the file: fields of `Edit` by the name of the edit.
-        where: the file, for messages.
-
-    Raises:
-        ValueError: an unknown key, or a value that is not as many finite numbers as its field has.
-    """
-    base = _with_fields(Edit(), stored.get(BASE, {}), f"{where}: edit `{BASE}`")
-    edits = {
-        name: _with_fields(Edit(light=base.light), values, f"{where}: edit `{name}`")
-        for name, values in stored.items()
-    }
-    return {**edits, BASE: base}
-
-
-def _with_fields(default: T, values: Any, where: str) -> T:
-    """`default` with the fields that `values` names, each of which must have the shape of its default."""
-    known = [field.name for field in fields(default)]
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} is {values}, but it must be a set of: {', '.join(known)}")
-    changed: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            raise ValueError(f"{where} has the unknown key `{key}`; there are: {', '.join(known)}")
-        now = getattr(default, key)
-        if key == "light" and value is None:
-            changed[key] = None
-            continue
-        if is_dataclass(now):
-            changed[key] = _with_fields(now, value, f"{where}, `{key}`")  # type: ignore[arg-type]
-            continue
-        try:
-            numbers = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError):
-            numbers = np.array(math.nan)
-        if numbers.shape != np.shape(now) or not np.isfinite(numbers).all():
-            wanted = f"{len(now)} finite numbers" if isinstance(now, tuple) else "a finite number"
-            raise ValueError(f"{where}: `{key}` is {value}, but it must be {wanted}")
-        changed[key] = tuple(numbers.tolist()) if numbers.shape else float(numbers)
-    if not any(changed.get("direction", (1.0,))):
-        raise ValueError(f"{where}: `direction` has no length")
-    return replace(default, **changed)
 
 
 def take_frames(outputs: DataparserOutputs, frames: list[int]) -> DataparserOutputs:

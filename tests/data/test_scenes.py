@@ -18,13 +18,13 @@ from PIL import Image
 from small_scenes import edit_json, write_image
 
 from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
+from nest_nerfstudio.data.edits import read_edits
 from nest_nerfstudio.data.scenes import (
     Scene,
     ScenesIndex,
     State,
     index_folders,
     log_once,
-    read_edits,
     read_index,
     read_scene,
 )
@@ -169,14 +169,14 @@ def test_edits_stand_in_the_light_of_the_base() -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"brightness": 2}, "edit `x` has the unknown key `brightness`; there are: light, hue, yaw"),
-        ({"light": {"moon": 1}}, "edit `x`, `light` has the unknown key `moon`"),
-        ({"yaw": "left"}, "`yaw` is left, but it must be a finite number"),
-        ({"hue": math.nan}, "`hue` is nan, but it must be a finite number"),
-        ({"translate": [1, 2]}, r"`translate` is \[1, 2\], but it must be 3 finite numbers"),
-        ({"light": {"direction": [0, 0, 0]}}, "`direction` has no length"),
-        ({"light": 3}, "`light` is 3, but it must be a set of: direction, sun, ambient"),
-        (3, "edit `x` is 3, but it must be a set of: light, hue"),
+        ({"brightness": 2}, "edit x: unknown key 'brightness'; known are: light, hue, yaw"),
+        ({"light": {"moon": 1}}, "edit x: light: unknown key 'moon'"),
+        ({"yaw": "left"}, r"yaw must be 1 finite number\(s\), not left"),
+        ({"hue": math.nan}, r"hue must be 1 finite number\(s\), not nan"),
+        ({"translate": [1, 2]}, r"translate must be 3 finite number\(s\), not \[1, 2\]"),
+        ({"light": {"direction": [0, 0, 0]}}, "direction must not be zero"),
+        ({"light": 3}, "light: must be a table of direction, sun, ambient, not 3"),
+        (3, "edit x: must be a table of light, hue"),
     ],
 )
 def test_a_bad_edit_is_named(scenes: Path, edit: Any, message: str) -> None:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from nest_nerfstudio.data.check import check_dataset
+from nest_nerfstudio.data.edits import read_edits
 from nest_nerfstudio.data.rendering import Cameras
-from nest_nerfstudio.data.scenes import read_edits
 from nest_nerfstudio.data.synthetic import (
     EditedScenesConfig,
     MovingSceneConfig,
