@@ -36,7 +36,7 @@ def read_edits(stored: dict[str, Any], where: str) -> dict[str, Edit]:
 
 
 def edit_problems(values: Any) -> Iterator[str]:
-    """What is wrong with a stored edit: unknown keys, and values that are no finite numbers of their shape."""
+    """What is wrong with a stored edit: unknown keys, values that are no finite numbers of their shape."""
     return _unlike(asdict(Edit()), values)
 
 
