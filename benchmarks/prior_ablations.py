@@ -3,8 +3,8 @@
 python benchmarks/prior_ablations.py --data ../shared/data/scenes --minutes 20 --variants base plain
 
 base: as it is. plain: the layers of e3nn exchanged for ordinary ones of equal size, which are shown every
-scene in all azimuths instead. no-edits: no pictures of edited states. fixed-weights: tasks added as they are.
-so3: no word of gravity. per-category: one model for each category; these share the minutes.
+scene in all azimuths instead. no-edits: no state is a target of another. fixed-weights: tasks are added as
+they are. so3: no word of gravity. per-category: one model for each category; these share the minutes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ class Ablations:
         for variant in self.variants:
             parts = self._categories() if variant == "per-category" else [self.data]
             found = [self._run(variant, part, self.minutes / len(parts)) for part in parts]
-            mean = {key: float(np.mean([scores[key] for scores in found])) for key in found[0]}
+            scenes = [len(read_index(part).split("val")) for part in parts]
+            mean = {
+                key: float(np.average([scores[key] for scores in found], weights=scenes)) for key in found[0]
+            }
             shown = [f"{mean[key]:.2f}" for key in ("1", "2", "4", "8", "edits")]
             print(
                 f"| {variant} | {mean['weights']:.0f} | {mean['steps']:.0f} |",
@@ -110,6 +113,7 @@ def make_config(variant: str) -> NestTrainerConfig:
     assert isinstance(config, NestTrainerConfig)
     config.vis, config.steps_per_eval_image = "tensorboard", 0
     model, data = config.pipeline.model, config.pipeline.datamanager
+    model.refine_steps = 0
     if variant == "plain":
         model.encoder._target = PlainEncoder
         data.augmentation = replace(data.augmentation, azimuth=1.0)

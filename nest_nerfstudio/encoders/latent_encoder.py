@@ -9,7 +9,7 @@ from typing import Literal, cast
 import torch
 import torch.nn.functional as F
 from e3nn import o3
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
 
@@ -48,7 +48,7 @@ class _Lifted:
 
     Attributes:
         positions: world frame.
-        settled: the same places in the frame of the first camera, to choose among them.
+        settled: the same places in the settled frame, to choose among them.
         fronts: camera-space z of the hull's near side, by patch; 0 where a patch sees nothing.
         backs: of its far side.
         rgba: the pictures, premultiplied.
@@ -117,6 +117,8 @@ class LatentEncoder(Encoder):
                 f"irreps must be scalars, then vectors, then any more, all even (64x0e+16x1e+4x2e), not "
                 f"{config.irreps}"
             )
+        if config.cells < 4 or config.cells % 4:
+            raise ValueError(f"cells must be a multiple of 4, not {config.cells}")
         self.config = config
         texts = (config.irreps, config.irreps_sent, _HARMONICS)
         irreps, irreps_sent, irreps_sh = (cast(o3.Irreps, o3.Irreps(text)) for text in texts)
@@ -217,33 +219,32 @@ class LatentEncoder(Encoder):
         """Carves the ball by the silhouettes in three steps, each of half the edge; the second is learned."""
         config, rgba = self.config, premultiplied(views)
         maps = self.pictures(rgba - 0.5)
-        settled, middle = settle(views, centre)
+        settled, middle = settle(views, centre, config.radius), torch.zeros_like(centre)
         cells, edge = carve(settled, middle, config.radius, config.cells // 2)
         if len(cells) < 4:
             raise ValueError(
                 f"the silhouettes of the {len(views)} views have no place in common inside the ball of "
                 f"radius {config.radius:g} around {[round(x, 2) for x in centre.tolist()]}: check the "
-                "masks, the poses, and that cameras stand outside of the object"
+                "masks and the poses"
             )
         down = ((views.viewmats[0, :3, :3] @ self._down(centre)) * 256).round() / 256
         about = middle, down, config.radius
         count = _JUDGED if self.training else 0
         some = cells[torch.randperm(len(cells), device=cells.device)[:count]]
         logits = self.occupancy(settled, maps, some, *about)
-        guess = Guess(unsettle(views, some), logits, edge, centre, config.radius)
-        with torch.no_grad():
-            chances = self.occupancy(settled, maps, cells, *about).sigmoid()
-            cells = cells[likely(chances, settled, cells, config.patches // 2)]
-            if len(cells) < _MOST_SPLIT:
-                halves = split_cells(cells, edge)
-                halves = halves[in_hull(settled, alpha_maps(settled), halves)]
-                cells = halves if len(halves) >= 4 else cells
-            fronts, backs = hull_ends(settled, cells, config.patches)
-            if len(views) > 1:
-                depths = hull_depths(fronts, backs, *project(settled, cells)).amin((0, 2))
-                outer = cells[depths < config.shell / (len(views) - 1)]
-                cells = outer if len(outer) >= 4 else cells
-        return _Lifted(unsettle(views, cells), cells.float(), fronts, backs, rgba, maps, guess)
+        guess = Guess(unsettle(views, centre, some), logits, edge, centre, config.radius)
+        if views.alphas is not None:  # else there is no surface to be found, and the ball stays as it is
+            with torch.no_grad():
+                chances = self.occupancy(settled, maps, cells, *about).sigmoid()
+                cells = cells[likely(chances, settled, cells, config.patches // 2)]
+                halves = split_cells(cells, edge) if len(cells) < _MOST_SPLIT else cells
+                cells = _unless_few(halves, in_hull(settled, alpha_maps(settled), halves), cells)
+        fronts, backs = hull_ends(settled, cells, config.patches)
+        if views.alphas is not None and len(views) > 1:
+            depths = hull_depths(fronts, backs, *project(settled, cells)).amin((0, 2))
+            cells = _unless_few(cells, depths < config.shell / (len(views) - 1), cells)
+        places = unsettle(views, centre, cells)
+        return _Lifted(places, cells.float(), fronts, backs, rgba, maps, guess)
 
     def _down(self, like: Tensor) -> Float[Tensor, " 3"]:
         """Gravity, where the group knows it."""
@@ -387,8 +388,8 @@ class LatentEncoder(Encoder):
 _IRREPS = re.compile(r"\d+x0e ?\+ ?\d+x1e( ?\+ ?\d+x2e)?")
 _JUDGED = 1024
 """Cells, drawn anew in each step, whose occupancy is learned."""
-_MOST_SPLIT = 8192
-"""Cells of a hull so large that they are fine enough already."""
+_MOST_SPLIT = 16384
+"""Cells of a hull so large that halves would only be thinned out again."""
 _HARMONICS = "0e + 1e + 2e"
 """Of the directions between tokens."""
 _HEADS = 4
@@ -438,15 +439,29 @@ def _check(views: Views | None, points: Points | None, count: int) -> None:
     """Raise where there is nothing that could be encoded."""
     if count < 1:
         raise ValueError(f"num_tokens must be 1 or more, not {count}")
-    if views is not None and not views.viewmats.isfinite().all():
-        bad = (~views.viewmats.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
-        raise ValueError(f"the poses of the views {bad[:8]} are not finite; leave these views out")
+    for name, what in (
+        ("viewmats", "poses"),
+        ("Ks", "intrinsics"),
+        ("images", "pictures"),
+        ("alphas", "alphas"),
+    ):
+        values = None if views is None else getattr(views, name)
+        if values is not None and not values.isfinite().all():
+            bad = (~values.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+            raise ValueError(f"the {what} of the views {bad[:8]} are not finite; leave these views out")
     if points is not None and not (points.positions.isfinite().all() and points.rgb.isfinite().all()):
         raise ValueError("the point cloud has values that are not finite; leave these points out")
     if points is not None and len(points.positions.unique(dim=0)) < 4:
         raise ValueError(
             f"a point cloud needs 4 places or more that differ; this one has {len(points)} points"
         )
+
+
+def _unless_few(
+    places: Float[Tensor, "n 3"], kept: Bool[Tensor, " n"], else_all: Float[Tensor, "m 3"]
+) -> Float[Tensor, "k 3"]:
+    """Those places that are kept, or others where these are too few to stand tokens on."""
+    return places[kept] if kept.sum() >= 4 else else_all
 
 
 def _across(vectors: Tensor, axes: Tensor) -> Tensor:

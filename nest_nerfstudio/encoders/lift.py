@@ -1,11 +1,11 @@
 """From pictures to places in space: exact, so that turning cameras by g turns every place by g.
 
-Places are cells of a grid in the frame of the first camera, kept where all silhouettes agree; so those of
+Places are cells of a grid along the axes of the first camera, kept where all silhouettes agree; so those of
 many views fill their visual hull, and those of one view the cone of its silhouette.
 
 Which cells are kept is a choice, and noise of floating point must not change it when the world turns. So it
-is made with cameras that are settled: in the frame of the first, with poses rounded to 1/256. What is chosen
-is moved to the world by the first camera as it is.
+is made with cameras that are settled: along those axes, from the scene's middle, with poses rounded. What is
+chosen is moved to the world by the first camera as it is.
 """
 
 from __future__ import annotations
@@ -90,18 +90,24 @@ def sample_maps(maps: Float[Tensor, "v c p q"], grid: Float[Tensor, "v n 2"]) ->
     return values[:, :, 0].mT
 
 
-def settle(views: Views, centre: Float[Tensor, " 3"]) -> tuple[Views, Float[Tensor, " 3"]]:
-    """Cameras and a place in the frame of the first camera, rounded to 1/256 of the world's unit."""
-    viewmats = views.viewmats.double()
-    relative = viewmats @ torch.linalg.inv(viewmats[0])
-    local = viewmats[0, :3, :3] @ centre.double() + viewmats[0, :3, 3]
-    relative, local = ((x * 256).round() / 256 for x in (relative, local))
-    return replace(views, viewmats=relative.to(views.viewmats)), local.to(views.viewmats)
+def settle(views: Views, centre: Float[Tensor, " 3"], radius: float) -> Views:
+    """Cameras in a frame with the axes of the first one and `centre` as its origin, rounded.
+
+    Rotations are rounded to 1/256, and where the centre is seen to radius / 256: less than a cell, however
+    far the cameras are.
+    """
+    rotations, centres = views.viewmats[:, :3, :3].double(), centre.double()
+    turns = (rotations @ rotations[0].mT * 256).round() / 256
+    seen_at = rotations @ centres + views.viewmats[:, :3, 3].double()
+    seen_at = (seen_at * (256 / radius)).round() * (radius / 256)
+    viewmats = torch.eye(4).to(turns).repeat(len(views), 1, 1)
+    viewmats[:, :3, :3], viewmats[:, :3, 3] = turns, seen_at
+    return replace(views, viewmats=viewmats.to(views.viewmats))
 
 
-def unsettle(views: Views, places: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """From the frame of the first camera to the world."""
-    return (places - views.viewmats[0, :3, 3]) @ views.viewmats[0, :3, :3]
+def unsettle(views: Views, centre: Float[Tensor, " 3"], places: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """From the settled frame to the world."""
+    return places @ views.viewmats[0, :3, :3] + centre
 
 
 def ball_cells(centre: Float[Tensor, " 3"], radius: float, count: int) -> Float[Tensor, "n 3"]:
@@ -123,11 +129,18 @@ def may_hold(
     """Whether some of a cell may be in the visual hull: no view finds all of it, and what is near, empty."""
     nearest = (centre @ views.viewmats[:, :3, :3].mT + views.viewmats[:, :3, 3])[:, 2] - radius
     pixels = 0.5 * 3**0.5 * edge * views.Ks[:, 0, 0] / nearest.clamp_min(0.25 * radius)
-    reach = min(int(pixels.max().ceil()), min(views.width, views.height) // 2)
-    coverage = alpha_maps(views)
-    for kernel, padding in (((1, 2 * reach + 1), (0, reach)), ((2 * reach + 1, 1), (reach, 0))):
-        coverage = F.max_pool2d(coverage, kernel, stride=1, padding=padding)
-    return in_hull(views, coverage, cells)
+    most = min(views.width, views.height) // 2
+    coverage = [
+        _dilate(alphas, min(int(reach.ceil()), most))
+        for alphas, reach in zip(alpha_maps(views).split(1), pixels, strict=True)
+    ]
+    return in_hull(views, torch.cat(coverage), cells)
+
+
+def _dilate(maps: Float[Tensor, "v 1 h w"], reach: int) -> Float[Tensor, "v 1 h w"]:
+    """The greatest value in a square around each pixel."""
+    maps = F.max_pool2d(maps, (1, 2 * reach + 1), stride=1, padding=(0, reach))
+    return F.max_pool2d(maps, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
 
 
 def carve(
@@ -203,11 +216,12 @@ def hull_depths(
 def in_hull(
     views: Views, coverage: Float[Tensor, "v 1 h w"], positions: Float[Tensor, "n 3"]
 ) -> Bool[Tensor, " n"]:
-    """Whether no view that has a place in its picture finds it empty."""
+    """Whether no view that has a place in its picture finds less than half of its greatest coverage there."""
     grid, depths = project(views, positions)
     alphas = sample_maps(coverage, grid)[..., 0]
     visible = (grid.abs() <= 1).all(-1) & (depths > 0)
-    return torch.where(visible, alphas, 1.0).amin(0) > 0.5
+    most = coverage.amax((2, 3)).clamp_min(1e-3)
+    return torch.where(visible, alphas / most, 1.0).amin(0) > 0.5
 
 
 def premultiplied(views: Views) -> Float[Tensor, "v 4 h w"]:

@@ -13,7 +13,7 @@ from torch.nn import Parameter
 
 from nest_nerfstudio.edits.actions import apply_edit, sun_sky_light
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
-from nest_nerfstudio.encoders.lift import hull_points
+from nest_nerfstudio.encoders.lift import hull_points, sort_views
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
 from nest_nerfstudio.geometry.cameras import cameras_to_views
 from nest_nerfstudio.losses.multi_task import UncertaintyWeights
@@ -101,7 +101,7 @@ class NestPriorModel(GaussianModel):
     def get_outputs(self, seen: Cameras | list[SceneSample]) -> dict[str, Any]:  # type: ignore[override]
         if isinstance(seen, Cameras):
             return self._show(seen)
-        self.forget_scene()
+        self.forget_scene(keep_refined=True)
         losses: dict[str, list[Tensor]] = {}
         errors = []
         for sample in seen:
@@ -144,7 +144,8 @@ class NestPriorModel(GaussianModel):
     def _observed(self, context: Views) -> tuple[Views | None, Points | None]:
         """What the encoder is given: the views, or now and then points instead."""
         encoder = self.config.encoder
-        if len(context) < 3 or float(torch.rand(())) >= self.config.from_points:
+        wanted = self.training and float(torch.rand(())) < self.config.from_points
+        if not wanted or len(context) < 3 or context.alphas is None:
             return context, None
         points = hull_points(context, self.encoder.centre(context), encoder.radius, encoder.cells // 2)
         kept = torch.rand(len(points), device=points.rgb.device) < 0.1 + 0.9 * torch.rand(()).item()
@@ -163,7 +164,7 @@ class NestPriorModel(GaussianModel):
             return None
         different = seen_as.differences(edit)
         is_unknown = "light" in different and edit.light is None
-        if self.training and different == ["light"]:
+        if self.training and different == ["light"] and len(views) > 1:
             is_unknown |= float(torch.rand(())) < self.config.swap_light
         if is_unknown:
             if len(views) < 2:
@@ -242,6 +243,7 @@ class NestPriorModel(GaussianModel):
             background = torch.rand(3, generator=generator).to(self.backdrop)
             return self._view_losses(self.field(z), views, background)[0]["photometric"]
 
+        context = sort_views(context)  # so that their order does not matter, as it does not to the encoder
         return optimize_latent(latent, context, loss, self.config.refine_steps * (len(context) - 1))
 
     def _show(self, camera: Cameras) -> dict[str, Tensor]:
@@ -261,9 +263,15 @@ class NestPriorModel(GaussianModel):
         """Behind a scene: black where pictures have no alpha, as what they show has to fill them."""
         return self.backdrop if has_alpha else _NOTHING.to(self.backdrop)
 
-    def forget_scene(self) -> None:
-        """Encode anew at the next use: the weights have changed."""
-        self._encoded = None
+    def forget_scene(self, keep_refined: bool = False) -> None:
+        """Encode anew at the next use: the weights have changed.
+
+        Args:
+            keep_refined: go on showing what was refined, which takes longer than a training step, until
+                something else is chosen.
+        """
+        if not (keep_refined and self._encoded is not None and self._encoded[0][2]):
+            self._encoded = None
 
     # ---------------------------------------------------------------- scores
 

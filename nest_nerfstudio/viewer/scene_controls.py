@@ -70,6 +70,7 @@ class SceneViewerControls(SceneControls):
         except (ValueError, OSError) as error:  # it would end the thread that draws
             CONSOLE.log(f"[yellow]Not shown: {error}")
             self._scene.value = self._names[self.scene]
+            self._views.value, self._refine.value = self.num_views, self.refined
             return
         self.scene, self.num_views, self.refined = scene, num_views, refined
         if self._tokens.value:

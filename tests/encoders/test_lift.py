@@ -1,5 +1,7 @@
 """Places in the visual hull: inside what was seen, and the same however cameras are turned."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -31,16 +33,16 @@ EDGE = 2 * RADIUS / COUNT
 
 
 def hull(views: Views) -> tuple[Views, torch.Tensor]:
-    """Settled cameras, and the cells of the hull in the frame of the first."""
-    settled, middle = settle(views, ORIGIN)
-    cells = ball_cells(middle, RADIUS, COUNT)
-    return settled, cells[may_hold(settled, cells, EDGE, middle, RADIUS)]
+    """Settled cameras, and the cells of the hull in their frame."""
+    settled = settle(views, ORIGIN, RADIUS)
+    cells = ball_cells(ORIGIN.to(views.viewmats), RADIUS, COUNT)
+    return settled, cells[may_hold(settled, cells, EDGE, ORIGIN.to(cells), RADIUS)]
 
 
 @pytest.mark.parametrize("num_views", [1, 2, 6])
 def test_cells_hold_the_object_and_little_else(num_views: int) -> None:
     views = pictures(num_views)
-    found = unsettle(views, hull(views)[1])
+    found = unsettle(views, ORIGIN, hull(views)[1])
     assert found.norm(dim=1).max() < RADIUS + 0.01
     for centre in blobs(0.1).means:
         assert (found - centre).norm(dim=1).min() < EDGE
@@ -59,12 +61,12 @@ def test_more_views_leave_less() -> None:
 def test_no_part_of_the_hull_is_lost_between_coarse_and_fine() -> None:
     """Halves whose middle is in the hull come from cells that may hold some of it."""
     views = pictures(3)
-    settled, middle = settle(views, ORIGIN)
-    everything = ball_cells(middle, RADIUS, COUNT)
+    settled = settle(views, ORIGIN, RADIUS)
+    everything = ball_cells(ORIGIN, RADIUS, COUNT)
     coverage = alpha_maps(settled)
     halves = split_cells(everything, EDGE)
     whole = int(in_hull(settled, coverage, halves).sum())
-    kept = everything[may_hold(settled, everything, EDGE, middle, RADIUS)]
+    kept = everything[may_hold(settled, everything, EDGE, ORIGIN, RADIUS)]
     assert whole > 100
     assert int(in_hull(settled, coverage, split_cells(kept, EDGE)).sum()) == whole
     assert len(kept) < 0.5 * len(everything)
@@ -99,9 +101,45 @@ def test_choice_is_the_same_for_turned_cameras(dtype: torch.dtype) -> None:
     views, pose = sort_views(pictures(4, dtype)), random_pose(dtype, 1, shift=0.0)
     before, after = hull(views)[1], hull(views.move(pose))[1]
     assert torch.equal(before, after)
-    torch.testing.assert_close(
-        unsettle(views.move(pose), after), se3_apply(pose, unsettle(views, before)), atol=3e-6, rtol=0
-    )
+    origin = ORIGIN.to(before)
+    here, there = unsettle(views, origin, before), unsettle(views.move(pose), origin, after)
+    torch.testing.assert_close(there, se3_apply(pose, here), atol=3e-6, rtol=0)
+
+
+def test_rounding_is_less_than_a_cell_however_far_the_cameras_are() -> None:
+    """Cameras fifty times as far, with lenses as much longer."""
+    views = pictures(4)
+    viewmats, Ks = views.viewmats.clone(), views.Ks.clone()
+    viewmats[:, :3, 3] *= 50
+    Ks[:, :2, :2] *= 50
+    far = replace(views, viewmats=viewmats, Ks=Ks)
+    settled, cells = settle(far, ORIGIN, RADIUS), ball_cells(ORIGIN, RADIUS, 2 * COUNT)
+    exact, rounded = (int(in_hull(v, alpha_maps(v), cells).sum()) for v in (far, settled))
+    assert exact > 1000
+    assert abs(rounded / exact - 1) < 0.05
+    grids = [project(v, torch.zeros(1, 3))[0] for v in (far, settled)]
+    assert ((grids[0] - grids[1]).abs() * 24).max() < 0.5  # pixels
+
+
+def test_one_camera_close_by_does_not_blunt_the_others() -> None:
+    """What a cell spans in its picture is much; in those of the others it is as little as before."""
+    views = pictures(4)
+    assert views.alphas is not None
+    viewmats, alphas = views.viewmats.clone(), views.alphas.clone()
+    viewmats[1, :3, 3], alphas[1] = 0.0, 1.0
+    without = views.select(torch.tensor([0, 2, 3]))
+    inside = replace(views, viewmats=viewmats, alphas=alphas)
+    counts = [
+        int(may_hold(v, ball_cells(ORIGIN, RADIUS, COUNT), EDGE, ORIGIN, RADIUS).sum())
+        for v in (without, inside)
+    ]
+    assert counts[1] == counts[0]
+
+
+def test_half_transparent_objects_are_carved_like_opaque_ones() -> None:
+    views = pictures(3)
+    assert views.alphas is not None
+    assert torch.equal(hull(replace(views, alphas=0.5 * views.alphas))[1], hull(views)[1])
 
 
 def test_cloud_lies_on_the_balls_and_has_their_colours() -> None:
