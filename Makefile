@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m nest_nerfstudio.scripts.demo $(DEMO)
 
 prior: $(INSTALLED)
-	$(BIN)/nest-data toy --output prior_output/scenes --scenes-per-category 8 --size 128
+	$(BIN)/nest-data toy --output prior_output/scenes --scenes-per-category 5 --size 96 --samples 16
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --no-python --nproc-per-node \
 		$$($(BIN)/python -c 'import os, torch; print(torch.cuda.device_count() or min(2, os.cpu_count()))') \
 		$(BIN)/ns-train nest-prior --data prior_output/scenes --output-dir prior_output --experiment-name toy \

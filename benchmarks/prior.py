@@ -158,11 +158,12 @@ def _errors(encoder, field, views: Views, group: str, seed: int) -> dict[str, fl
     views = exact_rotations(views)
     latent, turned = encoder(views), encoder(views.move(pose))
     gaussians, moved = field(latent), field(turned)
-    expected = gaussians.move(pose)
+    rounded = (turn.to(latent.quats), shift.to(latent.quats))
+    expected = gaussians.move(rounded)
     order = torch.randperm(len(views))
     errors = {
         "order of views": relative(flat_latent(encoder(views.select(order))), flat_latent(latent)),
-        "h": relative(flat_latent(turned), flat_latent(latent.turn_world(pose))),
+        "h": relative(flat_latent(turned), flat_latent(latent.turn_world(rounded))),
         "f∘h": relative(flat_gaussians(moved), flat_gaussians(expected)),
     }
     if gaussians.means.dtype == torch.float32:
