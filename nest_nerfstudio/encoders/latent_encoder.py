@@ -176,12 +176,8 @@ class LatentEncoder(Encoder):
         scalars, vectors, each = self._gather(views, lifted, points, positions, spacing, centre)
         x = self.embed(torch.cat([scalars, vectors.flatten(1)], 1))
         x = self._converse(x, positions)
-        spacing = spacing.to(x)
         scalars = x[:, : self.num_scalars]
-        offset, first, second = self.to_vectors(x).unflatten(1, (3, 3)).unbind(1)
-        quats = rotmat_to_quat(frames_of(first + vectors[:, -2], second + vectors[:, -1], vectors))
-        translations = positions + spacing[:, None] * offset
-        sizes = spacing * self.to_size(scalars)[:, 0].tanh().exp()
+        quats, translations, sizes = self._pose(x, positions, spacing.to(x), vectors)
         corners = corner_positions(quats, translations, sizes)
         colors, found = x.new_full(corners.shape, 0.5), x.new_zeros(*corners.shape[:2], _FOUND)
         if points is not None:
@@ -377,6 +373,15 @@ class LatentEncoder(Encoder):
         for interaction in self.interactions:
             x = interaction(x, neighbors, weights, harmonics, radial)
         return x
+
+    def _pose(
+        self, x: Tensor, positions: Tensor, spacing: Tensor, vectors: Tensor
+    ) -> tuple[Float[Tensor, "k 4"], Float[Tensor, "k 3"], Float[Tensor, " k"]]:
+        """Frame, place and size of each token: offset from where it was put, turned from a camera's axes."""
+        offset, first, second = self.to_vectors(x).unflatten(1, (3, 3)).unbind(1)
+        quats = rotmat_to_quat(frames_of(first + vectors[:, -2], second + vectors[:, -1], vectors))
+        sizes = spacing * self.to_size(x[:, : self.num_scalars])[:, 0].tanh().exp()
+        return quats, positions + spacing[:, None] * offset, sizes
 
     def _light(self, x: Tensor) -> Float[Tensor, "3 9"]:
         """The mean over tokens, as spherical harmonics; white and even at first."""
