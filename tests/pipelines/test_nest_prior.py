@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,9 +143,11 @@ def test_points_can_stand_in_for_views_in_training(trained: NestTrainer) -> None
     sample = data.eval_sample(data.held_out[0], 4)
     before, model.config.from_points = model.config.from_points, 1.0
     try:
-        views, points = model._observed(sample.context)
+        assert model.eval()._observed(sample.context)[1] is None
+        views, points = model.train()._observed(sample.context)
         few, none = model._observed(sample.context.select(slice(2)))
-        loss = model.train().get_outputs([sample])["losses"]["photometric"]
+        bare = model._observed(replace(sample.context, alphas=None))[1]
+        loss = model.get_outputs([sample])["losses"]["photometric"]
     finally:
         model.config.from_points = before
         model.eval()
@@ -153,6 +156,7 @@ def test_points_can_stand_in_for_views_in_training(trained: NestTrainer) -> None
     assert points.positions.norm(dim=1).max() < model.config.encoder.radius + 0.1
     assert few is not None
     assert none is None
+    assert bare is None
     model.zero_grad(set_to_none=True)
     loss.backward()
     assert any(p.grad is not None and p.grad.any() for p in model.encoder.near.parameters())
