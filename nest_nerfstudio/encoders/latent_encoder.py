@@ -53,7 +53,7 @@ class _Lifted:
         backs: of its far side.
         rgba: the pictures, premultiplied.
         maps: their features.
-        guess: where the object was thought to be.
+        guess: where the object was thought to be; None but in training.
     """
 
     positions: Float[Tensor, "n 3"]
@@ -62,7 +62,7 @@ class _Lifted:
     backs: Float[Tensor, "v p q"]
     rgba: Float[Tensor, "v 4 h w"]
     maps: Float[Tensor, "v c y x"]
-    guess: Guess
+    guess: Guess | None
 
 
 @dataclass
@@ -197,7 +197,7 @@ class LatentEncoder(Encoder):
             light=self._light(x),
             motion=MotionCode(empty, x.new_zeros(len(x), 0), empty, x.new_zeros(())),
         )
-        return latent, lifted.guess if lifted is not None and self.training else None
+        return latent, None if lifted is None else lifted.guess
 
     # ---------------------------------------------------------------- where
 
@@ -224,14 +224,14 @@ class LatentEncoder(Encoder):
                 "masks and the poses"
             )
         down = ((views.viewmats[0, :3, :3] @ self._down(centre)) * 256).round() / 256
-        about = middle, down, config.radius
-        count = _JUDGED if self.training else 0
-        some = cells[torch.randperm(len(cells), device=cells.device)[:count]]
-        logits = self.occupancy(settled, maps, some, *about)
-        guess = Guess(unsettle(views, centre, some), logits, edge, centre, config.radius)
+        guess = None
+        if self.training:
+            some = cells[torch.randperm(len(cells), device=cells.device)[:_JUDGED]]
+            logits = self.occupancy(settled, maps, some, down, config.radius)
+            guess = Guess(unsettle(views, centre, some), logits, edge, centre, config.radius)
         if views.alphas is not None:  # else there is no surface to be found, and the ball stays as it is
             with torch.no_grad():
-                chances = self.occupancy(settled, maps, cells, *about).sigmoid()
+                chances = self.occupancy(settled, maps, cells, down, config.radius).sigmoid()
                 cells = cells[likely(chances, settled, cells, config.patches // 2)]
                 halves = split_cells(cells, edge) if len(cells) < _MOST_SPLIT else cells
                 cells = _unless_few(halves, in_hull(settled, alpha_maps(settled), halves), cells)

@@ -61,22 +61,20 @@ class Occupancy(nn.Module):
         views: Views,
         maps: Float[Tensor, "v c p q"],
         places: Float[Tensor, "n 3"],
-        centre: Float[Tensor, " 3"],
         down: Float[Tensor, " 3"],
         radius: float,
     ) -> Float[Tensor, " n"]:
         """Logits.
 
         Args:
-            views: cameras, in any frame.
+            views: cameras, in a frame with the scene's middle as its origin.
             maps: features of their pictures.
             places: in that frame.
-            centre: of the scene.
             down: gravity, or zero.
             radius: unit of length.
         """
         grid, _ = project(views, places)
-        outward = (places - centre) / radius
+        outward = places / radius
         local = (outward @ views.viewmats[:, :3, :3].mT).to(maps)
         each = self.look(torch.cat([sample_maps(maps, grid), local], -1))
         about = torch.stack([outward.norm(dim=1), outward @ down.to(outward)], 1).to(maps)

@@ -13,6 +13,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from nest_nerfstudio.geometry.cameras import ray_lengths
+from nest_nerfstudio.geometry.sh import MAX_DEGREE
 from nest_nerfstudio.models.metrics import ImageMetrics
 from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.rasterizers.base import RenderMode
@@ -78,12 +79,7 @@ class GaussianModel(Model):
         }
 
     def _rasterize(
-        self,
-        gaussians: Gaussians,
-        views: Views,
-        background: Tensor,
-        mode: RenderMode,
-        sh_degree: int | None = None,
+        self, gaussians: Gaussians, views: Views, background: Tensor, mode: RenderMode
     ) -> Rendering:
         if self._rasterizer is None:
             self._rasterizer = create_rasterizer(self.config.rasterizer, self.device)
@@ -95,10 +91,14 @@ class GaussianModel(Model):
             views.width,
             views.height,
             render_mode=mode,
-            sh_degree=sh_degree,
+            sh_degree=min(gaussians.sh_degree, self._sh_degree()),
             backgrounds=background.expand(len(views), 3),
             antialiased=self.config.antialiased,
         )
+
+    def _sh_degree(self) -> int:
+        """Highest degree of colour to draw, of those that Gaussians have."""
+        return MAX_DEGREE
 
     def _cropped(self, gaussians: Gaussians) -> Gaussians:
         if self._crop is None:

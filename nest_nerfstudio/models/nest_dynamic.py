@@ -27,9 +27,8 @@ from nest_nerfstudio.losses.motion import as_rigid_as_possible_loss, nearest_tok
 from nest_nerfstudio.losses.photometric import depth_loss, photometric_loss
 from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig, over_background
 from nest_nerfstudio.models.trainable_latent import TrainableLatent
-from nest_nerfstudio.rasterizers.base import RenderMode
 from nest_nerfstudio.rasterizers.strategy import create_strategy
-from nest_nerfstudio.types import Gaussians, Rendering, SceneLatent, Views
+from nest_nerfstudio.types import Gaussians, SceneLatent, Views
 from nest_nerfstudio.viewer.controls import DynamicViewerControls
 
 
@@ -364,17 +363,6 @@ class NestDynamicModel(GaussianModel):
         painted = replace(gaussians, sh=rgb_to_sh(speed.expand(-1, 3))[:, None])
         black = torch.zeros_like(self.backdrop)
         return self._rasterize(self._cropped(painted), views, black, "RGB").rgb[0, ..., :1]
-
-    def _rasterize(
-        self,
-        gaussians: Gaussians,
-        views: Views,
-        background: Tensor,
-        mode: RenderMode,
-        sh_degree: int | None = None,
-    ) -> Rendering:
-        degree = min(gaussians.sh_degree, self._sh_degree()) if sh_degree is None else sh_degree
-        return super()._rasterize(gaussians, views, background, mode, degree)
 
     def _sh_degree(self) -> int:
         return min(self.config.sh_degree, int(self.opening.item() * (self.config.sh_degree + 1)))
