@@ -52,10 +52,11 @@ def farthest_points(points: Float[Tensor, "n 3"], count: int) -> Int[Tensor, " k
     """
     if len(points) < count:
         raise ValueError(f"{count} tokens need at least as many points, but there are {len(points)}.")
+    axes = points.mT.contiguous()  # sums over three rows are several times as fast as over rows of three
     chosen = torch.empty(count, dtype=torch.long, device=points.device)
-    chosen[0] = (points - points.mean(0)).square().sum(1).argmin()
-    nearest = torch.full((len(points),), float("inf"), device=points.device)
+    chosen[0] = last = (points - points.mean(0)).square().sum(1).argmin()
+    nearest = torch.full_like(axes[0], float("inf"))
     for i in range(1, count):
-        nearest = torch.minimum(nearest, (points - points[chosen[i - 1]]).square().sum(1))
-        chosen[i] = nearest.argmax()
+        nearest = torch.minimum(nearest, (axes - axes[:, last, None]).square().sum(0))
+        chosen[i] = last = nearest.argmax()
     return chosen
