@@ -34,6 +34,7 @@ from nest_nerfstudio.encoders.lift import (
     unsettle,
 )
 from nest_nerfstudio.encoders.occupancy import Guess, Occupancy, likely
+from nest_nerfstudio.encoders.volume import VolumeFeatures, sample_volume
 from nest_nerfstudio.geometry.albedo_cube import NUM_CORNERS, corner_positions
 from nest_nerfstudio.geometry.color import linear_to_srgb, srgb_to_linear
 from nest_nerfstudio.geometry.points import farthest_points, nearest_distances, smooth_neighbors
@@ -53,6 +54,7 @@ class _Lifted:
         backs: of its far side.
         rgba: the pictures, premultiplied.
         maps: their features.
+        volume: features of space, settled frame.
         guess: where the object was thought to be; None but in training.
     """
 
@@ -62,6 +64,7 @@ class _Lifted:
     backs: Float[Tensor, "v p q"]
     rgba: Float[Tensor, "v 4 h w"]
     maps: Float[Tensor, "v c y x"]
+    volume: Float[Tensor, "1 d i j k"]
     guess: Guess | None
 
 
@@ -91,6 +94,10 @@ class LatentEncoderConfig(InstantiateConfig):
     """Size of a token's geometry code."""
     feature_dim: int = 48
     """Width of the picture's features."""
+    volume_dim: int = 16
+    """Width of the features of space."""
+    volume_cells: int = 16
+    """Cells of these along the edge of the cube around the ball; a multiple of 8."""
     irreps: str = "64x0e+16x1e+4x2e"
     """Features of a token."""
     irreps_sent: str = "16x0e+8x1e+4x2e"
@@ -125,14 +132,15 @@ class LatentEncoder(Encoder):
         self.num_scalars, self.num_vectors = irreps.count("0e"), irreps.count("1e")
         width = self.num_scalars
         self.pictures = ImageFeatures(config.feature_dim)
-        self.occupancy = Occupancy(config.feature_dim, width // 2)
+        self.volume = VolumeFeatures(config.feature_dim, config.volume_dim, config.volume_cells)
+        self.occupancy = Occupancy(config.feature_dim, config.volume_dim, width // 2)
         self.look = _mlp(config.feature_dim + _CUES, width, width)
         self.weigh = _mlp(3 * width, width, _HEADS)
         self.recall = nn.Linear(2 * width, _CORNER_HIDDEN)
         self.weigh_corner = _mlp(_CORNER_HIDDEN + _CORNER_CUES, _CORNER_HIDDEN, 1)
         self.aim = nn.Linear(width, 4 * self.num_vectors)
         self.near = _mlp(4, width, width)
-        self.pool = _mlp(_HEADS * width + 2 * width + _GLOBALS, width, width)
+        self.pool = _mlp(_HEADS * width + 2 * width + config.volume_dim + _GLOBALS, width, width)
         self.embed = o3.Linear(f"{width}x0e + {self.num_vectors + _DIRECTIONS}x1e", irreps)
         self.interactions = nn.ModuleList(
             Interaction(irreps, irreps_sent, irreps_sh, _RADIAL, 32) for _ in range(config.num_interactions)
@@ -224,14 +232,26 @@ class LatentEncoder(Encoder):
                 "masks and the poses"
             )
         down = ((views.viewmats[0, :3, :3] @ self._down(centre)) * 256).round() / 256
+        volume = self.volume(settled, maps, down, config.radius)
         guess = None
         if self.training:
-            some = cells[torch.randperm(len(cells), device=cells.device)[:_JUDGED]]
-            logits = self.occupancy(settled, maps, some, down, config.radius)
-            guess = Guess(unsettle(views, centre, some), logits, edge, centre, config.radius)
+            asked = [(settled, maps, volume, cells)]
+            if len(views) > 1:  # what one view alone tells of is the hardest, and else seldom asked
+                first = settled.select(slice(1))
+                cone, _ = carve(first, middle, config.radius, config.cells // 2)
+                asked.append((first, maps[:1], self.volume(first, maps[:1], down, config.radius), cone))
+            some = [
+                places[torch.randperm(len(places), device=places.device)[:_JUDGED]] for *_, places in asked
+            ]
+            logits = [
+                self.occupancy(*known, places, down, config.radius)
+                for (*known, _), places in zip(asked, some, strict=True)
+            ]
+            places = unsettle(views, centre, torch.cat(some))
+            guess = Guess(places, torch.cat(logits), edge, centre, config.radius)
         if views.alphas is not None:  # else there is no surface to be found, and the ball stays as it is
             with torch.no_grad():
-                chances = self.occupancy(settled, maps, cells, down, config.radius).sigmoid()
+                chances = self.occupancy(settled, maps, volume, cells, down, config.radius).sigmoid()
                 cells = cells[likely(chances, settled, cells, config.patches // 2)]
                 halves = split_cells(cells, edge) if len(cells) < _MOST_SPLIT else cells
                 cells = _unless_few(halves, in_hull(settled, alpha_maps(settled), halves), cells)
@@ -240,7 +260,7 @@ class LatentEncoder(Encoder):
             depths = hull_depths(fronts, backs, *project(settled, cells)).amin((0, 2))
             cells = _unless_few(cells, depths < config.shell / (len(views) - 1), cells)
         places = unsettle(views, centre, cells)
-        return _Lifted(places, cells.float(), fronts, backs, rgba, maps, guess)
+        return _Lifted(places, cells.float(), fronts, backs, rgba, maps, volume, guess)
 
     def _down(self, like: Tensor) -> Float[Tensor, " 3"]:
         """Gravity, where the group knows it."""
@@ -271,7 +291,7 @@ class LatentEncoder(Encoder):
     ) -> tuple[Float[Tensor, "k s"], Float[Tensor, "k d 3"], Float[Tensor, "v k w"] | None]:
         """Invariants and vectors at each token, and what each view says of it."""
         width, weights = self.num_scalars, self.base_light
-        seen = weights.new_zeros(len(positions), (_HEADS + 1) * width)
+        seen = weights.new_zeros(len(positions), (_HEADS + 1) * width + self.config.volume_dim)
         aimed = weights.new_zeros(len(positions), self.num_vectors, 3)
         axes = weights.new_zeros(len(positions), 2, 3)
         close = weights.new_zeros(len(positions), width)
@@ -312,7 +332,9 @@ class LatentEncoder(Encoder):
         aims = self.aim(each).unflatten(-1, (self.num_vectors, 4)) * heads[..., :1, None]
         aimed = torch.einsum("vkca,vkai->kci", aims, frames)
         axes = torch.einsum("vk,vkai->kai", heads[..., 0], frames[:, :, 1:3])
-        return torch.cat([seen, spread], 1), aimed, axes, each
+        settled = (positions - centre) @ rotations[0].mT
+        around = sample_volume(lifted.volume, settled, radius)
+        return torch.cat([seen, spread, around], 1), aimed, axes, each
 
     def _inspect(
         self,
@@ -392,7 +414,7 @@ class LatentEncoder(Encoder):
 
 _IRREPS = re.compile(r"\d+x0e ?\+ ?\d+x1e( ?\+ ?\d+x2e)?")
 _JUDGED = 1024
-"""Cells, drawn anew in each step, whose occupancy is learned."""
+"""Cells, drawn anew in each step, whose occupancy is learned, from all views and from one."""
 _MOST_SPLIT = 16384
 """Cells of a hull so large that halves would only be thinned out again."""
 _HARMONICS = "0e + 1e + 2e"

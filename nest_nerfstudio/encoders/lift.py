@@ -112,9 +112,14 @@ def unsettle(views: Views, centre: Float[Tensor, " 3"], places: Float[Tensor, "n
 
 def ball_cells(centre: Float[Tensor, " 3"], radius: float, count: int) -> Float[Tensor, "n 3"]:
     """Middles of the cells in a ball, of a grid with `count` cells along the edge of the cube around it."""
-    steps = ((torch.arange(count, device=centre.device) + 0.5) * (2 / count) - 1).to(centre) * radius
-    cube = torch.cartesian_prod(steps, steps, steps)
+    cube = cube_cells(torch.zeros_like(centre), radius, count)
     return cube[cube.square().sum(1) <= radius**2] + centre
+
+
+def cube_cells(centre: Float[Tensor, " 3"], radius: float, count: int) -> Float[Tensor, "n 3"]:
+    """Middles of the cells of a cube, `count` along its edge of 2 · radius; z changes fastest."""
+    steps = ((torch.arange(count, device=centre.device) + 0.5) * (2 / count) - 1).to(centre) * radius
+    return torch.cartesian_prod(steps, steps, steps) + centre
 
 
 def split_cells(cells: Float[Tensor, "n 3"], edge: float) -> Float[Tensor, "m 3"]:
@@ -206,11 +211,14 @@ def hull_depths(
     grid: Float[Tensor, "v n 2"],
     depths: Float[Tensor, "v n"],
 ) -> Float[Tensor, "v n 2"]:
-    """How far places are behind the front and before the back of the hull, in each view; world units."""
+    """How far places are behind the front and before the back of the hull, in each view; world units.
+
+    Fades to 0 beside the hull: to divide by less than a quarter of a patch would magnify rounding.
+    """
     maps = torch.stack([fronts, backs, (fronts > 0).to(fronts)], 1)
     ends, seen = sample_maps(maps, grid).split([2, 1], -1)
-    front, back = (ends / seen.clamp_min(1e-3)).unbind(-1)
-    return torch.stack([depths - front, back - depths], -1)
+    behind = (depths[..., None] * seen - ends) / seen.clamp_min(0.25)
+    return behind * behind.new_tensor([1.0, -1.0])
 
 
 def in_hull(

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nest_nerfstudio.encoders.lift import may_hold, project, sample_maps
+from nest_nerfstudio.encoders.volume import sample_volume
 from nest_nerfstudio.types import Views
 
 
@@ -42,24 +43,26 @@ class Guess:
 
 
 class Occupancy(nn.Module):
-    """Chance that a place holds something, from what all views show there; the views are pooled.
+    """Chance that a place holds something, from what all views show there and around; the views are pooled.
 
     Args:
         features: channels of the pictures' maps.
+        volume: channels of the features of space.
         width: of the hidden layers.
     """
 
-    def __init__(self, features: int, width: int) -> None:
+    def __init__(self, features: int, volume: int, width: int) -> None:
         super().__init__()
         self.look = nn.Sequential(nn.Linear(features + 3, width), nn.LayerNorm(width), nn.SiLU())
         self.judge = nn.Sequential(
-            *(nn.Linear(2 * width + 2, width), nn.LayerNorm(width), nn.SiLU()), nn.Linear(width, 1)
+            *(nn.Linear(2 * width + volume + 2, width), nn.LayerNorm(width), nn.SiLU()), nn.Linear(width, 1)
         )
 
     def forward(
         self,
         views: Views,
-        maps: Float[Tensor, "v c p q"],
+        maps: Float[Tensor, "v f p q"],
+        volume: Float[Tensor, "1 c x y z"],
         places: Float[Tensor, "n 3"],
         down: Float[Tensor, " 3"],
         radius: float,
@@ -69,6 +72,7 @@ class Occupancy(nn.Module):
         Args:
             views: cameras, in a frame with the scene's middle as its origin.
             maps: features of their pictures.
+            volume: features of space, in that frame.
             places: in that frame.
             down: gravity, or zero.
             radius: unit of length.
@@ -79,8 +83,8 @@ class Occupancy(nn.Module):
         each = self.look(torch.cat([sample_maps(maps, grid), local], -1))
         about = torch.stack([outward.norm(dim=1), outward @ down.to(outward)], 1).to(maps)
         mean = each.mean(0)
-        pooled = [mean, (each - mean).square().mean(0), about]
-        return self.judge(torch.cat(pooled, 1))[:, 0]
+        around = sample_volume(volume, places, radius)
+        return self.judge(torch.cat([mean, (each - mean).square().mean(0), around, about], 1))[:, 0]
 
 
 def likely(

@@ -40,10 +40,11 @@ class LatentGaussianField(Field):
         shape_dim: size of a token's geometry code; its first number is the logarithm of its size in world
             units.
 
-    Geometry (means, quats, scales, opacities, normals) comes from `shape`. `appearance` is a cube of albedo
+    Geometry (means, quats, scales, opacities, transfer) comes from `shape`. `appearance` is a cube of albedo
     (`albedo_cube`), and a Gaussian has the albedo ρ that this has at its mean. Light is turned into the
-    token's frame, where a Gaussian with normal n shines in ρ E(n) / π, with the irradiance E of Ramamoorthi
-    and Hanrahan (2001).
+    token's frame, where a Gaussian with transfer t shines in ρ (t·L) / π: precomputed radiance transfer
+    (Sloan, Kautz, Snyder 2002). t is that of a surface with a normal, all open to the light, and a learned
+    rest, for what shades it.
     What is decoded moves to the world by T_k, so f(g·Z) = g·f(Z) for all weights.
     """
 
@@ -62,6 +63,7 @@ class LatentGaussianField(Field):
         nn.init.zeros_(self.residual.bias)
         with torch.no_grad():
             self.head.weight.mul_(0.3)
+            self.head.weight.view(m, _GEOMETRY, -1)[:, -_TRANSFER:] = 0.0  # nothing shades at first
             bias = self.head.bias.view(m, -1)
             bias.zero_()
             bias[:, :3] = torch.randn(m, 3) * 0.5  # spread the Gaussians over the token
@@ -73,15 +75,14 @@ class LatentGaussianField(Field):
         m = self.config.gaussians_per_token
         hidden = self.trunk(latent.shape)
         decoded = self.head(hidden).unflatten(1, (m, -1))
-        offsets, quats, scales, opacities, normals = decoded.split([3, 4, 3, 1, 3], -1)
+        offsets, quats, scales, opacities, normals, shading = decoded.split([3, 4, 3, 1, 3, _TRANSFER], -1)
         offsets = 2 * offsets.tanh()
         size = latent.shape[:, None, :1].clamp(-8, 3).exp()
         albedo = albedo_at(latent.appearance, offsets)
         turns = latent.quats[:, None].expand(-1, m, -1)
-        shade = irradiance(
-            rotate_sh(latent.light.mT, quat_to_rotmat(latent.quats).mT), F.normalize(normals, dim=-1)
-        )
-        rgb = linear_to_srgb(albedo * shade / math.pi)
+        light = rotate_sh(latent.light.mT, quat_to_rotmat(latent.quats).mT)
+        transfer = clamped_cosine(F.normalize(normals, dim=-1)) + shading
+        rgb = linear_to_srgb(albedo * irradiance(light, transfer) / math.pi)
         return Gaussians(
             means=(quat_rotate(turns, size * offsets) + latent.translations[:, None]).flatten(0, 1),
             quats=quat_multiply(turns, quat_normalize(quats)).flatten(0, 1),
@@ -101,19 +102,28 @@ class LatentGaussianField(Field):
         return turned[:, 1:].unflatten(2, (m, 3)).transpose(1, 2)
 
 
-_GEOMETRY = 3 + 4 + 3 + 1 + 3
+_TRANSFER = 9
+_GEOMETRY = 3 + 4 + 3 + 1 + 3 + _TRANSFER
 _LOBE = (math.pi, 2 * math.pi / 3, math.pi / 4)
 """A_l: the clamped cosine in spherical harmonics."""
 
 
-def irradiance(light: Float[Tensor, "k 9 3"], normals: Float[Tensor, "k m 3"]) -> Float[Tensor, "k m 3"]:
-    """E(n) = Σ A_l L_lm Y_lm(n) per RGB channel, l ≤ 2; at least a hundredth.
+def clamped_cosine(normals: Float[Tensor, "k m 3"]) -> Float[Tensor, "k m 9"]:
+    """A_l Y_lm(n), l ≤ 2: the transfer of surfaces that nothing shades, in gsplat's order.
 
     Source: R. Ramamoorthi, P. Hanrahan, An Efficient Representation for Irradiance Environment Maps, 2001.
 
     Args:
-        light: radiance as spherical harmonics, gsplat's order.
-        normals: unit, in the same frame.
+        normals: unit.
     """
-    lobe = torch.tensor([_LOBE[0], *[_LOBE[1]] * 3, *[_LOBE[2]] * 5]).to(light)
-    return ((sh_basis(2, normals) * lobe) @ light).clamp_min(0.01)
+    return sh_basis(2, normals) * torch.tensor([_LOBE[0], *[_LOBE[1]] * 3, *[_LOBE[2]] * 5]).to(normals)
+
+
+def irradiance(light: Float[Tensor, "k 9 3"], transfer: Float[Tensor, "k m 9"]) -> Float[Tensor, "k m 3"]:
+    """Σ t_lm L_lm per RGB channel; at least a hundredth.
+
+    Args:
+        light: radiance as spherical harmonics, gsplat's order.
+        transfer: what of it a surface gathers, in the same frame.
+    """
+    return (transfer @ light).clamp_min(0.01)

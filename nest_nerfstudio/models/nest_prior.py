@@ -135,7 +135,7 @@ class NestPriorModel(GaussianModel):
         means = {name: torch.stack(values).mean() for name, values in losses.items()}
         unmoved = [v for e, v in sample.targets if v.alphas is not None and _stands_still(e, sample.edit)]
         if guess is not None and unmoved:
-            means["occupancy"] = guess.loss(unmoved)
+            means["occupancy"] = guess.loss([sample.context, *unmoved])
         if sample.edit.light is not None:
             known = sun_sky_light(sample.edit.light, latent.light)
             means["light"] = (latent.light - known).abs().mean()

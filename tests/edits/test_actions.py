@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nest_nerfstudio.edits.actions import apply_edit, recolor, sun_sky_light
-from nest_nerfstudio.fields.latent_gaussians import irradiance
+from nest_nerfstudio.fields.latent_gaussians import clamped_cosine, irradiance
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_rotate
 from nest_nerfstudio.types import Edit, MotionCode, SceneLatent, SunSky
 from tests.equivariance import latent_distance
@@ -90,12 +90,14 @@ def test_irradiance_of_sun_and_sky() -> None:
     light = torch.zeros(3, 9)
     normals = torch.nn.functional.normalize(torch.randn(1, 200, 3), dim=-1)
     sky = sun_sky_light(SunSky(sun=0.0, ambient=0.6), light).mT[None]
-    torch.testing.assert_close(irradiance(sky, normals), torch.full((1, 200, 3), 0.6 * math.pi))
+    torch.testing.assert_close(
+        irradiance(sky, clamped_cosine(normals)), torch.full((1, 200, 3), 0.6 * math.pi)
+    )
     direction = torch.tensor([-0.3, 0.5, -1.0])
     sun = sun_sky_light(SunSky(tuple(direction.tolist()), 3.0, 0.0), light).mT[None]
     cosine = (normals @ -direction / direction.norm()).clamp_min(0)
-    assert (irradiance(sun, normals)[..., 0] - 3 * cosine).abs().max() < 0.3
-    towards = irradiance(sun, -direction[None, None] / direction.norm())
+    assert (irradiance(sun, clamped_cosine(normals))[..., 0] - 3 * cosine).abs().max() < 0.3
+    towards = irradiance(sun, clamped_cosine(-direction[None, None] / direction.norm()))
     assert towards[0, 0, 0] == pytest.approx(3 * (1 / 4 + 1 / 2 + 5 / 16 * 1), rel=0.02)
 
 

@@ -7,7 +7,10 @@ import torch
 
 from nest_nerfstudio.edits.actions import recolor, sun_sky_light
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
-from nest_nerfstudio.geometry.quaternion import quat_exp
+from nest_nerfstudio.geometry.albedo_cube import albedo_at
+from nest_nerfstudio.geometry.color import linear_to_srgb
+from nest_nerfstudio.geometry.quaternion import quat_exp, quat_to_rotmat
+from nest_nerfstudio.geometry.sh import SH_C0
 from nest_nerfstudio.types import Gaussians, MotionCode, SceneLatent, SunSky
 from tests.equivariance import gaussians_distance, random_pose
 
@@ -85,6 +88,27 @@ def test_moving_an_object_under_a_light_changes_its_shading(
     turned_world = field(latent.turn_world(pose))
     assert gaussians_distance(turned_world, field(latent).move(pose)) < 1e-5
     assert changed(moved, turned_world) == {"sh"}
+
+
+def test_an_open_surface_at_first_and_shade_that_is_learned(latent: SceneLatent) -> None:
+    """The start is Lambert's cosine of a normal; what is learned beyond it changes nothing but colour."""
+    field = LatentGaussianFieldConfig(gaussians_per_token=EACH).setup(shape_dim=SHAPE)
+    sky = sun_sky_light(SunSky(sun=0.0, ambient=0.6), latent.light)
+    open_to_it = linear_to_srgb(albedo_at(latent.appearance, _offsets(field, latent)) * 0.6)
+    before = field(replace(latent, light=sky))
+    torch.testing.assert_close(before.sh[:, 0] * SH_C0 + 0.5, open_to_it.flatten(0, 1), atol=1e-5, rtol=0)
+    with torch.no_grad():  # every ninth of a token's last numbers is the transfer of the even light
+        field.head.bias.view(EACH, -1)[:, -9] -= 0.5
+    shaded = field(replace(latent, light=sky))
+    assert changed(shaded, before) == {"sh"}
+    assert (shaded.sh[:, 0] < before.sh[:, 0]).all()
+
+
+def _offsets(field: LatentGaussianField, latent: SceneLatent) -> torch.Tensor:
+    """Where a token's Gaussians are in its frame, in its sizes."""
+    away = field(latent).means.unflatten(0, (-1, EACH)) - latent.translations[:, None]
+    local = torch.einsum("kji,kmj->kmi", quat_to_rotmat(latent.quats), away)
+    return local / latent.shape[:, None, :1].clamp(-8, 3).exp()
 
 
 def test_without_view_dependence(latent: SceneLatent) -> None:
