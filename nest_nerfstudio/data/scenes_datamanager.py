@@ -43,7 +43,7 @@ class MultiSceneDatamanagerConfig(VanillaDataManagerConfig):
     scenes_per_batch: int = 4
     """Scenes of a step, for each process."""
     num_context: tuple[int, int] = (1, 8)
-    """Fewest and most context views of a training sample; fewer where a state has fewer."""
+    """Fewest and most context views of a training sample, drawn log-uniformly; fewer if a state has fewer."""
     num_targets: int = 4
     """Target views of a training sample, of the state that its context shows and of each other."""
     edit_states: int = 0

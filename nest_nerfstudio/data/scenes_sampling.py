@@ -29,7 +29,7 @@ class SceneSampleDataset(Dataset[SceneSample]):
     Args:
         library: where scenes are read.
         scenes: numbers of the scenes to draw.
-        num_context: fewest and most context views of a sample.
+        num_context: fewest and most context views of a sample, drawn log-uniformly: few are the hardest.
         num_targets: target views of the same state, and of each other one.
         edit_states: other edits of the scene to give targets of, at most.
         seed: of all that is drawn.
@@ -78,7 +78,8 @@ class SceneSampleDataset(Dataset[SceneSample]):
 
     def _draw(self, number: int, rng: np.random.Generator) -> SceneSample:
         scene = self.library.scene(number)
-        num_context = int(rng.integers(self.num_context[0], self.num_context[1] + 1))
+        fewest, most = self.num_context
+        num_context = min(most, int(fewest * ((most + 1) / fewest) ** rng.random()))
         state, chosen = self._draw_state(scene, num_context + self.num_targets, rng)
         num_context = min(num_context, len(chosen) - 1)
         others = sorted({s for s in scene.states if s.time == state.time and s != state})
