@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
-from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
 from PIL import Image
 from rich.progress import track
 
+from nest_nerfstudio.geometry import color
 from nest_nerfstudio.types import Edit, SunSky
 
 OBJECT_RADIUS = 1.15
@@ -240,17 +241,13 @@ def edited(mesh: Mesh, edit: Edit) -> Mesh:
         vertices=mesh.vertices * stretch @ turn.T + np.array(edit.translate),
         normals=None if mesh.normals is None else mesh.normals / stretch @ turn.T,
         bsdf=_shift_colors(mesh.bsdf, edit.hue) if edit.hue else mesh.bsdf,
-        colors=None if mesh.colors is None else shift_hue(mesh.colors, edit.hue),
+        colors=mesh.colors if mesh.colors is None or not edit.hue else shift_hue(mesh.colors, edit.hue),
     )
 
 
 def shift_hue(rgb: Float[np.ndarray, "*shape 3"], hue: float) -> Float[np.ndarray, "*shape 3"]:
     """Shift the hue of linear RGB in [0, 1] by a fraction of a turn; saturation and value (HSV) stay."""
-    if not hue:
-        return rgb
-    hsv = rgb_to_hsv(np.clip(rgb, 0, 1))
-    hsv[..., 0] = (hsv[..., 0] + hue) % 1
-    return hsv_to_rgb(hsv)
+    return color.shift_hue(torch.from_numpy(np.clip(rgb, 0.0, 1.0)), hue).numpy()
 
 
 def _shift_colors(plugin: Bsdf, hue: float) -> Bsdf:
@@ -362,13 +359,12 @@ def render(
 
 def to_srgb(linear: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Clip to [0, 1] and apply the sRGB transfer curve (IEC 61966-2-1)."""
-    linear = np.clip(linear, 0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return color.linear_to_srgb(torch.from_numpy(np.clip(linear, 0.0, 1.0))).numpy()
 
 
 def from_srgb(encoded: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """The inverse of `to_srgb` on [0, 1]."""
-    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    return color.srgb_to_linear(torch.from_numpy(encoded)).numpy()
 
 
 def _save_png(rgba: Float[np.ndarray, "size size 4"], path: Path) -> None:

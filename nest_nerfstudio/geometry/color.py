@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def srgb_to_linear(rgb: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
+def srgb_to_linear(rgb: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     """Inverse of `linear_to_srgb` for values in [0, 1] (IEC 61966-2-1)."""
     return torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
 
 
-def linear_to_srgb(rgb: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
+def linear_to_srgb(rgb: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     """The sRGB curve; above 1 it goes on straight, so that what is too bright still has a gradient."""
     curve = 1.055 * rgb.clamp(0.0031308, 1) ** (1 / 2.4) - 0.055
     return torch.where(rgb <= 0.0031308, 12.92 * rgb, curve) + (rgb - 1).clamp_min(0) * (1.055 / 2.4)

@@ -276,20 +276,15 @@ class NestPriorModel(GaussianModel):
     # ---------------------------------------------------------------- scores
 
     @torch.no_grad()
-    def score(
-        self, sample: SceneSample, refined: bool = False
-    ) -> list[tuple[Edit, dict[str, float], Tensor]]:
+    def score(self, latent: SceneLatent, sample: SceneSample) -> list[tuple[Edit, dict[str, float], Tensor]]:
         """PSNR, SSIM and, if it is there, LPIPS of every target picture, and it beside what was seen.
 
         Edits that no action on the latent carries out (stretch) are left out.
 
         Args:
+            latent: of the context.
             sample: context and targets.
-            refined: optimise the latent on the context first.
         """
-        latent = self.encoder(sample.context)
-        if refined:
-            latent = self.refine(latent, sample.context)
         found = []
         for edit, views in sample.targets:
             reached = self._in_state(latent, sample.edit, edit, views)

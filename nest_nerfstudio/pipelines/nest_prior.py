@@ -95,8 +95,11 @@ class NestPriorPipeline(NestPipeline):
         """Means over the pictures of one scene."""
         found: dict[str, list[float]] = defaultdict(list)
         model = cast(NestPriorModel, self.model)
-        for kind in ("", "_refined") if model.config.refine_steps > 0 else ("",):
-            for i, (edit, scores, picture) in enumerate(model.score(sample, refined=bool(kind))):
+        latents = {"": model.encoder(sample.context)}
+        if model.config.refine_steps > 0:
+            latents["_refined"] = model.refine(latents[""], sample.context)
+        for kind, latent in latents.items():
+            for i, (edit, scores, picture) in enumerate(model.score(latent, sample)):
                 changed = "+".join(edit.differences(sample.edit))
                 for name, value in scores.items():
                     metric = name + kind
