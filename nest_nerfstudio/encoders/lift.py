@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nest_nerfstudio.types import Points, Views
@@ -189,15 +189,32 @@ def hull_points(views: Views, centre: Float[Tensor, " 3"], radius: float, count:
     return Points(cells[outer], rgb[outer].clamp(0, 1))
 
 
+def patch_of(
+    views: Views, places: Float[Tensor, "n 3"], patches: int
+) -> tuple[Int[Tensor, "v n"], tuple[int, int]]:
+    """Through which patch of each picture places are seen, and how many patches it has down and across.
+
+    Patches are counted row by row; places that a view does not see have the number of all patches.
+
+    Args:
+        views: cameras.
+        places: in their world.
+        patches: along the longer side of a picture.
+    """
+    longest = max(views.width, views.height)
+    height, width = (max(1, round(patches * side / longest)) for side in (views.height, views.width))
+    grid, z = project(views, places)
+    at = ((grid + 1) * 0.5 * grid.new_tensor([width, height])).floor().long()
+    inside = (at >= 0).all(-1) & (at < at.new_tensor([width, height])).all(-1) & (z > 0)
+    return torch.where(inside, at[..., 1] * width + at[..., 0], height * width), (height, width)
+
+
 def hull_ends(
     views: Views, places: Float[Tensor, "n 3"], patches: int
 ) -> tuple[Float[Tensor, "v p q"], Float[Tensor, "v p q"]]:
     """Camera-space z where places begin and end, seen through a grid of patches; 0 where there are none."""
-    height, width = _grid_size(views, patches)
-    grid, z = project(views, places)
-    at = ((grid + 1) * 0.5 * grid.new_tensor([width, height])).long()
-    inside = (at >= 0).all(-1) & (at < at.new_tensor([width, height])).all(-1) & (z > 0)
-    at = torch.where(inside, at[..., 1] * width + at[..., 0], height * width)
+    at, (height, width) = patch_of(views, places, patches)
+    _, z = project(views, places)
     ends = []
     for reduce, least in (("amin", torch.inf), ("amax", -torch.inf)):
         found = z.new_full((len(views), height * width + 1), least).scatter_reduce(1, at, z, reduce)[:, :-1]
@@ -245,8 +262,3 @@ def alpha_maps(views: Views) -> Float[Tensor, "v 1 h w"]:
     if views.alphas is None:
         return views.images.new_ones(len(views), 1, views.height, views.width)
     return views.alphas.permute(0, 3, 1, 2)
-
-
-def _grid_size(views: Views, patches: int) -> tuple[int, int]:
-    longest = max(views.width, views.height)
-    return max(1, round(patches * views.height / longest)), max(1, round(patches * views.width / longest))

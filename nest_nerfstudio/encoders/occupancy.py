@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nest_nerfstudio.encoders.lift import may_hold, project, sample_maps
+from nest_nerfstudio.encoders.lift import may_hold, patch_of, project, sample_maps
 from nest_nerfstudio.encoders.volume import sample_volume
 from nest_nerfstudio.types import Views
 
@@ -91,9 +91,8 @@ def likely(
     chances: Float[Tensor, " n"], views: Views, places: Float[Tensor, "n 3"], patches: int
 ) -> Bool[Tensor, " n"]:
     """Places of chance 0.5, and on every ray of a grid of patches those that come near its likeliest."""
-    grid, _ = project(views, places)
-    at = ((grid + 1) * 0.5 * patches).long().clamp(0, patches - 1)
-    at = at[..., 1] * patches + at[..., 0]
+    at, (height, width) = patch_of(views, places, patches)
     spread = chances.expand(len(views), -1)
-    most = spread.new_zeros(len(views), patches * patches).scatter_reduce(1, at, spread, "amax")
+    most = spread.new_zeros(len(views), height * width + 1).scatter_reduce(1, at, spread, "amax")
+    most[:, -1] = 1.0  # a view has no say in what it does not see
     return chances >= (0.7 * most.gather(1, at).amin(0)).clamp_max(0.5)
