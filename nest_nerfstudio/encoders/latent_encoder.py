@@ -9,63 +9,30 @@ from typing import Literal, cast
 import torch
 import torch.nn.functional as F
 from e3nn import o3
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
 
 from nest_nerfstudio.encoders.base import Encoder
-from nest_nerfstudio.encoders.image_features import ImageFeatures
 from nest_nerfstudio.encoders.layers import Interaction, radial_basis
 from nest_nerfstudio.encoders.lift import (
-    alpha_maps,
     camera_centres,
-    carve,
     hull_depths,
-    hull_ends,
-    in_hull,
     looked_at,
-    premultiplied,
     project,
     resize_views,
     sample_maps,
-    settle,
     sort_views,
-    split_cells,
-    unsettle,
 )
-from nest_nerfstudio.encoders.occupancy import Guess, Occupancy, likely
-from nest_nerfstudio.encoders.volume import VolumeFeatures, sample_volume
+from nest_nerfstudio.encoders.occupancy import Guess
+from nest_nerfstudio.encoders.proposals import ProposalNetworkConfig, Proposals
+from nest_nerfstudio.encoders.volume import sample_volume
 from nest_nerfstudio.geometry.albedo_cube import NUM_CORNERS, corner_positions
 from nest_nerfstudio.geometry.color import linear_to_srgb, srgb_to_linear
 from nest_nerfstudio.geometry.points import farthest_points, nearest_distances, smooth_neighbors
 from nest_nerfstudio.geometry.quaternion import rotmat_to_quat
 from nest_nerfstudio.geometry.sh import sh_from_e3nn
 from nest_nerfstudio.types import MotionCode, Points, SceneLatent, Views
-
-
-@dataclass(frozen=True)
-class _Lifted:
-    """Places where tokens may be, and what is known of the pictures by then.
-
-    Attributes:
-        positions: world frame.
-        settled: the same places in the settled frame, to choose among them.
-        fronts: camera-space z of the hull's near side, by patch; 0 where a patch sees nothing.
-        backs: of its far side.
-        rgba: the pictures, premultiplied.
-        maps: their features.
-        volume: features of space, settled frame.
-        guess: where the object was thought to be; None but in training.
-    """
-
-    positions: Float[Tensor, "n 3"]
-    settled: Float[Tensor, "n 3"]
-    fronts: Float[Tensor, "v p q"]
-    backs: Float[Tensor, "v p q"]
-    rgba: Float[Tensor, "v 4 h w"]
-    maps: Float[Tensor, "v c y x"]
-    volume: Float[Tensor, "1 d i j k"]
-    guess: Guess | None
 
 
 @dataclass
@@ -84,20 +51,10 @@ class LatentEncoderConfig(InstantiateConfig):
     """From a camera to what it looks at, for a single picture where the group is se3; world units."""
     image_size: int = 128
     """Longer side of the pictures that are looked at, pixels."""
-    cells: int = 96
-    """Finest cells along the edge of the cube around the ball; a multiple of 4."""
-    patches: int = 64
-    """Of a picture along its longer side, through which is seen where the hull begins and ends."""
-    shell: float = 0.6
-    """Depth under the hull of two views where tokens may be, world units; less with more views."""
+    proposals: ProposalNetworkConfig = field(default_factory=ProposalNetworkConfig)
+    """Where tokens may stand."""
     shape_dim: int = 48
     """Size of a token's geometry code."""
-    feature_dim: int = 48
-    """Width of the picture's features."""
-    volume_dim: int = 16
-    """Width of the features of space."""
-    volume_cells: int = 16
-    """Cells of these along the edge of the cube around the ball; a multiple of 8."""
     irreps: str = "64x0e+16x1e+4x2e"
     """Features of a token."""
     irreps_sent: str = "16x0e+8x1e+4x2e"
@@ -124,23 +81,19 @@ class LatentEncoder(Encoder):
                 f"irreps must be scalars, then vectors, then any more, all even (64x0e+16x1e+4x2e), not "
                 f"{config.irreps}"
             )
-        if config.cells < 4 or config.cells % 4:
-            raise ValueError(f"cells must be a multiple of 4, not {config.cells}")
         self.config = config
         texts = (config.irreps, config.irreps_sent, _HARMONICS)
         irreps, irreps_sent, irreps_sh = (cast(o3.Irreps, o3.Irreps(text)) for text in texts)
         self.num_scalars, self.num_vectors = irreps.count("0e"), irreps.count("1e")
         width = self.num_scalars
-        self.pictures = ImageFeatures(config.feature_dim)
-        self.volume = VolumeFeatures(config.feature_dim, config.volume_dim, config.volume_cells)
-        self.occupancy = Occupancy(config.feature_dim, config.volume_dim, width // 2)
-        self.look = _mlp(config.feature_dim + _CUES, width, width)
+        self.propose = config.proposals.setup(radius=config.radius)
+        self.look = _mlp(config.proposals.feature_dim + _CUES, width, width)
         self.weigh = _mlp(3 * width, width, _HEADS)
         self.recall = nn.Linear(2 * width, _CORNER_HIDDEN)
         self.weigh_corner = _mlp(_CORNER_HIDDEN + _CORNER_CUES, _CORNER_HIDDEN, 1)
         self.aim = nn.Linear(width, 4 * self.num_vectors)
         self.near = _mlp(4, width, width)
-        self.pool = _mlp(_HEADS * width + 2 * width + config.volume_dim + _GLOBALS, width, width)
+        self.pool = _mlp(_HEADS * width + 2 * width + config.proposals.volume_dim + _GLOBALS, width, width)
         self.embed = o3.Linear(f"{width}x0e + {self.num_vectors + _DIRECTIONS}x1e", irreps)
         self.interactions = nn.ModuleList(
             Interaction(irreps, irreps_sent, irreps_sh, _RADIAL, 32) for _ in range(config.num_interactions)
@@ -178,10 +131,10 @@ class LatentEncoder(Encoder):
         if points is not None:
             points = Points(points.positions.double(), points.rgb.to(self.base_light))
         centre = self.centre(views, points)
-        lifted = None if views is None else self._lift(views, centre)
-        positions = self._places(lifted, points, count)
+        proposals = None if views is None else self.propose(views, centre, self._down(centre))
+        positions = self._places(proposals, points, count)
         spacing = nearest_distances(positions, 3).mean(1).clamp_min(1e-4 * self.config.radius)
-        scalars, vectors, each = self._gather(views, lifted, points, positions, spacing, centre)
+        scalars, vectors, each = self._gather(views, proposals, points, positions, spacing, centre)
         x = self.embed(torch.cat([scalars, vectors.flatten(1)], 1))
         x = self._converse(x, positions)
         scalars = x[:, : self.num_scalars]
@@ -192,8 +145,8 @@ class LatentEncoder(Encoder):
             colors = self._nearest_colors(points, corners, positions, spacing)
         if each is not None:
             assert views is not None
-            assert lifted is not None
-            colors, found = self._inspect(views, lifted, corners, each, scalars)
+            assert proposals is not None
+            colors, found = self._inspect(views, proposals, corners, each, scalars)
         about = torch.cat([scalars, linear_to_srgb(colors).flatten(1) - 0.5, found.flatten(1)], 1)
         albedo = (self.to_albedo(about).unflatten(1, (-1, 3)) + colors.clamp(0.02, 0.98).logit()).sigmoid()
         empty = x.new_zeros(0)
@@ -205,7 +158,7 @@ class LatentEncoder(Encoder):
             light=self._light(x),
             motion=MotionCode(empty, x.new_zeros(len(x), 0), empty, x.new_zeros(())),
         )
-        return latent, None if lifted is None else lifted.guess
+        return latent, None if proposals is None else proposals.guess
 
     # ---------------------------------------------------------------- where
 
@@ -219,62 +172,19 @@ class LatentEncoder(Encoder):
         assert views is not None
         return looked_at(views.viewmats, self.config.viewing_distance)
 
-    def _lift(self, views: Views, centre: Tensor) -> _Lifted:
-        """Carves the ball by the silhouettes in three steps, each of half the edge; the second is learned."""
-        config, rgba = self.config, premultiplied(views)
-        maps = self.pictures(rgba - 0.5)
-        settled, middle = settle(views, centre, config.radius), torch.zeros_like(centre)
-        cells, edge = carve(settled, middle, config.radius, config.cells // 2)
-        if len(cells) < 4:
-            raise ValueError(
-                f"the silhouettes of the {len(views)} views have no place in common inside the ball of "
-                f"radius {config.radius:g} around {[round(x, 2) for x in centre.tolist()]}: check the "
-                "masks and the poses"
-            )
-        down = ((views.viewmats[0, :3, :3] @ self._down(centre)) * 256).round() / 256
-        volume = self.volume(settled, maps, down, config.radius)
-        guess = None
-        if self.training:
-            asked = [(settled, maps, volume, cells)]
-            if len(views) > 1:  # what one view alone tells of is the hardest, and else seldom asked
-                first = settled.select(slice(1))
-                cone, _ = carve(first, middle, config.radius, config.cells // 2)
-                asked.append((first, maps[:1], self.volume(first, maps[:1], down, config.radius), cone))
-            some = [
-                places[torch.randperm(len(places), device=places.device)[:_JUDGED]] for *_, places in asked
-            ]
-            logits = [
-                self.occupancy(*known, places, down, config.radius)
-                for (*known, _), places in zip(asked, some, strict=True)
-            ]
-            places = unsettle(views, centre, torch.cat(some))
-            guess = Guess(places, torch.cat(logits), edge, centre, config.radius)
-        if views.alphas is not None:  # else there is no surface to be found, and the ball stays as it is
-            with torch.no_grad():
-                chances = self.occupancy(settled, maps, volume, cells, down, config.radius).sigmoid()
-                cells = cells[likely(chances, settled, cells, config.patches // 2)]
-                halves = split_cells(cells, edge) if len(cells) < _MOST_SPLIT else cells
-                cells = _unless_few(halves, in_hull(settled, alpha_maps(settled), halves), cells)
-        fronts, backs = hull_ends(settled, cells, config.patches)
-        if views.alphas is not None and len(views) > 1:
-            depths = hull_depths(fronts, backs, *project(settled, cells)).amin((0, 2))
-            cells = _unless_few(cells, depths < config.shell / (len(views) - 1), cells)
-        places = unsettle(views, centre, cells)
-        return _Lifted(places, cells.float(), fronts, backs, rgba, maps, volume, guess)
-
     def _down(self, like: Tensor) -> Float[Tensor, " 3"]:
         """Gravity, where the group knows it."""
         return like.new_tensor([0.0, 0.0, -1.0 if self.config.group == "azimuth" else 0.0])
 
     @torch.no_grad()
-    def _places(self, lifted: _Lifted | None, points: Points | None, count: int) -> Float[Tensor, "k 3"]:
+    def _places(self, proposals: Proposals | None, points: Points | None, count: int) -> Float[Tensor, "k 3"]:
         """Evenly spread places for tokens: on the points where there are some, else in the hull."""
         if points is not None:
             places = settled = points.positions
         else:
-            assert lifted is not None
-            sparser = max(1, len(lifted.positions) // (_CHOICE * count))
-            places, settled = lifted.positions[::sparser], lifted.settled[::sparser]
+            assert proposals is not None
+            sparser = max(1, len(proposals.positions) // (_CHOICE * count))
+            places, settled = proposals.positions[::sparser], proposals.settled[::sparser]
         # in the order of the candidates, as rounding may swap two far ones in that of the choice
         return places[farthest_points(settled, min(count, len(places))).sort().values]
 
@@ -283,7 +193,7 @@ class LatentEncoder(Encoder):
     def _gather(
         self,
         views: Views | None,
-        lifted: _Lifted | None,
+        proposals: Proposals | None,
         points: Points | None,
         positions: Tensor,
         spacing: Tensor,
@@ -291,14 +201,14 @@ class LatentEncoder(Encoder):
     ) -> tuple[Float[Tensor, "k s"], Float[Tensor, "k d 3"], Float[Tensor, "v k w"] | None]:
         """Invariants and vectors at each token, and what each view says of it."""
         width, weights = self.num_scalars, self.base_light
-        seen = weights.new_zeros(len(positions), (_HEADS + 1) * width + self.config.volume_dim)
+        seen = weights.new_zeros(len(positions), (_HEADS + 1) * width + self.config.proposals.volume_dim)
         aimed = weights.new_zeros(len(positions), self.num_vectors, 3)
         axes = weights.new_zeros(len(positions), 2, 3)
         close = weights.new_zeros(len(positions), width)
         each = None
         if views is not None:
-            assert lifted is not None
-            seen, aimed, axes, each = self._look(views, lifted, positions, centre)
+            assert proposals is not None
+            seen, aimed, axes, each = self._look(views, proposals, positions, centre)
         if points is not None:
             close, pull = self._listen(points, positions, spacing)
             aimed = aimed + pull[:, None]
@@ -310,17 +220,17 @@ class LatentEncoder(Encoder):
         return scalars, vectors, each
 
     def _look(
-        self, views: Views, lifted: _Lifted, positions: Tensor, centre: Tensor
+        self, views: Views, proposals: Proposals, positions: Tensor, centre: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What all views show at the tokens, pooled by learned weights of several heads."""
-        rgba = lifted.rgba
+        rgba = proposals.rgba
         grid, z = project(views, positions)
         radius = self.config.radius
-        behind = hull_depths(lifted.fronts, lifted.backs, grid, z) / radius
+        behind = hull_depths(proposals.fronts, proposals.backs, grid, z) / radius
         rotations = views.viewmats[:, :3, :3]
         local = ((positions - centre) @ rotations.mT) / radius
         cues = [local, behind, grid.abs().amax(-1, keepdim=True).clamp_max(2)]
-        shown = [sample_maps(lifted.maps, grid), sample_maps(rgba, grid), *(cue.to(rgba) for cue in cues)]
+        shown = [sample_maps(proposals.maps, grid), sample_maps(rgba, grid), *(cue.to(rgba) for cue in cues)]
         each = self.look(torch.cat(shown, -1))  # [v, k, s]
         mean = each.mean(0)
         spread = (each - mean).square().mean(0)
@@ -333,13 +243,13 @@ class LatentEncoder(Encoder):
         aimed = torch.einsum("vkca,vkai->kci", aims, frames)
         axes = torch.einsum("vk,vkai->kai", heads[..., 0], frames[:, :, 1:3])
         settled = (positions - centre) @ rotations[0].mT
-        around = sample_volume(lifted.volume, settled, radius)
+        around = sample_volume(proposals.volume, settled, radius)
         return torch.cat([seen, spread, around], 1), aimed, axes, each
 
     def _inspect(
         self,
         views: Views,
-        lifted: _Lifted,
+        proposals: Proposals,
         corners: Float[Tensor, "k c 3"],
         each: Float[Tensor, "v k w"],
         scalars: Float[Tensor, "k s"],
@@ -350,8 +260,8 @@ class LatentEncoder(Encoder):
         token.
         """
         grid, z = project(views, corners.flatten(0, 1))
-        pixel = sample_maps(lifted.rgba, grid).unflatten(1, corners.shape[:2])  # [v, k, c, 4]
-        behind = hull_depths(lifted.fronts, lifted.backs, grid, z).unflatten(1, corners.shape[:2])
+        pixel = sample_maps(proposals.rgba, grid).unflatten(1, corners.shape[:2])  # [v, k, c, 4]
+        behind = hull_depths(proposals.fronts, proposals.backs, grid, z).unflatten(1, corners.shape[:2])
         behind = (behind / (0.1 * self.config.radius)).clamp(-3, 3).to(pixel)
         known = self.recall(torch.cat([each, scalars.expand_as(each)], -1))
         known = known[:, :, None].expand(-1, -1, corners.shape[1], -1)
@@ -413,10 +323,6 @@ class LatentEncoder(Encoder):
 
 
 _IRREPS = re.compile(r"\d+x0e ?\+ ?\d+x1e( ?\+ ?\d+x2e)?")
-_JUDGED = 1024
-"""Cells, drawn anew in each step, whose occupancy is learned, from all views and from one."""
-_MOST_SPLIT = 16384
-"""Cells of a hull so large that halves would only be thinned out again."""
 _HARMONICS = "0e + 1e + 2e"
 """Of the directions between tokens."""
 _HEADS = 4
@@ -482,13 +388,6 @@ def _check(views: Views | None, points: Points | None, count: int) -> None:
         raise ValueError(
             f"a point cloud needs 4 places or more that differ; this one has {len(points)} points"
         )
-
-
-def _unless_few(
-    places: Float[Tensor, "n 3"], kept: Bool[Tensor, " n"], else_all: Float[Tensor, "m 3"]
-) -> Float[Tensor, "k 3"]:
-    """Those places that are kept, or others where these are too few to stand tokens on."""
-    return places[kept] if kept.sum() >= 4 else else_all
 
 
 def _across(vectors: Tensor, axes: Tensor) -> Tensor:

@@ -147,7 +147,9 @@ class NestPriorModel(GaussianModel):
         wanted = self.training and float(torch.rand(())) < self.config.from_points
         if not wanted or len(context) < 3 or context.alphas is None:
             return context, None
-        points = hull_points(context, self.encoder.centre(context), encoder.radius, encoder.cells // 2)
+        points = hull_points(
+            context, self.encoder.centre(context), encoder.radius, encoder.proposals.cells // 2
+        )
         kept = torch.rand(len(points), device=points.rgb.device) < 0.1 + 0.9 * torch.rand(()).item()
         if kept.sum() < 64:
             return context, None

@@ -8,6 +8,7 @@ import torch
 
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoder, LatentEncoderConfig, frames_of
 from nest_nerfstudio.encoders.lift import alpha_maps, in_hull
+from nest_nerfstudio.encoders.proposals import ProposalNetworkConfig
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
 from nest_nerfstudio.types import Points
 from tests.equivariance import (
@@ -31,9 +32,13 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
     torch.set_default_dtype(torch.float32)
 
 
-def make_encoder(group: str = "so3", **settings) -> LatentEncoder:
+def make_encoder(group: str = "so3", cells: int = 32, **settings) -> LatentEncoder:
     """With weights that are not those of a start, where some heads are zero."""
-    defaults = {"image_size": 48, "cells": 32, "patches": 16, "num_tokens": 40}
+    defaults = {
+        "image_size": 48,
+        "num_tokens": 40,
+        "proposals": ProposalNetworkConfig(cells=cells, patches=16),
+    }
     encoder = LatentEncoderConfig(group=group, **{**defaults, **settings}).setup()
     with torch.no_grad():
         for parameter in encoder.parameters():

@@ -6,11 +6,17 @@ import torch
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
 from nest_nerfstudio.encoders.lift import ball_cells, may_hold
 from nest_nerfstudio.encoders.occupancy import Guess, likely
+from nest_nerfstudio.encoders.proposals import ProposalNetworkConfig
 from nest_nerfstudio.types import Views
 from tests.equivariance import pictures
 
 RADIUS, COUNT = 1.25, 24
 EDGE = 2 * RADIUS / COUNT
+
+
+def small_encoder() -> LatentEncoderConfig:
+    proposals = ProposalNetworkConfig(cells=48, patches=16)
+    return LatentEncoderConfig(image_size=48, proposals=proposals, num_tokens=16)
 
 
 def guess_of(cells: torch.Tensor, logits: torch.Tensor) -> Guess:
@@ -53,7 +59,7 @@ def test_every_ray_keeps_its_likeliest(chances: list[float], kept: list[bool]) -
 
 def test_occupancy_is_learned_from_silhouettes() -> None:
     torch.manual_seed(0)
-    encoder = LatentEncoderConfig(image_size=48, cells=48, patches=16, num_tokens=16).setup().train()
+    encoder = small_encoder().setup().train()
     views = pictures(5)
     first = views.select(slice(1))
     optimizer = torch.optim.Adam(encoder.parameters(), 3e-3)
@@ -69,7 +75,24 @@ def test_occupancy_is_learned_from_silhouettes() -> None:
     assert losses[-1] < 0.5 * losses[0]
     encoder.eval()
     assert encoder.encode(first)[1] is None
-    before = LatentEncoderConfig(image_size=48, cells=48, patches=16, num_tokens=16).setup().eval()
+    before = small_encoder().setup().eval()
     # places near the three balls, rather than all along the cone
     spread = [e(first, num_tokens=100).translations.std(0).prod() for e in (before, encoder)]
     assert spread[1] < 0.7 * spread[0]
+
+
+def test_one_view_is_judged_alone_in_every_step() -> None:
+    """Of several views, it is also asked what the first one alone leaves open, and others do not."""
+    encoder = small_encoder().setup().train()
+    views = pictures(5)
+    guess = encoder.encode(views)[1]
+    assert guess is not None
+
+    def share(some: Views) -> float:
+        places, centre = guess.positions.float(), guess.centre.float()
+        return float(may_hold(some, places, guess.edge, centre, guess.radius).float().mean())
+
+    alone = sorted(share(views.select(slice(i, i + 1))) for i in range(5))
+    assert alone[-1] > 0.99  # but for poses that are rounded
+    assert alone[-2] < 0.9
+    assert 0.1 < share(views) < 0.9
