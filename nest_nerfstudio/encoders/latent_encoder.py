@@ -110,20 +110,31 @@ class LatentEncoder(Encoder):
     def forward(
         self, views: Views | None, points: Points | None = None, num_tokens: int | None = None
     ) -> SceneLatent:
-        return self.encode(views, points, num_tokens)[0]
+        return self.encode(views, points, num_tokens, with_guess=False)[0]
 
     def encode(
-        self, views: Views | None, points: Points | None = None, num_tokens: int | None = None
+        self,
+        views: Views | None,
+        points: Points | None = None,
+        num_tokens: int | None = None,
+        with_guess: bool = True,
     ) -> tuple[SceneLatent, Guess | None]:
-        """The latent, and in training where the object was thought to be.
+        """The latent, and in training where the object is thought to be, if that is asked for.
 
-        Arguments and errors are those of `forward`.
+        Other arguments and the errors are those of `forward`.
         """
         count = self.config.num_tokens if num_tokens is None else num_tokens
         _check(views, points, count)
         if views is not None and views.images is not None:
             views = sort_views(resize_views(views, self.config.image_size))
-            views = replace(views, viewmats=views.viewmats.double(), Ks=views.Ks.double())
+            assert views.images is not None
+            views = replace(
+                views,
+                viewmats=views.viewmats.double(),
+                Ks=views.Ks.double(),
+                images=views.images.to(self.base_light),
+                alphas=None if views.alphas is None else views.alphas.to(self.base_light),
+            )
         elif points is None:
             raise ValueError("nothing to encode: give views with images, points, or both")
         else:
@@ -131,7 +142,11 @@ class LatentEncoder(Encoder):
         if points is not None:
             points = Points(points.positions.double(), points.rgb.to(self.base_light))
         centre = self.centre(views, points)
-        proposals = None if views is None else self.propose(views, centre, self._down(centre))
+        proposals = (
+            None
+            if views is None
+            else self.propose(views, centre, self._down(centre), with_guess and self.training)
+        )
         positions = self._places(proposals, points, count)
         spacing = nearest_distances(positions, 3).mean(1).clamp_min(1e-4 * self.config.radius)
         scalars, vectors, each = self._gather(views, proposals, points, positions, spacing, centre)
@@ -141,9 +156,10 @@ class LatentEncoder(Encoder):
         quats, translations, sizes = self._pose(x, positions, spacing.to(x), vectors)
         corners = corner_positions(quats, translations, sizes)
         colors, found = x.new_full(corners.shape, 0.5), x.new_zeros(*corners.shape[:2], _FOUND)
-        if points is not None:
+        if each is None:
+            assert points is not None
             colors = self._nearest_colors(points, corners, positions, spacing)
-        if each is not None:
+        else:
             assert views is not None
             assert proposals is not None
             colors, found = self._inspect(views, proposals, corners, each, scalars)
@@ -167,10 +183,10 @@ class LatentEncoder(Encoder):
         some = views.viewmats if views is not None else points.positions  # type: ignore[union-attr]
         if self.config.group != "se3":
             return some.new_zeros(3)
-        if points is not None:
-            return points.positions.mean(0)
-        assert views is not None
-        return looked_at(views.viewmats, self.config.viewing_distance)
+        if views is not None:
+            return looked_at(views.viewmats, self.config.viewing_distance)
+        assert points is not None
+        return points.positions.mean(0)
 
     def _down(self, like: Tensor) -> Float[Tensor, " 3"]:
         """Gravity, where the group knows it."""

@@ -21,7 +21,10 @@ from nest_nerfstudio.types import Points, Views
 
 
 def sort_views(views: Views) -> Views:
-    """The views in an order of their own, by what their pictures hold: the same however they come."""
+    """The views in an order of their own, by what their pictures hold: the same however they come.
+
+    Equal pictures stay in the order in which they come.
+    """
     assert views.images is not None
     shown = views.images if views.alphas is None else torch.cat([views.images, views.alphas], -1)
     contents = shown.double().flatten(1)
@@ -90,6 +93,21 @@ def sample_maps(maps: Float[Tensor, "v c p q"], grid: Float[Tensor, "v n 2"]) ->
     return values[:, :, 0].mT
 
 
+def visible(grid: Float[Tensor, "v n 2"], depths: Float[Tensor, "v n"]) -> Bool[Tensor, "v n"]:
+    """Whether places that `project` has found are in front of a camera and in its picture."""
+    return (grid.abs() <= 1).all(-1) & (depths > 0)
+
+
+def pool_views(
+    each: Float[Tensor, "v n c"], seen: Bool[Tensor, "v n"]
+) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]:
+    """Mean and variance over the views that see a place; 0 where none does."""
+    shares = seen.to(each)[..., None]
+    shares = shares / shares.sum(0).clamp_min(1)
+    mean = (shares * each).sum(0)
+    return mean, (shares * (each - mean).square()).sum(0)
+
+
 def settle(views: Views, centre: Float[Tensor, " 3"], radius: float) -> Views:
     """Cameras in a frame with the axes of the first one and `centre` as its origin, rounded.
 
@@ -112,14 +130,17 @@ def unsettle(views: Views, centre: Float[Tensor, " 3"], places: Float[Tensor, "n
 
 def ball_cells(centre: Float[Tensor, " 3"], radius: float, count: int) -> Float[Tensor, "n 3"]:
     """Middles of the cells in a ball, of a grid with `count` cells along the edge of the cube around it."""
-    cube = cube_cells(torch.zeros_like(centre), radius, count)
+    cube = cube_cells(radius, count).to(centre)
     return cube[cube.square().sum(1) <= radius**2] + centre
 
 
-def cube_cells(centre: Float[Tensor, " 3"], radius: float, count: int) -> Float[Tensor, "n 3"]:
-    """Middles of the cells of a cube, `count` along its edge of 2 · radius; z changes fastest."""
-    steps = ((torch.arange(count, device=centre.device) + 0.5) * (2 / count) - 1).to(centre) * radius
-    return torch.cartesian_prod(steps, steps, steps) + centre
+def cube_cells(radius: float, count: int) -> Float[Tensor, "n 3"]:
+    """Middles of the cells of a cube around the origin, `count` along its edge of 2 · radius; z runs fastest.
+
+    In double, on the CPU.
+    """
+    steps = ((torch.arange(count, dtype=torch.float64) + 0.5) * (2 / count) - 1) * radius
+    return torch.cartesian_prod(steps, steps, steps)
 
 
 def split_cells(cells: Float[Tensor, "n 3"], edge: float) -> Float[Tensor, "m 3"]:
@@ -183,38 +204,42 @@ def hull_points(views: Views, centre: Float[Tensor, " 3"], radius: float, count:
     grid, z = project(views, cells)
     front = hull_depths(*hull_ends(views, cells, count), grid, z)[..., 0]
     rgba = sample_maps(premultiplied(views), grid)
-    weights = torch.exp(-(front / edge).clamp_min(0)).to(rgba)[..., None]
-    outer = (front < 1.5 * edge).any(0) & ((weights * rgba[..., 3:]).sum(0)[:, 0] > 0.05)
+    seen = visible(grid, z)
+    weights = (torch.exp(-(front / edge).clamp_min(0)) * seen).to(rgba)[..., None]
+    outer = ((front < 1.5 * edge) & seen).any(0) & ((weights * rgba[..., 3:]).sum(0)[:, 0] > 0.05)
     rgb = (weights * rgba[..., :3]).sum(0) / (weights * rgba[..., 3:]).sum(0).clamp_min(1e-3)
     return Points(cells[outer], rgb[outer].clamp(0, 1))
 
 
 def patch_of(
     views: Views, places: Float[Tensor, "n 3"], patches: int
-) -> tuple[Int[Tensor, "v n"], tuple[int, int]]:
-    """Through which patch of each picture places are seen, and how many patches it has down and across.
-
-    Patches are counted row by row; places that a view does not see have the number of all patches.
+) -> tuple[Int[Tensor, "v n"], Float[Tensor, "v n"], tuple[int, int]]:
+    """Through which patch of each picture places are seen.
 
     Args:
         views: cameras.
         places: in their world.
         patches: along the longer side of a picture.
+
+    Returns:
+        The patch, counted row by row; for places that a view does not see, the number of all patches.
+        Camera-space z of the places.
+        How many patches a picture has down and across.
     """
     longest = max(views.width, views.height)
     height, width = (max(1, round(patches * side / longest)) for side in (views.height, views.width))
     grid, z = project(views, places)
-    at = ((grid + 1) * 0.5 * grid.new_tensor([width, height])).floor().long()
-    inside = (at >= 0).all(-1) & (at < at.new_tensor([width, height])).all(-1) & (z > 0)
-    return torch.where(inside, at[..., 1] * width + at[..., 0], height * width), (height, width)
+    size = grid.new_tensor([width, height])
+    at = ((grid + 1) * 0.5 * size).long().minimum((size - 1).long())
+    at = torch.where(visible(grid, z), at[..., 1] * width + at[..., 0], height * width)
+    return at, z, (height, width)
 
 
 def hull_ends(
     views: Views, places: Float[Tensor, "n 3"], patches: int
 ) -> tuple[Float[Tensor, "v p q"], Float[Tensor, "v p q"]]:
     """Camera-space z where places begin and end, seen through a grid of patches; 0 where there are none."""
-    at, (height, width) = patch_of(views, places, patches)
-    _, z = project(views, places)
+    at, z, (height, width) = patch_of(views, places, patches)
     ends = []
     for reduce, least in (("amin", torch.inf), ("amax", -torch.inf)):
         found = z.new_full((len(views), height * width + 1), least).scatter_reduce(1, at, z, reduce)[:, :-1]
@@ -244,9 +269,8 @@ def in_hull(
     """Whether no view that has a place in its picture finds less than half of its greatest coverage there."""
     grid, depths = project(views, positions)
     alphas = sample_maps(coverage, grid)[..., 0]
-    visible = (grid.abs() <= 1).all(-1) & (depths > 0)
     most = coverage.amax((2, 3)).clamp_min(1e-3)
-    return torch.where(visible, alphas / most, 1.0).amin(0) > 0.5
+    return torch.where(visible(grid, depths), alphas / most, 1.0).amin(0) > 0.5
 
 
 def premultiplied(views: Views) -> Float[Tensor, "v 4 h w"]:

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nest_nerfstudio.encoders.lift import may_hold, patch_of, project, sample_maps
+from nest_nerfstudio.encoders.lift import may_hold, patch_of, pool_views, project, sample_maps, visible
 from nest_nerfstudio.encoders.volume import sample_volume
 from nest_nerfstudio.types import Views
 
 
 @dataclass(frozen=True)
 class Guess:
-    """How likely cells of the hull hold something.
+    """How likely cells that some or all views leave open hold something.
 
     Attributes:
         positions: world frame.
@@ -33,13 +33,19 @@ class Guess:
     centre: Float[Tensor, " 3"]
     radius: float
 
-    def loss(self, others: Iterable[Views]) -> Tensor:
-        """Cross entropy against what the silhouettes in other pictures of the same object leave."""
-        labels = torch.ones_like(self.logits)
-        for views in others:
+    def loss(self, known: Iterable[Views]) -> Tensor:
+        """Cross entropy against what the silhouettes in all pictures of the object in this place leave.
+
+        Cells that fewer than two pictures show are left out: one has made them candidates.
+        """
+        labels, times_seen = torch.ones_like(self.logits), torch.zeros_like(self.logits)
+        for views in known:
             cells, centre = self.positions.to(views.viewmats), self.centre.to(views.viewmats)
             labels = labels * may_hold(views, cells, self.edge, centre, self.radius)
-        return F.binary_cross_entropy_with_logits(self.logits, labels)
+            times_seen = times_seen + visible(*project(views, cells)).sum(0)
+        counted = (times_seen >= 2).to(self.logits)
+        losses = F.binary_cross_entropy_with_logits(self.logits, labels, counted, reduction="sum")
+        return losses / counted.sum().clamp_min(1)
 
 
 class Occupancy(nn.Module):
@@ -77,21 +83,20 @@ class Occupancy(nn.Module):
             down: gravity, or zero.
             radius: unit of length.
         """
-        grid, _ = project(views, places)
+        grid, depths = project(views, places)
         outward = places / radius
         local = (outward @ views.viewmats[:, :3, :3].mT).to(maps)
         each = self.look(torch.cat([sample_maps(maps, grid), local], -1))
         about = torch.stack([outward.norm(dim=1), outward @ down.to(outward)], 1).to(maps)
-        mean = each.mean(0)
         around = sample_volume(volume, places, radius)
-        return self.judge(torch.cat([mean, (each - mean).square().mean(0), around, about], 1))[:, 0]
+        return self.judge(torch.cat([*pool_views(each, visible(grid, depths)), around, about], 1))[:, 0]
 
 
 def likely(
     chances: Float[Tensor, " n"], views: Views, places: Float[Tensor, "n 3"], patches: int
 ) -> Bool[Tensor, " n"]:
     """Places of chance 0.5, and on every ray of a grid of patches those that come near its likeliest."""
-    at, (height, width) = patch_of(views, places, patches)
+    at, _, (height, width) = patch_of(views, places, patches)
     spread = chances.expand(len(views), -1)
     most = spread.new_zeros(len(views), height * width + 1).scatter_reduce(1, at, spread, "amax")
     most[:, -1] = 1.0  # a view has no say in what it does not see

@@ -39,7 +39,7 @@ class Proposals:
         rgba: the pictures, premultiplied.
         maps: their features.
         volume: features of space, settled frame.
-        guess: where the object was thought to be; None but in training.
+        guess: where the object is thought to be, if that was asked for.
     """
 
     positions: Float[Tensor, "n 3"]
@@ -58,23 +58,25 @@ class ProposalNetworkConfig(InstantiateConfig):
 
     _target: type = field(default_factory=lambda: ProposalNetwork)
     cells: int = 96
-    """Finest cells along the edge of the cube around the ball; a multiple of 4."""
+    """Finest cells along the edge of the cube around the ball, a multiple of 4; half as many where the hull
+    fills much of the cube, or pictures have no alpha."""
     patches: int = 64
-    """Of a picture along its longer side, through which is seen where the hull begins and ends."""
+    """Of a picture along its longer side, 2 or more, through which is seen where the hull begins and ends."""
     shell: float = 0.6
     """Depth under the hull of two views where tokens may be, world units; less with more views."""
     feature_dim: int = 48
-    """Width of the picture's features."""
+    """Width of the picture's features; a multiple of 16."""
     volume_dim: int = 16
-    """Width of the features of space."""
+    """Width of the features of space; a multiple of 8."""
     volume_cells: int = 16
-    """Cells of these along the edge of the cube around the ball; a multiple of 8."""
+    """Cells of these along the edge of the cube around the ball, a multiple of 8; their coarsest level has an
+    eighth of them."""
     hidden_dim: int = 32
     """Width of what judges whether a place holds something."""
 
 
 class ProposalNetwork(nn.Module):
-    """Carves a ball by the silhouettes in three steps, each of half the edge; the second one is learned.
+    """Carves a ball from coarse to fine: by silhouettes, by what is learned, and by silhouettes again.
 
     Args:
         config: its settings.
@@ -85,18 +87,29 @@ class ProposalNetwork(nn.Module):
         super().__init__()
         if config.cells < 4 or config.cells % 4:
             raise ValueError(f"cells must be a multiple of 4, not {config.cells}")
+        if config.patches < 2:
+            raise ValueError(f"patches must be 2 or more, not {config.patches}")
+        if config.feature_dim < 16 or config.feature_dim % 16:
+            raise ValueError(f"feature_dim must be a multiple of 16, not {config.feature_dim}")
         self.config, self.radius = config, radius
         self.pictures = ImageFeatures(config.feature_dim)
         self.volume = VolumeFeatures(config.feature_dim, config.volume_dim, config.volume_cells)
         self.occupancy = Occupancy(config.feature_dim, config.volume_dim, config.hidden_dim)
 
-    def forward(self, views: Views, centre: Float[Tensor, " 3"], gravity: Float[Tensor, " 3"]) -> Proposals:
+    def forward(
+        self,
+        views: Views,
+        centre: Float[Tensor, " 3"],
+        gravity: Float[Tensor, " 3"],
+        with_guess: bool = False,
+    ) -> Proposals:
         """Places in the ball.
 
         Args:
             views: cameras and pictures; cells stand along the axes of the first camera.
             centre: of the ball, world frame.
             gravity: its direction, world frame; zero where it is not to be known.
+            with_guess: say of some places where the object is thought to be, to be trained.
 
         Raises:
             ValueError: the silhouettes have no place in common.
@@ -114,14 +127,15 @@ class ProposalNetwork(nn.Module):
         down = ((views.viewmats[0, :3, :3] @ gravity) * 256).round() / 256
         volume = self.volume(settled, maps, down, self.radius)
         guess = None
-        if self.training:
+        if with_guess:
             places, logits = self._guess(settled, maps, volume, cells, down)
             guess = Guess(unsettle(views, centre, places), logits, edge, centre, self.radius)
         if views.alphas is not None:  # else there is no surface to be found, and the ball stays as it is
             with torch.no_grad():
                 chances = self.occupancy(settled, maps, volume, cells, down, self.radius).sigmoid()
                 cells = cells[likely(chances, settled, cells, config.patches // 2)]
-                halves = split_cells(cells, edge) if len(cells) < _MOST_SPLIT else cells
+                is_large = len(cells) > config.cells**3 / _LARGE
+                halves = cells if is_large else split_cells(cells, edge)
                 cells = _unless_few(halves, in_hull(settled, alpha_maps(settled), halves), cells)
         fronts, backs = hull_ends(settled, cells, config.patches)
         if views.alphas is not None and len(views) > 1:
@@ -150,8 +164,8 @@ class ProposalNetwork(nn.Module):
 
 _JUDGED = 1024
 """Cells, drawn anew in each step, whose occupancy is learned, from all views and from one."""
-_MOST_SPLIT = 16384
-"""Cells of a hull so large that halves would only be thinned out again."""
+_LARGE = 54
+"""A hull that fills more than this part of the cube is not split finely: halves would only be thinned out."""
 
 
 def _some(cells: Float[Tensor, "n 3"]) -> Float[Tensor, "k 3"]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nest_nerfstudio.encoders.lift import alpha_maps, cube_cells, project, sample_maps
+from nest_nerfstudio.encoders.lift import alpha_maps, cube_cells, pool_views, project, sample_maps, visible
 from nest_nerfstudio.types import Views
 
 
@@ -18,7 +18,7 @@ class VolumeFeatures(nn.Module):
 
     Args:
         features: channels of the pictures' maps.
-        width: of what is found.
+        width: of what is found; a multiple of 8.
         cells: along the edge of the cube around the scene; a multiple of 8.
     """
 
@@ -26,10 +26,12 @@ class VolumeFeatures(nn.Module):
         super().__init__()
         if cells < 8 or cells % 8:
             raise ValueError(f"volume_cells must be a multiple of 8, not {cells}")
+        if width < 8 or width % 8:
+            raise ValueError(f"volume_dim must be a multiple of 8, not {width}")
         self.cells = cells
         widths = [width, 2 * width, 4 * width, 4 * width]
         self.narrow = nn.Conv2d(features, width, 1)
-        self.enter = nn.Conv3d(2 * (width + 1) + 1 + 4, width, 3, padding=1)
+        self.enter = nn.Conv3d(2 * (width + _COVERAGE) + _COVERAGE + _PLACE, width, 3, padding=1)
         self.downs = nn.ModuleList(_Residual(w) for w in widths)
         self.halve = nn.ModuleList(nn.Conv3d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
         self.laterals = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairwise(widths))
@@ -46,12 +48,13 @@ class VolumeFeatures(nn.Module):
             down: gravity, or zero.
             radius: half an edge of the cube.
         """
-        places = cube_cells(down.new_zeros(3), radius, self.cells)
-        grid, _ = project(views, places)
-        each = torch.cat([sample_maps(self.narrow(maps), grid), sample_maps(alpha_maps(views), grid)], -1)
-        mean = each.mean(0)
-        about = torch.cat([places, (places @ down)[:, None]], 1).to(each) / radius
-        known = [mean, (each - mean).square().mean(0), each[..., -1:].amin(0), about]
+        places = cube_cells(radius, self.cells).to(down)
+        grid, depths = project(views, places)
+        seen, coverage = visible(grid, depths), sample_maps(alpha_maps(views), grid)
+        pooled = pool_views(torch.cat([sample_maps(self.narrow(maps), grid), coverage], -1), seen)
+        least = torch.where(seen[..., None], coverage, 1.0).amin(0)
+        about = torch.cat([places, (places @ down)[:, None]], 1).to(maps) / radius
+        known = [*pooled, least, about]
         x = self.enter(torch.cat(known, 1).mT.unflatten(1, (self.cells,) * 3)[None])
         levels = [self.downs[0](x)]
         for halve, residual in zip(self.halve, self.downs[1:], strict=True):
@@ -62,14 +65,17 @@ class VolumeFeatures(nn.Module):
         return self.last(x)
 
 
+_COVERAGE = 1
+_PLACE = 3 + 1
+"""Along the first camera's axes, and down."""
+
+
 class _Residual(nn.Module):
     """A residual convolution; group norms, so that one scene is normalised alone."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.GroupNorm(min(8, width), width), nn.SiLU(), nn.Conv3d(width, width, 3, padding=1)
-        )
+        self.body = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv3d(width, width, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)

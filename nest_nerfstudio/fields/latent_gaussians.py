@@ -104,6 +104,8 @@ class LatentGaussianField(Field):
 
 _TRANSFER = 9
 _GEOMETRY = 3 + 4 + 3 + 1 + 3 + _TRANSFER
+_DARK = 0.01
+"""Irradiance."""
 _LOBE = (math.pi, 2 * math.pi / 3, math.pi / 4)
 """A_l: the clamped cosine in spherical harmonics."""
 
@@ -120,10 +122,11 @@ def clamped_cosine(normals: Float[Tensor, "k m 3"]) -> Float[Tensor, "k m 9"]:
 
 
 def irradiance(light: Float[Tensor, "k 9 3"], transfer: Float[Tensor, "k m 9"]) -> Float[Tensor, "k m 3"]:
-    """Σ t_lm L_lm per RGB channel; at least a hundredth.
+    """Σ t_lm L_lm per RGB channel; below a hundredth it only comes nearer to zero.
 
     Args:
         light: radiance as spherical harmonics, gsplat's order.
         transfer: what of it a surface gathers, in the same frame.
     """
-    return (transfer @ light).clamp_min(0.01)
+    gathered = transfer @ light
+    return torch.where(gathered > _DARK, gathered, _DARK * (gathered / _DARK - 1).clamp_max(0).exp())

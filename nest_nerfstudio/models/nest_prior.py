@@ -25,8 +25,8 @@ from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
 
 TASKS = ("photometric", "edited", "alpha", "occupancy", "depth", "light")
 """photometric: pictures of the state that the context shows; edited: those of other states, by known edits;
-alpha: coverage; occupancy: which places that the context leaves open other views leave open too; depth: where
-it is known; light: the encoded one against the one that the edit names."""
+alpha: coverage; occupancy: which places that the context, or one view of it, leaves open stay open in others;
+depth: where it is known; light: the encoded one against the one that the edit names."""
 
 
 @dataclass

@@ -109,6 +109,13 @@ def test_ranges_are_kept(scenes: Path) -> None:
         assert [len(views) for _, views in sample.targets] == [1]
 
 
+def test_few_context_views_are_drawn_more_often(scenes: Path) -> None:
+    """Log-uniformly: one of up to three in half of the samples, log 2 / log 4."""
+    samples = sampler(scenes, num_context=(1, 3), num_targets=1)
+    share = np.mean([len(samples[n].context) == 1 for n in range(600)])
+    assert share == pytest.approx(0.5, abs=0.06)
+
+
 def test_every_scene_comes_once_before_any_comes_again(scenes: Path) -> None:
     samples = sampler(scenes)
     passes = [[samples.scene_at(n) for n in range(start, start + 3)] for start in range(0, 60, 3)]

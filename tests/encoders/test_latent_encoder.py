@@ -186,6 +186,10 @@ def test_broken_input_is_named() -> None:
         encoder(replace(views, images=images))
     with pytest.raises(ValueError, match="multiple of 4, not 98"):
         make_encoder(cells=98)
+    with pytest.raises(ValueError, match="feature_dim must be a multiple of 16, not 20"):
+        make_encoder(proposals=ProposalNetworkConfig(feature_dim=20))
+    with pytest.raises(ValueError, match="patches must be 2 or more, not 0"):
+        make_encoder(proposals=ProposalNetworkConfig(patches=0))
     with pytest.raises(ValueError, match="point cloud has values"):
         encoder(None, replace(points, positions=points.positions / 0))
     with pytest.raises(ValueError, match="4 places or more"):
@@ -198,6 +202,22 @@ def test_broken_input_is_named() -> None:
 def test_irreps_that_the_encoder_cannot_read(irreps: str) -> None:
     with pytest.raises(ValueError, match="irreps must be"):
         LatentEncoderConfig(irreps=irreps).setup()
+
+
+def test_pictures_of_another_precision() -> None:
+    encoder, views = make_encoder(), pictures(2)
+    assert views.images is not None
+    assert views.alphas is not None
+    doubled = replace(views, images=views.images.double(), alphas=views.alphas.double())
+    assert latent_distance(encoder(doubled), encoder(views)) < TOLERANCE[torch.float32]
+
+
+def test_a_one_sided_cloud_does_not_move_what_the_views_look_at() -> None:
+    """COLMAP's points may lie anywhere; the pictures are carved around what the cameras look at."""
+    encoder, views = make_encoder("se3"), pictures(3)
+    beside = Points(torch.rand(50, 3) + torch.tensor([5.0, 0, 0]), torch.rand(50, 3))
+    torch.testing.assert_close(encoder.centre(views, beside), encoder.centre(views))
+    assert encoder(views, beside).translations.isfinite().all()
 
 
 def test_points_that_repeat_give_finite_tokens() -> None:

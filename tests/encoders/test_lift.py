@@ -15,6 +15,7 @@ from nest_nerfstudio.encoders.lift import (
     in_hull,
     looked_at,
     may_hold,
+    patch_of,
     project,
     resize_views,
     sample_maps,
@@ -93,6 +94,27 @@ def test_ends_are_those_of_a_slab() -> None:
     assert (backs[0, 0] == 0).all()
     depths = hull_depths(fronts, backs, *project(views, torch.tensor([[0.0, 0.0, 0.1]])))
     torch.testing.assert_close(depths[0, 0], torch.tensor([0.6, 0.4]))
+    # beside the slab they fade to nothing, over a quarter of a patch and no less
+    across = torch.linspace(0.3, 1.2, 2001)
+    beside = torch.stack([across, torch.zeros_like(across), torch.zeros_like(across)], 1)
+    depths = hull_depths(fronts, backs, *project(views, beside))[0]
+    assert depths.abs().max() < 0.51
+    assert (depths[-100:] == 0).all()
+    patch = 4 * 2 / 70  # world units at the slab's middle
+    assert depths.diff(dim=0).abs().max() / (across[1] - across[0]) < 1.2 * 4 * 0.5 / patch
+
+
+def test_patches_are_those_of_the_picture_and_one_for_what_is_not_in_it() -> None:
+    eye = torch.eye(4)
+    K = torch.tensor([[10.0, 0, 20], [0, 10.0, 10], [0, 0, 1]])
+    views = Views(viewmats=eye[None], Ks=K[None], width=40, height=20)
+    pixels = torch.tensor([[0.1, 0.1], [39.9, 0.1], [0.1, 19.9], [39.9, 19.9], [-0.1, 5.0], [5.0, 20.1]])
+    places = torch.cat([(pixels - K[:2, 2]) / 10, torch.ones(6, 1)], 1)
+    behind = -places[:1]
+    at, depths, grid = patch_of(views, torch.cat([3 * places, behind]), 8)
+    assert grid == (4, 8)
+    assert at[0].tolist() == [0, 7, 24, 31, 32, 32, 32]
+    assert depths[0].tolist() == [3, 3, 3, 3, 3, 3, -1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

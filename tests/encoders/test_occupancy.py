@@ -1,5 +1,7 @@
 """The learned part of the carving: what other views leave empty is foreseen from the context."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -55,6 +57,23 @@ def column() -> tuple[Views, torch.Tensor]:
 def test_every_ray_keeps_its_likeliest(chances: list[float], kept: list[bool]) -> None:
     views, places = column()
     assert likely(torch.tensor(chances), views, places, 24).tolist() == kept
+
+
+def test_a_view_has_no_say_in_what_it_does_not_see() -> None:
+    views, places = column()
+    away = torch.eye(4)
+    away[2, 3] = -4.0  # all is behind it
+    both = Views(torch.stack([views.viewmats[0], away]), views.Ks.repeat(2, 1, 1), 48, 48)
+    chances = torch.tensor([0.01, 0.02, 0.05, 0.04, 0.01])
+    assert likely(chances, both, places, 24).tolist() == likely(chances, views, places, 24).tolist()
+
+
+def test_cells_that_only_one_picture_shows_are_no_examples() -> None:
+    views, places = column()
+    opaque = replace(views, images=torch.ones(1, 48, 48, 3), alphas=torch.ones(1, 48, 48, 1))
+    guess = guess_of(places, torch.tensor([9.0, -9.0, 9.0, -9.0, 9.0]))
+    assert guess.loss([opaque]) == 0
+    assert guess.loss([opaque, opaque]) > 3
 
 
 def test_occupancy_is_learned_from_silhouettes() -> None:
