@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from nest_nerfstudio.data.synthetic import MovingSceneConfig, make_toy_scene
+from tests.ball_scenes import make_prior_config, write_ball_scenes
+from tests.small_capture import SIZE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -62,3 +64,24 @@ def test_train_and_render(tmp_path: Path) -> None:
     picture = run("04_new_motion.py", tmp_path / "motions.png", load_config=load_config, columns=3)
     assert picture.shape == (6 * 32, 3 * 32, 3)
     assert (picture < 0.9).any()
+
+
+def test_edit_a_new_scene(tmp_path: Path) -> None:
+    config = make_prior_config(write_ball_scenes(tmp_path / "scenes"), tmp_path / "runs", steps=30)
+    trainer = config.setup()
+    trainer.setup()
+    config.save_config()
+    trainer.train()
+    picture = run(
+        "05_edit_a_new_scene.py",
+        tmp_path / "edits.png",
+        load_config=trainer.base_dir / "config.yml",
+        num_views=2,
+        columns=2,
+    )
+    assert picture.shape == (7 * SIZE, 2 * SIZE, 3)
+    truth, encoded, refined, evening, recolored, turned, half = np.split(picture, 7)
+    assert np.square(refined - truth).mean() < np.square(encoded - truth).mean()
+    assert evening.mean() != pytest.approx(refined.mean(), abs=1e-3)
+    assert all(np.abs(state - refined).max() > 0.1 for state in (recolored, turned, half))
+    assert half.mean() > refined.mean(), "less of it, over white"
