@@ -73,6 +73,13 @@ def baselines(data: Path, steps: int = 500) -> None:
     for number in index.split("train"):
         scene = library.scene(number)
         train[number] = library.views(scene, scene.frames(scene.base_state))
+    white = defaultdict(list)  # how far states are from white, which is most of an error where they are dark
+    for number in index.split("val"):
+        sample = eval_sample(library, number, 1)
+        for edit, views in sample.targets:
+            seen = over_white(views)
+            white["+".join(edit.differences(sample.edit)) or "base"].append(psnr(torch.ones_like(seen), seen))
+    print("All white, by state:", ", ".join(f"{name} {np.mean(found):.2f}" for name, found in white.items()))
     print("| context views | all white | nearest training scene | fitted from scratch |")
     print("|---|---|---|---|")
     for count in COUNTS:
