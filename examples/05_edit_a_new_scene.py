@@ -1,4 +1,4 @@
-"""Show a scene that `nest-prior` was not trained on, from a few of its pictures, in other states, a row each.
+"""Show a scene that `nest-prior` was not trained on, from a few pictures of it, a column for each state.
 
 python examples/05_edit_a_new_scene.py --load-config RUN/config.yml --output edits.png
 """
@@ -20,13 +20,13 @@ from nest_nerfstudio.types import SunSky
 
 
 def main(
-    load_config: Path, output: Path = Path("edits.png"), scene: int = 0, num_views: int = 4, columns: int = 6
+    load_config: Path, output: Path = Path("edits.png"), scene: int = 0, num_views: int = 4, rows: int = 3
 ) -> None:
     """Encode `num_views` pictures of a scene that was held out, and draw it from cameras that took others."""
     _, pipeline, _, _ = eval_setup(load_config, test_mode="test")
     model, data = pipeline.model.eval(), pipeline.datamanager
     sample = data.eval_sample(data.held_out[scene], num_views)
-    seen_as, views = sample.edit, sample.targets[0][1].select(slice(columns))
+    seen_as, views = sample.edit, sample.targets[0][1].select(slice(rows))
 
     with torch.no_grad():
         latent = model.encoder(sample.context)
@@ -40,13 +40,13 @@ def main(
         "turned by a quarter": apply_edit(refined, replace(seen_as, yaw=seen_as.yaw + math.pi / 2), seen_as),
         "the half of it on one side": refined.select(refined.translations[:, 0] > 0),
     }
-    with torch.no_grad():
-        rows = [model.render(state, views).rgb.clamp(0, 1) for state in states.values()]
     truth = views.images if views.alphas is None else torch.cat([views.images, views.alphas], -1)
-    rows = [over_background(truth, model.backdrop), *rows]
-    pictures = torch.cat([torch.cat(list(row), 1) for row in rows])
+    with torch.no_grad():
+        drawn = [model.render(state, views).rgb.clamp(0, 1) for state in states.values()]
+    columns = [torch.cat(list(column)) for column in (over_background(truth, model.backdrop), *drawn)]
+    pictures = torch.cat(columns, 1)
     Image.fromarray((255 * pictures).byte().cpu().numpy()).save(output)
-    print(f"From top to bottom, in {output}: as it is; " + "; ".join(states))
+    print(f"From left to right, in {output}: as it is; " + "; ".join(states))
 
 
 if __name__ == "__main__":

@@ -77,10 +77,10 @@ def test_edit_a_new_scene(tmp_path: Path) -> None:
         tmp_path / "edits.png",
         load_config=trainer.base_dir / "config.yml",
         num_views=2,
-        columns=2,
+        rows=2,
     )
-    assert picture.shape == (7 * SIZE, 2 * SIZE, 3)
-    truth, encoded, refined, evening, recolored, turned, half = np.split(picture, 7)
+    assert picture.shape == (2 * SIZE, 7 * SIZE, 3)
+    truth, encoded, refined, evening, recolored, turned, half = np.split(picture, 7, axis=1)
     assert np.square(refined - truth).mean() < np.square(encoded - truth).mean()
     assert evening.mean() != pytest.approx(refined.mean(), abs=1e-3)
     assert all(np.abs(state - refined).max() > 0.1 for state in (recolored, turned, half))
