@@ -31,6 +31,7 @@ from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
 from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_normalize, quat_to_rotmat
 from nest_nerfstudio.losses.photometric import photometric_loss
+from nest_nerfstudio.models.gaussian_model import composite
 from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.types import Gaussians, Points, SceneLatent, Views
 
@@ -88,10 +89,10 @@ def baselines(data: Path, steps: int = 500) -> None:
             sample = eval_sample(library, number, count)
             views = sample.targets[0][1]
             seen = over_white(views)
-            found["white"].append(psnr(torch.ones_like(seen), seen))
             found["nearest"].append(psnr(nearest_scene(train.values(), sample.context, views), seen))
             found["fitted"].append(psnr(fitted(sample.context, views, steps), seen))
-        print(f"| {count} |", " | ".join(f"{np.mean(found[k]):.2f}" for k in found), "|", flush=True)
+        row = [np.mean(scores) for scores in (white["base"], *found.values())]
+        print(f"| {count} |", " | ".join(f"{mean:.2f}" for mean in row), "|", flush=True)
 
 
 def exactness(load_config: Path, draws: int = 20) -> None:
@@ -303,9 +304,7 @@ def draw(gaussians: Gaussians, views: Views, background: Tensor | None = None) -
 
 def over_white(views: Views) -> Tensor:
     """Pictures over white."""
-    assert views.images is not None
-    assert views.alphas is not None
-    return views.images * views.alphas + 1 - views.alphas
+    return composite(views, torch.ones(3))
 
 
 def psnr(shown: Tensor, seen: Tensor) -> float:

@@ -15,7 +15,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
 
 from nest_nerfstudio.edits.actions import apply_edit
-from nest_nerfstudio.models.gaussian_model import over_background
+from nest_nerfstudio.models.gaussian_model import composite
 from nest_nerfstudio.types import SunSky
 
 
@@ -40,10 +40,9 @@ def main(
         "turned by a quarter": apply_edit(refined, replace(seen_as, yaw=seen_as.yaw + math.pi / 2), seen_as),
         "the half of it on one side": refined.select(refined.translations[:, 0] > 0),
     }
-    truth = views.images if views.alphas is None else torch.cat([views.images, views.alphas], -1)
     with torch.no_grad():
         drawn = [model.render(state, views).rgb.clamp(0, 1) for state in states.values()]
-    columns = [torch.cat(list(column)) for column in (over_background(truth, model.backdrop), *drawn)]
+    columns = [torch.cat(list(column)) for column in (composite(views, model.backdrop), *drawn)]
     pictures = torch.cat(columns, 1)
     Image.fromarray((255 * pictures).byte().cpu().numpy()).save(output)
     print(f"From left to right, in {output}: as it is; " + "; ".join(states))

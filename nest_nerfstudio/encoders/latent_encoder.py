@@ -155,10 +155,10 @@ class LatentEncoder(Encoder):
         scalars = x[:, : self.num_scalars]
         quats, translations, sizes = self._pose(x, positions, spacing.to(x), vectors)
         corners = corner_positions(quats, translations, sizes)
-        colors, found = x.new_full(corners.shape, 0.5), x.new_zeros(*corners.shape[:2], _FOUND)
         if each is None:
             assert points is not None
             colors = self._nearest_colors(points, corners, positions, spacing)
+            found = x.new_zeros(*corners.shape[:2], _FOUND)
         else:
             assert views is not None
             assert proposals is not None

@@ -122,3 +122,11 @@ def over_background(image: Tensor, background: Tensor) -> Tensor:
     if image.shape[-1] == 3:
         return image
     return image[..., :3] * image[..., 3:] + background * (1 - image[..., 3:])
+
+
+def composite(views: Views, background: Tensor) -> Tensor:
+    """Pictures [v, h, w, 3] over a background; those without alpha as they are."""
+    assert views.images is not None
+    if views.alphas is None:
+        return views.images
+    return over_background(torch.cat([views.images, views.alphas], -1), background)

@@ -18,7 +18,7 @@ from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
 from nest_nerfstudio.geometry.cameras import cameras_to_views
 from nest_nerfstudio.losses.multi_task import UncertaintyWeights
 from nest_nerfstudio.losses.photometric import depth_loss, photometric_loss
-from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig, over_background
+from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig, composite
 from nest_nerfstudio.models.latent_optimization import optimize_latent
 from nest_nerfstudio.types import Edit, Gaussians, Points, Rendering, SceneLatent, SceneSample, Views
 from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
@@ -184,7 +184,7 @@ class NestPriorModel(GaussianModel):
         has_alpha, has_depth = views.alphas is not None, views.depths is not None
         background = backdrop if has_alpha else _NOTHING.to(self.backdrop)
         rendering = self._rasterize(gaussians, views, background, "RGB+ED" if has_depth else "RGB")
-        target = _composite(views, background)
+        target = composite(views, background)
         pictures = zip(rendering.rgb, target, strict=True)
         losses = {
             "photometric": torch.stack(
@@ -294,7 +294,7 @@ class NestPriorModel(GaussianModel):
                 continue
             edited, views = reached
             shown = self.render(edited, views).rgb.clamp(0, 1)
-            for picture, seen in zip(shown, _composite(views, self.backdrop), strict=True):
+            for picture, seen in zip(shown, composite(views, self.backdrop), strict=True):
                 found.append((edit, self.metrics(picture, seen), torch.cat([seen, picture], 1)))
         return found
 
@@ -306,11 +306,3 @@ _NOTHING = torch.zeros(3)
 def _stands_still(edit: Edit, other: Edit) -> bool:
     """Whether the object is in the same place in two states, so that views of both show one silhouette."""
     return (edit.yaw, edit.translate, edit.stretch) == (other.yaw, other.translate, other.stretch)
-
-
-def _composite(views: Views, background: Tensor) -> Tensor:
-    """Pictures over a background; those without alpha as they are."""
-    assert views.images is not None
-    if views.alphas is None:
-        return views.images
-    return over_background(torch.cat([views.images, views.alphas], -1), background)
