@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
 from nest_nerfstudio.dynamics.motions import Motion, play
 from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians
 from nest_nerfstudio.fields.deformation_mlp import DeformedGaussians
-from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
+from nest_nerfstudio.fields.visual_hull import count_views, mean_colors, sample_visual_hull
 from nest_nerfstudio.geometry.cameras import cameras_to_views, downscale_views
 from nest_nerfstudio.geometry.points import farthest_points
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_inverse
@@ -94,6 +95,12 @@ class NestDynamicModelConfig(GaussianModelConfig):
     """Weight of the mean opacity; empties Gaussians that nothing needs, for "mcmc" to use again."""
     scale_weight: float = 0.03
     """Weight of the mean scale, likewise."""
+    max_scale: float = 1.0
+    """Largest standard deviation of a Gaussian where images have alpha, over the median of those at the start
+    (the spacing of the points there); 0: any. Large ones reach into what no training view shows empty."""
+    min_views: int = 3
+    """Gaussians in the picture of fewer training cameras than this, or than a quarter of them, are emptied:
+    close to a camera or two, they would draw what those see and stand in the way of all others."""
     playback_seconds: float = 3.0
     """Clip length at 24 frames a second, for renders whose cameras have no time (spiral, interpolate)."""
     render_motion: bool = True
@@ -139,6 +146,8 @@ class NestDynamicModel(GaussianModel):
         self._has_alpha = False
         self._supervises_depth = False
         self._num_times = 1
+        self._cameras: list[Views] = []
+        self._largest_scale = math.inf
         self.viewer_controls = DynamicViewerControls(
             self.latent_at, config.playback_seconds, config.render_motion
         )
@@ -169,12 +178,18 @@ class NestDynamicModel(GaussianModel):
             self.backdrop.copy_(color)
 
     @torch.no_grad()
-    def initialize(self, views: list[Views], seed_points: tuple[Tensor, Tensor] | None = None) -> None:
+    def initialize(
+        self,
+        views: list[Views],
+        seed_points: tuple[Tensor, Tensor] | None = None,
+        cameras: list[Views] | None = None,
+    ) -> None:
         """Place Gaussians and tokens on seed points; else in the visual hull; else anywhere in the box.
 
         Args:
             views: training views from around the canonical time.
             seed_points: positions [P, 3] in world units, and colours [P, 3] in 0…255, if the data has them.
+            cameras: all training views, whose pictures are not asked for; None: `views` are all.
         """
         count, box = self.config.num_gaussians, self.scene_box.aabb.to(self.device)
         points = rgb = None
@@ -195,6 +210,10 @@ class NestDynamicModel(GaussianModel):
         if rgb is None:
             rgb = mean_colors(views, points) if views else torch.full_like(points, 0.5)
         self.field.initialize(points, rgb, opacity=0.5 if self.config.strategy == "mcmc" else 0.1)
+        self._cameras = views if cameras is None else cameras
+        if self._has_alpha and self.config.max_scale:
+            spacing = self.field.params["scales"].median().exp().item()
+            self._largest_scale = self.config.max_scale * spacing
         self.place_tokens()
 
     @torch.no_grad()
@@ -304,6 +323,7 @@ class NestDynamicModel(GaussianModel):
         arguments = (
             {"lr": optimizers["means"].param_groups[0]["lr"]} if self.config.strategy == "mcmc" else {}
         )
+        self._limit_gaussians(step)
         count = len(self.field)
         self._strategy.step_post_backward(
             params=self.field.params,
@@ -315,6 +335,18 @@ class NestDynamicModel(GaussianModel):
         )
         if len(self.field) != count or step % self._strategy.refine_every == 0:
             self.field.forget_neighbors()
+
+    @torch.no_grad()
+    def _limit_gaussians(self, step: int) -> None:
+        """Keep Gaussians to what the pictures tell of: see `max_scale` and `min_views`.
+
+        What is emptied is for the strategy to use again, so it is looked for just before that does.
+        """
+        params = self.field.params
+        params["scales"].clamp_(max=math.log(self._largest_scale))
+        if step % self._strategy.refine_every == 0:
+            asked_for = min(self.config.min_views, len(self._cameras) // 4)
+            params["opacities"][count_views(self._cameras, params["means"]) < asked_for] = _EMPTY
 
     def _is_open(self) -> bool:
         """Whether all times are in use."""
@@ -448,6 +480,10 @@ class NestDynamicModel(GaussianModel):
         """What `outputs["rgb"]` should be, at its size."""
         seen = over_background(batch["image"].to(self.device), outputs["background"])
         return _shrink(seen, outputs["rgb"], "mean")
+
+
+_EMPTY = -6.0
+"""Logit of an opacity that counts as none: below 1/255, and the 0.005 that strategies take for dead."""
 
 
 def _shrink(image: Tensor, like: Tensor, how: Literal["mean", "min", "nearest"]) -> Tensor:

@@ -66,7 +66,12 @@ class NestDynamicPipeline(NestPipeline):
         seed_points = None
         if "points3D_xyz" in parsed.metadata:
             seed_points = parsed.metadata["points3D_xyz"], parsed.metadata["points3D_rgb"]
-        model.initialize(self._views_in(model.time_window()), seed_points)
+        cameras = datamanager.train_dataset.cameras.to(self.device)
+        model.initialize(
+            self._views_in(model.time_window()),
+            seed_points,
+            cameras=[cameras_to_views(cameras[i : i + 1]) for i in range(len(cameras))],
+        )
 
     def _views_in(self, window: tuple[float, float] | None) -> list[Views]:
         """Training views in a span of clip time, one camera each; at least eight, or all there are."""

@@ -135,6 +135,41 @@ def test_pictures_grow_to_their_full_size(capture: Path, tmp_path: Path) -> None
     assert model._downscale(small) == 1
 
 
+def test_gaussians_stay_small_and_where_cameras_look(capture: Path, tmp_path: Path) -> None:
+    """One stands above all pictures; one covers the object and reaches beyond it."""
+    trainer = make_trainer(make_config(capture, tmp_path))
+    model = trainer.pipeline.dynamic_model
+    params, every = model.field.params, 100
+    start = params["scales"].detach().clone()
+    with torch.no_grad():
+        params["means"][0] = torch.tensor([0.0, 0.0, 4.0])  # 24 cameras stand 1.2 high around the origin
+        params["scales"][1] = 1.0
+        params["opacities"].fill_(2.0)
+    model._limit_gaussians(every - 1)
+    assert params["opacities"].min() == 2.0  # looked for only where the strategy then refines
+    model._limit_gaussians(every)
+    assert params["opacities"][0].sigmoid() < 0.005
+    assert params["opacities"][1:].min() == 2.0
+    assert params["scales"][1].max().item() == pytest.approx(start.median().item(), abs=1e-5)
+    small = start < start.median()
+    small[1] = False
+    assert torch.equal(params["scales"][small], start[small])
+
+
+def test_a_few_cameras_have_no_say_in_where_gaussians_are(capture: Path, tmp_path: Path) -> None:
+    """Nor does a limit of their size hold where it is switched off."""
+    model = make_trainer(make_config(capture, tmp_path, max_scale=0.0)).pipeline.dynamic_model
+    params = model.field.params
+    with torch.no_grad():
+        params["means"][0] = 1e3
+        params["scales"][1] = 1.0
+    model._cameras = model._cameras[:3]
+    before = params["opacities"].detach().clone()
+    model._limit_gaussians(100)
+    assert torch.equal(params["opacities"], before)
+    assert params["scales"][1].max() == 1.0
+
+
 @pytest.mark.parametrize("time", [-0.5, 0.0, 0.5, 1.0, 1.75])
 def test_renders_at_any_time(trained: NestTrainer, time: float) -> None:
     model = trained.pipeline.dynamic_model
