@@ -95,7 +95,7 @@ class NestDynamicModelConfig(GaussianModelConfig):
     """Weight of the mean opacity; empties Gaussians that nothing needs, for "mcmc" to use again."""
     scale_weight: float = 0.03
     """Weight of the mean scale, likewise."""
-    max_scale: float = 1.0
+    max_scale: float = 1.5
     """Largest standard deviation of a Gaussian where images have alpha, over the median of those at the start
     (the spacing of the points there); 0: any. Large ones reach into what no training view shows empty."""
     min_views: int = 3
