@@ -44,12 +44,12 @@ nest_dynamic = MethodSpecification(
             datamanager=DynamicDatamanagerConfig(dataparser=NestDynamicDataParserConfig()), model=_MODEL
         ),
         optimizers={
-            "means": _adam(5e-4, 0.01),
-            "scales": _adam(5e-3, 0.2),
-            "quats": _adam(1e-3, 0.2),
+            "means": _adam(2e-3, 0.01),
+            "scales": _adam(1.5e-2, 0.2),
+            "quats": _adam(3e-3, 0.2),
             "opacities": _adam(5e-2, 0.2),
-            "sh_dc": _adam(2.5e-3, 0.2),
-            "sh_rest": _adam(2.5e-3 / 20, 0.2),
+            "sh_dc": _adam(1e-2, 0.2),
+            "sh_rest": _adam(1e-2 / 20, 0.2),
             "motion": _adam(3e-3, 0.02),
             "path": _adam(1e-2, 0.02),
             "flow": _adam(1e-3, 0.02),

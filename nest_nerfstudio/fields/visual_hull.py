@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nest_nerfstudio.types import Views
@@ -84,15 +84,6 @@ def inside_hull(
             seen += in_image
             empty += in_image & (alpha < 0.5)
     return (seen > 0) & (empty <= tolerance * seen)
-
-
-def count_views(views: list[Views], points: Float[Tensor, "n 3"]) -> Int[Tensor, " n"]:
-    """In how many views each point lies within the picture, before the camera; pictures are not asked for."""
-    counts = torch.zeros(len(points), dtype=torch.long, device=points.device)
-    for view in views:
-        for i in range(len(view)):
-            counts += _project(view, i, points)[1]
-    return counts
 
 
 def mean_colors(views: list[Views], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -19,7 +20,7 @@ from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
 from nest_nerfstudio.dynamics.motions import Motion, play
 from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians
 from nest_nerfstudio.fields.deformation_mlp import DeformedGaussians
-from nest_nerfstudio.fields.visual_hull import count_views, mean_colors, sample_visual_hull
+from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
 from nest_nerfstudio.geometry.cameras import cameras_to_views, downscale_views
 from nest_nerfstudio.geometry.points import farthest_points
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_inverse
@@ -29,6 +30,7 @@ from nest_nerfstudio.losses.photometric import depth_loss, photometric_loss
 from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig, over_background
 from nest_nerfstudio.models.trainable_latent import TrainableLatent
 from nest_nerfstudio.rasterizers.strategy import create_strategy
+from nest_nerfstudio.rasterizers.visibility import visible_shares
 from nest_nerfstudio.types import Gaussians, SceneLatent, Views
 from nest_nerfstudio.viewer.controls import DynamicViewerControls
 
@@ -46,9 +48,9 @@ class NestDynamicModelConfig(GaussianModelConfig):
     """K, tokens that carry the motion."""
     tokens_per_gaussian: int = 4
     """Nearest tokens that a Gaussian follows."""
-    num_gaussians: int = 4000
+    num_gaussians: int = 8000
     """Gaussians at the start."""
-    max_gaussians: int = 8000
+    max_gaussians: int = 20_000
     """Gaussians at most ("mcmc"); "default" grows by gradients instead."""
     strategy: Literal["mcmc", "default"] = "mcmc"
     """gsplat's strategy that adds, moves and removes Gaussians."""
@@ -87,20 +89,23 @@ class NestDynamicModelConfig(GaussianModelConfig):
     smoothness_weight: float = 0.0001
     """Weight of the token rotation smoothness."""
     roughness_weight: float = 0.001
-    """Weight of the free path's roughness, where there are fewer training times than nodes of it: what is
-    between them is not told by pictures."""
+    """Weight of the free path's roughness, where there are fewer than two training times for each node of
+    it: pictures do not tell what is between them, nor does a single one hold all that moves in place."""
     attraction_weight: float = 0.05
     """Weight of the ODE's attraction to its path, where it is a free field; in steps that solve it."""
     opacity_weight: float = 0.01
     """Weight of the mean opacity; empties Gaussians that nothing needs, for "mcmc" to use again."""
     scale_weight: float = 0.03
     """Weight of the mean scale, likewise."""
-    max_scale: float = 1.5
+    max_scale: float = 1.0
     """Largest standard deviation of a Gaussian where images have alpha, over the median of those at the start
     (the spacing of the points there); 0: any. Large ones reach into what no training view shows empty."""
     min_views: int = 3
-    """Gaussians in the picture of fewer training cameras than this, or than a quarter of them, are emptied:
-    close to a camera or two, they would draw what those see and stand in the way of all others."""
+    """Gaussians that fewer training cameras see than this, or than a quarter of them, are emptied: those
+    close to a camera or two draw what these see and stand in the way of all others, …"""
+    min_visibility: float = 0.25
+    """… and those behind a surface darken what shines through it; other cameras see both. A camera sees a
+    Gaussian if at least this share of its light arrives."""
     playback_seconds: float = 3.0
     """Clip length at 24 frames a second, for renders whose cameras have no time (spiral, interpolate)."""
     render_motion: bool = True
@@ -147,7 +152,7 @@ class NestDynamicModel(GaussianModel):
         self._supervises_depth = False
         self._num_times = 1
         self._cameras: list[Views] = []
-        self._largest_scale = math.inf
+        self._max_log_scale = math.inf
         self.viewer_controls = DynamicViewerControls(
             self.latent_at, config.playback_seconds, config.render_motion
         )
@@ -212,8 +217,8 @@ class NestDynamicModel(GaussianModel):
         self.field.initialize(points, rgb, opacity=0.5 if self.config.strategy == "mcmc" else 0.1)
         self._cameras = views if cameras is None else cameras
         if self._has_alpha and self.config.max_scale:
-            spacing = self.field.params["scales"].median().exp().item()
-            self._largest_scale = self.config.max_scale * spacing
+            spacing = self.field.params["scales"].median().exp()
+            self._max_log_scale = math.log(self.config.max_scale * spacing.item())
         self.place_tokens()
 
     @torch.no_grad()
@@ -340,13 +345,27 @@ class NestDynamicModel(GaussianModel):
     def _limit_gaussians(self, step: int) -> None:
         """Keep Gaussians to what the pictures tell of: see `max_scale` and `min_views`.
 
-        What is emptied is for the strategy to use again, so it is looked for just before that does.
+        What is emptied is for the strategy to use again, so it is looked for just before that does; rarely
+        enough for all cameras to take a tenth of the training's time.
         """
-        params = self.field.params
-        params["scales"].clamp_(max=math.log(self._largest_scale))
-        if step % self._strategy.refine_every == 0:
+        params, refine_every = self.field.params, self._strategy.refine_every
+        params["scales"].clamp_(max=self._max_log_scale)
+        look_every = refine_every * max(1, round(10 * len(self._cameras) / refine_every))
+        refines = self.progress.item() < self.config.refine_until
+        if step % look_every == 0 and refines and self._is_full_size():
             asked_for = min(self.config.min_views, len(self._cameras) // 4)
-            params["opacities"][count_views(self._cameras, params["means"]) < asked_for] = _EMPTY
+            params["opacities"][self._count_seeing() < asked_for] = _EMPTY
+
+    def _count_seeing(self) -> Int[Tensor, " n"]:
+        """How many training cameras see each Gaussian."""
+        self.dynamics.eval()  # one roll-out for all
+        counts = torch.zeros(len(self.field), dtype=torch.long, device=self.device)
+        for views in self._cameras:
+            gaussians = self.gaussians_at(self.config.canonical_time if views.times is None else views.times)
+            shares = visible_shares(self._rasterizer, gaussians, views, self.config.antialiased)
+            counts += (shares >= self.config.min_visibility).sum(0)
+        self.dynamics.train()
+        return counts
 
     def _is_open(self) -> bool:
         """Whether all times are in use."""
@@ -452,7 +471,7 @@ class NestDynamicModel(GaussianModel):
             "smoothness": self.config.smoothness_weight * smoothness_loss(deltas, neighbors),
             "attraction": self.config.attraction_weight * self.dynamics.attraction_loss(),
         }
-        if self._num_times < len(self.dynamics.path_values):
+        if self._num_times < 2 * len(self.dynamics.path_values):
             losses["roughness"] = self.config.roughness_weight * self.dynamics.roughness()
         return losses
 

@@ -1,6 +1,6 @@
 import torch
 
-from nest_nerfstudio.fields.visual_hull import count_views, inside_hull, mean_colors, sample_visual_hull
+from nest_nerfstudio.fields.visual_hull import inside_hull, mean_colors, sample_visual_hull
 from nest_nerfstudio.types import Views
 
 SIZE = 64
@@ -67,9 +67,3 @@ def test_a_tolerated_wrong_mask_does_not_cut() -> None:
 def test_colours_come_from_the_object_or_are_grey() -> None:
     colors = mean_colors(sphere_views(), torch.tensor([[0.0, 0.0, 0.0], [50.0, 50.0, 50.0]]))
     torch.testing.assert_close(colors, torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5]]))
-
-
-def test_views_of_a_point_are_counted() -> None:
-    """The cameras stand at −4 on each axis and look along it, over a field of 36 degrees."""
-    places = [0.0, 0, 0], [-3.0, 0, 0], [-3.0, 0.9, 0], [-3.0, 0.2, 0], [-5.0, 0, 0], [50.0, 50, 50]
-    assert count_views(sphere_views(), torch.tensor(places)).tolist() == [3, 1, 0, 1, 0, 0]

@@ -1,0 +1,54 @@
+"""How much of each Gaussian a camera sees."""
+
+import pytest
+import torch
+
+from nest_nerfstudio.rasterizers.base import Rasterizer
+from nest_nerfstudio.rasterizers.dense import DenseRasterizer
+from nest_nerfstudio.rasterizers.numba_cpu import NumbaRasterizer
+from nest_nerfstudio.rasterizers.visibility import visible_shares
+from nest_nerfstudio.types import Gaussians, Views
+
+
+def at(places: list[list[float]], opacities: list[float], scale: float = 0.2) -> Gaussians:
+    """Round Gaussians of one size."""
+    n = len(places)
+    return Gaussians(
+        means=torch.tensor(places),
+        quats=torch.tensor([[1.0, 0, 0, 0]]).repeat(n, 1),
+        scales=torch.full((n, 3), scale),
+        opacities=torch.tensor(opacities),
+        sh=torch.rand(n, 4, 3),
+    )
+
+
+def looking_along_z(count: int = 1) -> Views:
+    """Cameras at the origin with a field of 90 degrees."""
+    K = torch.tensor([[32.0, 0, 32], [0, 32, 32], [0, 0, 1]])
+    return Views(torch.eye(4).repeat(count, 1, 1), K.repeat(count, 1, 1), width=64, height=64)
+
+
+@pytest.mark.parametrize("rasterizer", [DenseRasterizer(), NumbaRasterizer()], ids=["dense", "numba"])
+def test_what_lies_behind_is_hidden(rasterizer: Rasterizer) -> None:
+    """The one behind is as large in the picture as the one before it."""
+    gaussians = at([[0.0, 0, 2], [0.0, 0, 4], [1.0, 0, 2]], [0.6, 0.9, 0.9])
+    gaussians.scales[1] *= 2
+    (shares,) = visible_shares(rasterizer, gaussians, looking_along_z())
+    # with α = o G before it, G alike: ∫ G (1 − o G) / ∫ G = 1 − o / 2
+    torch.testing.assert_close(shares, torch.tensor([1.0, 0.7, 1.0]), atol=0.02, rtol=0)
+
+
+def test_what_is_outside_the_picture_is_not_seen() -> None:
+    """One behind the camera, one to its side, one half over the border, one too faint to be drawn."""
+    gaussians = at([[0.0, 0, -2], [5.0, 0, 2], [2.0, 0, 2], [0.0, 0, 2]], [0.5, 0.5, 0.5, 0.001])
+    first, second = visible_shares(NumbaRasterizer(), gaussians, looking_along_z(2))
+    torch.testing.assert_close(first, torch.tensor([0.0, 0.0, 0.5, 0.0]), atol=0.06, rtol=0)
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+@pytest.mark.parametrize("opacity", [0.05, 0.5, 0.99])
+def test_small_and_faint_ones_are_seen_whole(antialiased: bool, opacity: float) -> None:
+    gaussians = at([[0.1, 0.2, 2.0]], [opacity], scale=0.03)
+    shares = visible_shares(NumbaRasterizer(), gaussians, looking_along_z(), antialiased)
+    assert shares.item() == pytest.approx(1.0, abs=0.15)
