@@ -18,7 +18,8 @@ def make_config(capture: Path, output: Path, steps: int = 60, **model) -> NestTr
     for name, value in small.items():
         assert hasattr(config.pipeline.model, name)
         setattr(config.pipeline.model, name, value)
-    config.pipeline.model.dynamics.explain_iterations = 500  # most tests need no good ODE
+    dynamics = config.pipeline.model.dynamics
+    dynamics.explain_iterations, dynamics.explain_attempts = 300, 1  # most tests need no good ODE
     config.set_timestamp()
     return config
 

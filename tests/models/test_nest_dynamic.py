@@ -20,7 +20,8 @@ def dense_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(dense_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
     config = make_config(dense_capture, tmp_path_factory.mktemp("run"), steps=400)
-    config.pipeline.model.dynamics.explain_iterations = 2000  # fewer do not explain what swings
+    dynamics = config.pipeline.model.dynamics
+    dynamics.explain_iterations, dynamics.explain_attempts = 2000, 4  # fewer do not explain what swings
     trainer = make_trainer(config)
     trainer.train()
     trainer.pipeline.eval()
