@@ -101,8 +101,8 @@ class NestDynamicModelConfig(GaussianModelConfig):
     """Largest standard deviation of a Gaussian where images have alpha, over the median of those at the start
     (the spacing of the points there); 0: any. Large ones reach into what no training view shows empty."""
     min_views: int = 3
-    """Gaussians that fewer training cameras see than this, or than a quarter of them, are emptied: those
-    close to a camera or two draw what these see and stand in the way of all others, …"""
+    """Gaussians that fewer training cameras see than this, or than a quarter of them, are emptied (0: none):
+    those close to a camera or two draw what these see and stand in the way of all others, …"""
     min_visibility: float = 0.25
     """… and those behind a surface darken what shines through it; other cameras see both. A camera sees a
     Gaussian if at least this share of its light arrives."""
@@ -352,8 +352,8 @@ class NestDynamicModel(GaussianModel):
         params["scales"].clamp_(max=self._max_log_scale)
         look_every = refine_every * max(1, round(10 * len(self._cameras) / refine_every))
         refines = self.progress.item() < self.config.refine_until
-        if step % look_every == 0 and refines and self._is_full_size():
-            asked_for = min(self.config.min_views, len(self._cameras) // 4)
+        asked_for = min(self.config.min_views, len(self._cameras) // 4)
+        if asked_for and step % look_every == 0 and refines and self._is_full_size():
             params["opacities"][self._count_seeing() < asked_for] = _EMPTY
 
     def _count_seeing(self) -> Int[Tensor, " n"]:
