@@ -30,6 +30,8 @@ class FiniteOptimizers(Optimizers):
 
     patience = 20
     """Steps in a row that may be left out."""
+    steps_per_log = 50
+    """Steps from one record of the learning rates to the next."""
 
     def __init__(self, config: dict[str, Any], param_groups: dict[str, Any]) -> None:
         super().__init__(config, param_groups)
@@ -53,6 +55,13 @@ class FiniteOptimizers(Optimizers):
                 "untouched: go on from it with --load-dir at lower learning rates, and look for depth images "
                 "that are not finite."
             )
+
+    def scheduler_step_all(self, step: int) -> None:
+        """Set the learning rates, and write them down now and then: every step would cost a tenth of it."""
+        if step % self.steps_per_log == 0:
+            return super().scheduler_step_all(step)
+        for scheduler in self.schedulers.values():
+            scheduler.step()
 
     def _gradients(self, name: str) -> list[Tensor]:
         # Of the optimizer: gsplat's strategies put new parameters there and not into `self.parameters`.

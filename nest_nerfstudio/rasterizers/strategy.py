@@ -17,10 +17,13 @@ from gsplat.strategy.ops import _multinomial_sample, _update_param_with_optimize
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nest_nerfstudio.geometry.quaternion import quat_normalize, quat_to_rotmat
+from nest_nerfstudio.geometry.quaternion import quat_normalize, quat_rotate
 
 MAX_RATIO = 51
 """More copies than this of one Gaussian count as this many, as in gsplat."""
+
+MIN_GATE = 1e-4
+"""Share of the noise below which a Gaussian is left where it is: of opacities above 0.097."""
 
 Params = dict[str, torch.nn.Parameter] | torch.nn.ParameterDict
 Optimizers = dict[str, torch.optim.Optimizer]
@@ -173,6 +176,7 @@ def _add_noise(params: Params, scale: float) -> None:
     """Move the means by noise of each Gaussian's own covariance, the less the more opaque (Eq. 8 there)."""
     opacities = torch.sigmoid(params["opacities"].flatten())
     gate = torch.sigmoid(100.0 * ((1.0 - opacities) - 0.995))
-    root = quat_to_rotmat(quat_normalize(params["quats"])) * torch.exp(params["scales"])[:, None, :]
-    noise = torch.randn_like(params["means"]) * (gate * scale)[:, None]
-    params["means"].add_(torch.einsum("nij,nkj,nk->ni", root, root, noise))
+    moved = (gate > MIN_GATE).nonzero()[:, 0]
+    noise = torch.randn_like(params["means"][moved]) * (gate[moved, None] * scale)  # in its own axes
+    scales, quats = torch.exp(params["scales"][moved]), quat_normalize(params["quats"][moved])
+    params["means"].index_add_(0, moved, quat_rotate(quats, scales.square() * noise))

@@ -139,12 +139,15 @@ def test_noise_follows_covariance_and_spares_the_opaque() -> None:
         "scales": torch.nn.Parameter(torch.tensor([[1.0, 2.0, 0.5]]).log().repeat(n, 1)),
         "opacities": torch.nn.Parameter(torch.full((n,), -30.0)),
     }
+    params["quats"].data[: n // 4] = torch.tensor([1.0, 0.0, 0.0, 1.0])  # a quarter turn about z
     params["opacities"].data[n // 2 :] = 5.0
     strategy = TorchMCMCStrategy(noise_lr=1.0)
     strategy.step_post_backward(params, {}, strategy.initialize_state(), 1, {}, lr=1.0)
-    spread = params["means"].detach()[: n // 2].std(0) / torch.sigmoid(torch.tensor(0.5))
-    torch.testing.assert_close(spread, torch.tensor([1.0, 4.0, 0.25]), rtol=0.05, atol=0)
-    assert params["means"].detach()[n // 2 :].abs().max() < 1e-6
+    turned, upright, opaque = params["means"].detach().tensor_split([n // 4, n // 2])
+    for moved, expected in ((turned, [4.0, 1.0, 0.25]), (upright, [1.0, 4.0, 0.25])):
+        spread = moved.std(0) / torch.sigmoid(torch.tensor(0.5))
+        torch.testing.assert_close(spread, torch.tensor(expected), rtol=0.05, atol=0)
+    assert opaque.abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("name", ["default", "mcmc"])
