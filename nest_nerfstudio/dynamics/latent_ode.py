@@ -69,9 +69,9 @@ class LatentODE(Dynamics):
     and its cost depends neither on the number of Gaussians nor, for F, on the number of tokens.
 
     Training has three strides. *Observe*: z(t) is a free curve and ξ an MLP, fitted to the pictures.
-    *Explain*: the principal components of all twists and speeds become the state, in which motion that recurs
-    is a closed curve, ξ becomes linear in it, and F is fitted to that curve (`explain`). *Commit*: z(t) is
-    the roll-out of F from one start state, and goes on learning from the pictures.
+    *Explain*: the principal components of all motion and its speeds become the state, in which motion that
+    recurs is a closed curve, ξ becomes linear in it, and F is fitted to that curve (`explain`). *Commit*:
+    z(t) is the roll-out of F from one start state, and goes on learning from the pictures.
 
     Motion that is found to be cyclic gets an `Oscillator` for F instead, and so a Fourier series for ξ.
 
@@ -96,7 +96,7 @@ class LatentODE(Dynamics):
         self.register_buffer("cyclic", torch.tensor(False))
         self._dense = _DenseRollout()
         self.register_load_state_dict_post_hook(lambda module, _: module._dense.forget())
-        self._seen_twists: Tensor | None = None
+        self._seen_motion: Tensor | None = None
         self._live: Trajectory | None = None
         self._shared = _SharedRollout()
 
@@ -203,55 +203,65 @@ class LatentODE(Dynamics):
         return bends.square().mean() / (values - values.mean(0)).square().mean().clamp_min(1e-12)
 
     @torch.no_grad()
-    def motion_change(self, token_codes: Float[Tensor, "k e"]) -> float:
-        """By what share of its size the observed motion changed since this was last asked; at first, inf."""
-        twists, before = self._observed_twists(token_codes, len(self.path_values)), self._seen_twists
-        self._seen_twists = twists
-        return math.inf if before is None else _share_of_motion(twists - before, twists)
+    def motion_change(self, token_codes: Float[Tensor, "k e"], arm: float = 1.0) -> float:
+        """By what share of its size the observed motion changed since this was last asked; at first, inf.
 
-    def explain(self, token_codes: Float[Tensor, "k e"]) -> Explanation:
+        `arm` is as in `explain`.
+        """
+        seen, before = self._observed_motion(token_codes, len(self.path_values), arm), self._seen_motion
+        self._seen_motion = seen
+        return math.inf if before is None else _share_of_motion(seen - before, seen)
+
+    def explain(self, token_codes: Float[Tensor, "k e"], arm: float = 1.0) -> Explanation:
         """Find an ODE for the observed motion, and commit to it if it stays as near as `largest_gap`.
+
+        Args:
+            token_codes: of all tokens.
+            arm: distance from its token at which a Gaussian lies, world units. A turn counts as the way that
+                it moves such a Gaussian: pictures show ways, and leave turns of a small part open.
 
         Raises:
             RuntimeError: it has taken over already.
         """
         if self.committed:
             raise RuntimeError("the ODE has taken over already; there is no free path left to explain")
-        path, modes = self._principal_components(token_codes)
+        path, modes = self._principal_components(token_codes, arm)
         period, reason = self._choose_period(path)
         if period is None:
             start, gap = path.values[0], self._fit_field(self.vector_field, path)
             if gap <= self.config.largest_gap:
                 self._fit_field(self.backward_field, path.reversed())
         else:
-            start, modes, gap = self._fit_cycle(token_codes, period)
+            start, modes, gap = self._fit_cycle(token_codes, period, arm)
         self.committed.fill_(gap <= self.config.largest_gap)
         self.cyclic.fill_(self.committed & (period is not None))
         self._dense.forget()
         return Explanation(start, modes, gap, reason)
 
     @torch.no_grad()
-    def _principal_components(self, token_codes: Tensor) -> tuple[Trajectory, Float[Tensor, "k m"]]:
+    def _principal_components(
+        self, token_codes: Tensor, arm: float = 1.0
+    ) -> tuple[Trajectory, Float[Tensor, "k m"]]:
         """The motion of all tokens as one curve of D numbers, the first of unit variance, and its modes.
 
-        Components of the twists and their speeds together, as a pendulum passes every place in two
+        Components of the motion and its speeds together, as a pendulum passes every place in two
         directions: an autonomous field has to tell them apart.
         """
         dim = self.config.state_dim
-        twists = self._observed_twists(token_codes, len(self.path_values))
-        poses = twists - twists.mean(0)
+        motion = self._observed_motion(token_codes, len(self.path_values), arm)
+        poses = motion - motion.mean(0)
         speeds = smooth_trajectory(poses).slopes
         share = self.config.speed_share * poses.norm() / speeds.norm().clamp_min(1e-12)
         left, sizes, _ = torch.linalg.svd(torch.cat([poses, share * speeds], 1), full_matrices=False)
-        values = (left * sizes / (sizes[0] / len(twists) ** 0.5).clamp_min(1e-12))[:, :dim]
+        values = (left * sizes / (sizes[0] / len(motion) ** 0.5).clamp_min(1e-12))[:, :dim]
         values = torch.nn.functional.pad(values, (0, dim - values.shape[1]))
-        modes = linear_fit(values, twists)
-        return smooth_trajectory(values), modes.T.reshape(len(token_codes), -1)
+        return smooth_trajectory(values), _as_modes(linear_fit(values, motion), arm)
 
-    def _observed_twists(self, token_codes: Tensor, count: int) -> Float[Tensor, "s c"]:
-        """Twists of all tokens on the free path, at evenly spaced times of the clip."""
+    def _observed_motion(self, token_codes: Tensor, count: int, arm: float) -> Float[Tensor, "s c"]:
+        """Twists of all tokens on the free path, turns times `arm`, at evenly spaced times of the clip."""
         path, times = self.path(), torch.linspace(0, 1, count, device=token_codes.device)
-        return torch.stack([self.twists(token_codes, z).flatten() for z in path(times.to(token_codes))])
+        twists = torch.stack([self.twists(token_codes, z) for z in path(times.to(token_codes))])
+        return (twists * _lever(arm, twists)).flatten(1)
 
     def _choose_period(self, path: Trajectory) -> tuple[float | None, str]:
         """The period if motion is to be cyclic, and why it is or is not."""
@@ -293,14 +303,16 @@ class LatentODE(Dynamics):
         return of_cycle, of_field
 
     @torch.no_grad()
-    def _fit_cycle(self, token_codes: Tensor, period: float) -> tuple[Tensor, Float[Tensor, "k m"], float]:
-        """Start state and modes of the Fourier series nearest to the observed twists; its share off them."""
+    def _fit_cycle(
+        self, token_codes: Tensor, period: float, arm: float
+    ) -> tuple[Tensor, Float[Tensor, "k m"], float]:
+        """Start state and modes of the Fourier series nearest to the observed motion; its share off that."""
         start = self.oscillator.begin(period)
-        twists = self._observed_twists(token_codes, 4 * self.config.steps_per_clip + 1)
-        states = self.oscillator.orbit(start)(torch.linspace(0, 1, len(twists)).to(twists))
-        modes = linear_fit(states, twists, _SMOOTHNESS)
-        gap = _share_of_motion(with_one(states) @ modes - twists, twists)
-        return start, modes.T.reshape(len(token_codes), -1), gap
+        motion = self._observed_motion(token_codes, 4 * self.config.steps_per_clip + 1, arm)
+        states = self.oscillator.orbit(start)(torch.linspace(0, 1, len(motion)).to(motion))
+        fit = linear_fit(states, motion, _SMOOTHNESS)
+        gap = _share_of_motion(with_one(states) @ fit - motion, motion)
+        return start, _as_modes(fit, arm), gap
 
     def _fit_field(self, field_: VectorField, path: Trajectory) -> float:
         """Fit F to a path; returns how far its roll-out is off, as a share of the motion's size."""
@@ -353,6 +365,16 @@ class Explanation:
 
 _SMOOTHNESS = 1e-4
 """Ridge of Fourier series, in which an oscillator's states make it one on the speed of the motion."""
+
+
+def _lever(arm: float, like: Tensor) -> Float[Tensor, " 6"]:
+    """What turns a twist into the ways that it moves a point at this distance from its token."""
+    return like.new_tensor([1.0, 1.0, 1.0, arm, arm, arm])
+
+
+def _as_modes(fit: Float[Tensor, "m c"], arm: float) -> Float[Tensor, "k n"]:
+    """Modes of each token, from a linear map of (z, 1) to the twists of all with turns times `arm`."""
+    return (fit.unflatten(1, (-1, 6)) / _lever(arm, fit)).permute(1, 2, 0).flatten(1)
 
 
 def _share_of_motion(errors: Float[Tensor, "e c"], motion: Float[Tensor, "s c"]) -> float:

@@ -259,7 +259,7 @@ class NestDynamicModel(GaussianModel):
     def _commit_if_settled(self, dynamics: LatentODE, progress: float) -> None:
         if dynamics.committed:
             return
-        change = dynamics.motion_change(self.latent().motion.token_codes)
+        change = dynamics.motion_change(self.latent().motion.token_codes, self._arm())
         if change <= self.config.settled_change or progress >= self.config.commit_at:
             CONSOLE.log(
                 f"At {progress:.0%} of the training, motion changed by {change:.1%} of itself lately."
@@ -270,7 +270,7 @@ class NestDynamicModel(GaussianModel):
 
     def commit(self, dynamics: LatentODE) -> None:
         """Let the ODE take over from the free path, if it stays near it; the log says what was found."""
-        found = dynamics.explain(self.latent().motion.token_codes)
+        found = dynamics.explain(self.latent().motion.token_codes, self._arm())
         CONSOLE.log(f"Motion is {found.reason}.")
         distance = f"its roll-out is {found.gap:.1%} of the motion off the free path"
         if not dynamics.committed:
@@ -282,6 +282,10 @@ class NestDynamicModel(GaussianModel):
             self.latent.start.copy_(found.start)
             self.latent.token_modes.copy_(found.modes)
         CONSOLE.log(f"Committed to the ODE: {distance}.")
+
+    def _arm(self) -> float:
+        """How far Gaussians lie from their tokens, about: the median radius of skinning, world units."""
+        return self.field.token_log_radii.detach().median().exp().item()
 
     def time_window(self) -> tuple[float, float] | None:
         """Span of clip times to train on now, in hundredths; None for all."""

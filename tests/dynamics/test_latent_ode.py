@@ -177,14 +177,15 @@ def test_explains_motion_and_goes_on_past_its_end(seed: int) -> None:
     torch.testing.assert_close(later(times - 2 / 3), path(times), atol=0.3, rtol=0)  # one back
 
 
-def test_explaining_keeps_the_motion_of_the_tokens() -> None:
+@pytest.mark.parametrize("arm", [1.0, 0.05])
+def test_explaining_keeps_the_motion_of_the_tokens(arm: float) -> None:
     """With as many components as the motion has, the linear modes say what the MLP said, at every node."""
     ode, codes = make_observed(1.5)
     ode.config = replace(ode.config, state_dim=24)
     with torch.no_grad():
         before = torch.stack([ode.pose_decoder(codes[:, :6], z) for z in ode.path_values])
     path, modes = ode._principal_components(
-        codes.new_zeros(5, 6 + 6 * 25).index_copy_(1, torch.arange(6), codes[:, :6])
+        codes.new_zeros(5, 6 + 6 * 25).index_copy_(1, torch.arange(6), codes[:, :6]), arm
     )
     basis = modes.unflatten(1, (6, -1))
     after = torch.einsum("kcd,sd->skc", basis[..., :-1], path.values) + basis[..., -1]
@@ -198,6 +199,27 @@ def test_motion_that_recurs_is_a_closed_curve_of_the_state() -> None:
     torch.testing.assert_close(
         path.values[:17], path.values[16:], atol=0.05, rtol=0
     )  # one-sided speeds at the ends
+
+
+def test_turns_count_by_the_way_they_move_what_follows_a_token() -> None:
+    """Turns that change from one time to the next hide a cycle, and no longer where they move little."""
+    torch.manual_seed(0)
+    gaps = {}
+    for arm in (1.0, 0.01):
+        ode, codes = make_observed(1.5, state_dim=8, motion="cyclic", period=2 / 3)
+        moved, jitter = ode.twists, {}
+
+        def twists(codes, z, moved=moved, jitter=jitter):
+            key = tuple(z.tolist())
+            if key not in jitter:
+                jitter[key] = 0.3 * torch.randn(len(codes), 3)
+            straight, turn = moved(codes, z).split(3, 1)
+            return torch.cat([straight, turn + jitter[key]], 1)
+
+        ode.twists = twists  # type: ignore[method-assign]
+        gaps[arm] = ode.explain(codes, arm).gap
+    assert gaps[1.0] > 0.5
+    assert gaps[0.01] < 0.2
 
 
 def test_explains_a_pendulum() -> None:
