@@ -72,7 +72,7 @@ class NestDynamicModelConfig(GaussianModelConfig):
     widen_steps: int = 1000
     """… or this many steps, if they are over sooner: with time to settle on a part of the clip, Gaussians
     forget what moves elsewhere."""
-    settled_change: float = 0.08
+    settled_change: float = 0.2
     """The ODE takes over from the free path once that has converged: when the motion changes by less than
     this share of itself in a fortieth of the training, …"""
     commit_at: float = 0.7
