@@ -96,7 +96,7 @@ class LatentODE(Dynamics):
         self.register_buffer("cyclic", torch.tensor(False))
         self._dense = _DenseRollout()
         self.register_load_state_dict_post_hook(lambda module, _: module._dense.forget())
-        self._seen_motion: Tensor | None = None
+        self._seen_twists: Tensor | None = None
         self._live: Trajectory | None = None
         self._shared = _SharedRollout()
 
@@ -208,9 +208,9 @@ class LatentODE(Dynamics):
 
         `arm` is as in `explain`.
         """
-        seen, before = self._observed_motion(token_codes, len(self.path_values), arm), self._seen_motion
-        self._seen_motion = seen
-        return math.inf if before is None else _share_of_motion(seen - before, seen)
+        seen, before = self._observed_twists(token_codes, len(self.path_values)), self._seen_twists
+        self._seen_twists = seen
+        return math.inf if before is None else _share_of_motion(_ways(seen - before, arm), _ways(seen, arm))
 
     def explain(self, token_codes: Float[Tensor, "k e"], arm: float = 1.0) -> Explanation:
         """Find an ODE for the observed motion, and commit to it if it stays as near as `largest_gap`.
@@ -248,7 +248,7 @@ class LatentODE(Dynamics):
         directions: an autonomous field has to tell them apart.
         """
         dim = self.config.state_dim
-        motion = self._observed_motion(token_codes, len(self.path_values), arm)
+        motion = _ways(self._observed_twists(token_codes, len(self.path_values)), arm)
         poses = motion - motion.mean(0)
         speeds = smooth_trajectory(poses).slopes
         share = self.config.speed_share * poses.norm() / speeds.norm().clamp_min(1e-12)
@@ -257,11 +257,10 @@ class LatentODE(Dynamics):
         values = torch.nn.functional.pad(values, (0, dim - values.shape[1]))
         return smooth_trajectory(values), _as_modes(linear_fit(values, motion), arm)
 
-    def _observed_motion(self, token_codes: Tensor, count: int, arm: float) -> Float[Tensor, "s c"]:
-        """Twists of all tokens on the free path, turns times `arm`, at evenly spaced times of the clip."""
+    def _observed_twists(self, token_codes: Tensor, count: int) -> Float[Tensor, "s k 6"]:
+        """Twists of all tokens on the free path, at evenly spaced times of the clip."""
         path, times = self.path(), torch.linspace(0, 1, count, device=token_codes.device)
-        twists = torch.stack([self.twists(token_codes, z) for z in path(times.to(token_codes))])
-        return (twists * _lever(arm, twists)).flatten(1)
+        return torch.stack([self.twists(token_codes, z) for z in path(times.to(token_codes))])
 
     def _choose_period(self, path: Trajectory) -> tuple[float | None, str]:
         """The period if motion is to be cyclic, and why it is or is not."""
@@ -308,7 +307,7 @@ class LatentODE(Dynamics):
     ) -> tuple[Tensor, Float[Tensor, "k m"], float]:
         """Start state and modes of the Fourier series nearest to the observed motion; its share off that."""
         start = self.oscillator.begin(period)
-        motion = self._observed_motion(token_codes, 4 * self.config.steps_per_clip + 1, arm)
+        motion = _ways(self._observed_twists(token_codes, 4 * self.config.steps_per_clip + 1), arm)
         states = self.oscillator.orbit(start)(torch.linspace(0, 1, len(motion)).to(motion))
         fit = linear_fit(states, motion, _SMOOTHNESS)
         gap = _share_of_motion(with_one(states) @ fit - motion, motion)
@@ -367,14 +366,15 @@ _SMOOTHNESS = 1e-4
 """Ridge of Fourier series, in which an oscillator's states make it one on the speed of the motion."""
 
 
-def _lever(arm: float, like: Tensor) -> Float[Tensor, " 6"]:
-    """What turns a twist into the ways that it moves a point at this distance from its token."""
-    return like.new_tensor([1.0, 1.0, 1.0, arm, arm, arm])
+def _ways(twists: Float[Tensor, "s k 6"], arm: float) -> Float[Tensor, "s c"]:
+    """Twists as the ways that they move points at this distance from their tokens."""
+    return (twists * twists.new_tensor([1.0, 1.0, 1.0, arm, arm, arm])).flatten(1)
 
 
 def _as_modes(fit: Float[Tensor, "m c"], arm: float) -> Float[Tensor, "k n"]:
-    """Modes of each token, from a linear map of (z, 1) to the twists of all with turns times `arm`."""
-    return (fit.unflatten(1, (-1, 6)) / _lever(arm, fit)).permute(1, 2, 0).flatten(1)
+    """Modes of each token, from a linear map of (z, 1) to the `_ways` of all."""
+    twists = fit.unflatten(1, (-1, 6)) / fit.new_tensor([1.0, 1.0, 1.0, arm, arm, arm])
+    return twists.permute(1, 2, 0).flatten(1)
 
 
 def _share_of_motion(errors: Float[Tensor, "e c"], motion: Float[Tensor, "s c"]) -> float:

@@ -98,10 +98,12 @@ class NestDynamicModelConfig(GaussianModelConfig):
     scale_weight: float = 0.03
     """Weight of the mean scale, likewise."""
     max_scale: float = 1.0
-    """Largest standard deviation of a Gaussian where images have alpha, over the median of those at the start
-    (the spacing of the points there); 0: any. Large ones reach into what no training view shows empty."""
+    """Largest standard deviation of a Gaussian at rest where images have alpha, over the median of those at
+    the start (the spacing of the points there); 0: any. Large ones reach into what no training view shows
+    empty."""
     min_views: int = 3
-    """Gaussians that fewer training cameras see than this, or than a quarter of them, are emptied (0: none):
+    """Gaussians that fewer training cameras see than this are emptied, or if there are few cameras, than a
+    quarter of them (0: none; images from one pose are of one camera):
     those close to a camera or two draw what these see and stand in the way of all others, …"""
     min_visibility: float = 0.25
     """… and those behind a surface darken what shines through it; other cameras see both. A camera sees a
@@ -151,7 +153,8 @@ class NestDynamicModel(GaussianModel):
         self._has_alpha = False
         self._supervises_depth = False
         self._num_times = 1
-        self._cameras: list[Views] = []
+        self._cameras: list[list[Views]] = []
+        self._next_look = 0
         self._max_log_scale = math.inf
         self.viewer_controls = DynamicViewerControls(
             self.latent_at, config.playback_seconds, config.render_motion
@@ -215,7 +218,10 @@ class NestDynamicModel(GaussianModel):
         if rgb is None:
             rgb = mean_colors(views, points) if views else torch.full_like(points, 0.5)
         self.field.initialize(points, rgb, opacity=0.5 if self.config.strategy == "mcmc" else 0.1)
-        self._cameras = views if cameras is None else cameras
+        by_pose: dict[tuple, list[Views]] = {}
+        for view in views if cameras is None else cameras:
+            by_pose.setdefault(tuple(view.viewmats.flatten().tolist()), []).append(view)
+        self._cameras = list(by_pose.values())
         if self._has_alpha and self.config.max_scale:
             spacing = self.field.params["scales"].median().exp()
             self._max_log_scale = math.log(self.config.max_scale * spacing.item())
@@ -332,7 +338,10 @@ class NestDynamicModel(GaussianModel):
         arguments = (
             {"lr": optimizers["means"].param_groups[0]["lr"]} if self.config.strategy == "mcmc" else {}
         )
-        self._limit_gaussians(step)
+        if step % self._strategy.refine_every == 0:
+            self._empty_unseen(step)
+        with torch.no_grad():
+            self.field.params["scales"].clamp_(max=self._max_log_scale)
         count = len(self.field)
         self._strategy.step_post_backward(
             params=self.field.params,
@@ -346,28 +355,29 @@ class NestDynamicModel(GaussianModel):
             self.field.forget_neighbors()
 
     @torch.no_grad()
-    def _limit_gaussians(self, step: int) -> None:
-        """Keep Gaussians to what the pictures tell of: see `max_scale` and `min_views`.
+    def _empty_unseen(self, step: int) -> None:
+        """Empty Gaussians that hardly a camera sees (`min_views`), for the strategy to use again.
 
-        What is emptied is for the strategy to use again, so it is looked for just before that does; rarely
-        enough for all cameras to take a tenth of the training's time.
+        To be called just before that does; rare enough for all images to take a tenth of the training's time.
         """
-        params, refine_every = self.field.params, self._strategy.refine_every
-        params["scales"].clamp_(max=self._max_log_scale)
-        look_every = refine_every * max(1, round(10 * len(self._cameras) / refine_every))
         refines = self.progress.item() < self.config.refine_until
         asked_for = min(self.config.min_views, len(self._cameras) // 4)
-        if asked_for and step % look_every == 0 and refines and self._is_full_size():
-            params["opacities"][self._count_seeing() < asked_for] = _EMPTY
+        if asked_for and step >= self._next_look and refines and self._is_full_size():
+            self._next_look = step + 10 * sum(len(images) for images in self._cameras)
+            self.field.params["opacities"][self._count_seeing() < asked_for] = _EMPTY
 
     def _count_seeing(self) -> Int[Tensor, " n"]:
         """How many training cameras see each Gaussian."""
         self.dynamics.eval()  # one roll-out for all
         counts = torch.zeros(len(self.field), dtype=torch.long, device=self.device)
-        for views in self._cameras:
-            gaussians = self.gaussians_at(self.config.canonical_time if views.times is None else views.times)
-            shares = visible_shares(self._rasterizer, gaussians, views, self.config.antialiased)
-            counts += (shares >= self.config.min_visibility).sum(0)
+        for images in self._cameras:
+            seen = torch.zeros_like(counts, dtype=torch.bool)
+            for views in images:
+                time = self.config.canonical_time if views.times is None else views.times
+                gaussians = self.gaussians_at(time)
+                shares = visible_shares(self._rasterizer, gaussians, views, self.config.antialiased)
+                seen |= (shares >= self.config.min_visibility).any(0)
+            counts += seen
         self.dynamics.train()
         return counts
 

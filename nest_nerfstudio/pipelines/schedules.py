@@ -9,6 +9,7 @@ import torch
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.utils.writer import GLOBAL_BUFFER
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -30,8 +31,6 @@ class FiniteOptimizers(Optimizers):
 
     patience = 20
     """Steps in a row that may be left out."""
-    steps_per_log = 50
-    """Steps from one record of the learning rates to the next."""
 
     def __init__(self, config: dict[str, Any], param_groups: dict[str, Any]) -> None:
         super().__init__(config, param_groups)
@@ -57,8 +56,8 @@ class FiniteOptimizers(Optimizers):
             )
 
     def scheduler_step_all(self, step: int) -> None:
-        """Set the learning rates, and write them down now and then: every step would cost a tenth of it."""
-        if step % self.steps_per_log == 0:
+        """Set the learning rates, and write them down as often as losses; nerfstudio does at every step."""
+        if step % GLOBAL_BUFFER.get("steps_per_log", 1) == 0:
             return super().scheduler_step_all(step)
         for scheduler in self.schedulers.values():
             scheduler.step()

@@ -23,8 +23,8 @@ def visible_shares(
 
     1 where nothing is before it, 0 where it is hidden or outside the picture. Σ α T is the derivative of the
     summed picture by the Gaussian's colour, and Σ α = 2π (o − 1/255) √det Σ₂D of the whole Gaussian, without
-    α below 1/255: what lies beyond the border of the picture counts as not seen. (RadSplat, arXiv 2403.13806,
-    prunes by the largest α T.)
+    α below 1/255: what lies beyond the border of the picture counts as not seen, but no more is asked of a
+    Gaussian than to cover the picture. (RadSplat, arXiv 2403.13806, prunes by the largest α T.)
 
     Args:
         rasterizer: draws the Gaussians.
@@ -49,5 +49,6 @@ def visible_shares(
         a, b, c = splats.conics.unbind(-1)
         opacities = gaussians.opacities * splats.compensations if antialiased else gaussians.opacities
         whole = 2 * math.pi * (opacities - ALPHA_MIN).clamp_min(1e-6) / (a * c - b * b).sqrt()
+        whole = torch.minimum(whole, opacities * (views.width * views.height))
         shares.append((per_sh[:, 0, 0] / SH_C0 / whole).nan_to_num(0.0, 0.0, 0.0))
     return torch.stack(shares)

@@ -152,14 +152,17 @@ def test_gaussians_stay_small_and_where_cameras_look(capture: Path, tmp_path: Pa
         params["means"][2:10] = torch.tensor([1.0, 0.5, 0.5])  # of equal depth, so drawn in order
         params["scales"][2:9], params["scales"][9] = limit, limit - 2.0
     before = params["opacities"].detach().clone()
-    model.set_progress(199, 0.7)
-    model._limit_gaussians(199)
-    assert torch.equal(params["opacities"], before)  # looked for only where the strategy then refines, …
-    model.set_progress(200, 0.1)
-    model._limit_gaussians(200)
-    assert torch.equal(params["opacities"], before)  # … and on pictures of full size
+    for step, progress in ((199, 0.7), (200, 0.1), (200, 0.8)):  # the strategy refines at none of these, …
+        model.set_progress(step, progress)  # … or pictures are small yet
+        model._densify(step)
+        assert torch.equal(params["opacities"], before)
     model.set_progress(200, 0.7)
-    model._limit_gaussians(200)
+    model._empty_unseen(200)
+    model._empty_unseen(300)  # not looked for again: 24 images and ten steps each
+    params["opacities"].data[0] = 2.0
+    model._empty_unseen(400)
+    assert params["opacities"][0] == 2.0
+    model._empty_unseen(500)
     assert params["opacities"][[0, 9]].sigmoid().max() < 0.005
     assert params["opacities"][1:3].min() == 2.0
     assert params["scales"][1].max().item() == pytest.approx(limit, abs=1e-5)
@@ -173,10 +176,11 @@ def test_a_few_cameras_have_no_say_in_where_gaussians_are(capture: Path, tmp_pat
     with torch.no_grad():
         params["means"][0] = 1e3
         params["scales"][1] = 1.0
-    model._cameras = model._cameras[:3]
+    model._cameras = [model._cameras[0] * 8, *model._cameras[1:3]]  # many images of one camera do not help
     model.set_progress(100, 0.7)
     before = params["opacities"].detach().clone()
-    model._limit_gaussians(100)
+    model._densify(101)
+    model._empty_unseen(100)
     assert torch.equal(params["opacities"], before)
     assert params["scales"][1].max() == 1.0
 

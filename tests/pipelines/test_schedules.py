@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nerfstudio.utils.writer import GLOBAL_BUFFER
 
 from nest_nerfstudio.pipelines.schedules import FiniteOptimizers, FusedAdamConfig, ProgressSchedulerConfig
 
 
 def test_rates_follow_every_step_and_are_written_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GLOBAL_BUFFER, "steps_per_log", 50)
     written: list[tuple[int, float]] = []
     monkeypatch.setattr(
         "nerfstudio.utils.writer.put_scalar", lambda name, scalar, step: written.append((step, float(scalar)))

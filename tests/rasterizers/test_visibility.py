@@ -52,3 +52,10 @@ def test_small_and_faint_ones_are_seen_whole(antialiased: bool, opacity: float) 
     gaussians = at([[0.1, 0.2, 2.0]], [opacity], scale=0.03)
     shares = visible_shares(NumbaRasterizer(), gaussians, looking_along_z(), antialiased)
     assert shares.item() == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize("scale", [5.0, 10.0, 40.0])
+def test_what_fills_the_picture_is_seen(scale: float) -> None:
+    """One that is larger than the picture, which shows 20 units there."""
+    shares = visible_shares(NumbaRasterizer(), at([[0.0, 0, 10]], [0.9], scale), looking_along_z())
+    assert shares.item() > 0.7
