@@ -48,8 +48,8 @@ class LatentODEConfig(InstantiateConfig):
     explain_iterations: int = 2000
     """Optimiser steps of each attempt to fit the vector field to the free path."""
     explain_attempts: int = 4
-    """Attempts until one stays as near to the path as `largest_gap`, and near it beyond the clip; else one
-    that does the first is kept, else the nearest."""
+    """Attempts, each once more with its roll-out beside the path, until one stays as near to the path as
+    `largest_gap`, and near it beyond the clip; else one that does the first is kept, else the nearest."""
     largest_gap: float = 0.3
     """Distance of roll-out and path, as a share of the motion's size, beyond which the ODE does not take
     over yet."""
@@ -316,9 +316,11 @@ class LatentODE(Dynamics):
     def _fit_field(self, field_: VectorField, path: Trajectory) -> float:
         """Fit F to a path; returns how far its roll-out is off, as a share of the motion's size."""
         attempts = []
-        for attempt in range(self.config.explain_attempts):
-            # a wide tube is safer; a narrow one fits what swings
-            self._fit_once(field_, path, self.config.tube / 4**attempt)
+        for attempt in range(2 * self.config.explain_attempts):
+            if attempt % 2 == 0:  # a wide tube is safer; a narrow one fits what swings
+                self._fit_once(field_, path, self.config.tube / 2**attempt)
+            else:
+                self._shoot(field_, path)
             gap, escapes = self._judge(field_, path)
             attempts.append((gap > self.config.largest_gap, escapes, gap, deepcopy(field_.state_dict())))
             if gap <= self.config.largest_gap and not escapes:
@@ -326,6 +328,21 @@ class LatentODE(Dynamics):
         *_, gap, learned = min(attempts, key=lambda attempt: attempt[:3])
         field_.load_state_dict(learned)
         return gap
+
+    def _shoot(self, field_: VectorField, path: Trajectory, lr: float = 1e-3) -> None:
+        """Go on fitting F with its roll-out beside the path: where motion rests, a small error of F is a long
+        delay, of which `VectorField.fit` knows nothing."""
+        optimizer = torch.optim.Adam(field_.parameters(), lr)
+        iterations = self.config.explain_iterations // 8
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, iterations))
+        size = (path.values - path.values.mean(0)).square().sum(1).mean().clamp_min(1e-12)
+        for _ in range(iterations):
+            optimizer.zero_grad()
+            missed = (self._integrate(field_, path.values[0], 1) - path.values).square().sum(1).mean() / size
+            (10 * missed + field_.tube_loss(path, self.config.attraction)).backward()
+            nn.utils.clip_grad_norm_(field_.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
 
     def _fit_once(self, field_: VectorField, path: Trajectory, tube: float) -> None:
         field_.restart(path)
