@@ -231,6 +231,21 @@ def test_explains_a_pendulum() -> None:
     assert ode.committed
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_roll_out_beside_the_path_finds_the_end_of_a_rest(seed: int) -> None:
+    """A leap between two rests: a field that is right almost everywhere may leave at the wrong time."""
+    torch.manual_seed(seed)
+    ode, codes = make_observed(1.0, explain_iterations=800, motion="free")
+    times = torch.linspace(0, 1, 33)[:, None]
+    put_path(ode, torch.cat([((times - 0.5) * 12).tanh(), (-(((times - 0.5) * 6) ** 2)).exp()], 1))
+    path, _ = ode._principal_components(codes)
+    ode._fit_once(ode.vector_field, path, ode.config.tube)
+    ode._shoot(ode.vector_field, path)
+    gap, escapes = ode._judge(ode.vector_field, path)
+    assert gap < 0.15  # 0.4 and 0.7 without
+    assert not escapes
+
+
 def test_tokens_that_stand_still_commit_at_once() -> None:
     ode, codes = make_observed(1.0, explain_iterations=20)
     torch.nn.init.zeros_(ode.pose_decoder.head[-1].weight)
