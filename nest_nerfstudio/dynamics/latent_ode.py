@@ -329,20 +329,16 @@ class LatentODE(Dynamics):
         field_.load_state_dict(learned)
         return gap
 
-    def _shoot(self, field_: VectorField, path: Trajectory, lr: float = 1e-3) -> None:
+    def _shoot(self, field_: VectorField, path: Trajectory) -> None:
         """Go on fitting F with its roll-out beside the path: where motion rests, a small error of F is a long
-        delay, of which `VectorField.fit` knows nothing."""
-        optimizer = torch.optim.Adam(field_.parameters(), lr)
-        iterations = self.config.explain_iterations // 8
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, iterations))
-        size = (path.values - path.values.mean(0)).square().sum(1).mean().clamp_min(1e-12)
-        for _ in range(iterations):
-            optimizer.zero_grad()
-            missed = (self._integrate(field_, path.values[0], 1) - path.values).square().sum(1).mean() / size
-            (10 * missed + field_.tube_loss(path, self.config.attraction)).backward()
-            nn.utils.clip_grad_norm_(field_.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
+        delay, of which `VectorField.tube_loss` knows nothing."""
+
+        def missed() -> Tensor:
+            rolled = self._integrate(field_, path.values[0], 1)
+            return 10 * _squared_share(rolled - path.values, path.values)
+
+        tube, iterations = field_.tube.item(), self.config.explain_iterations // 8
+        field_.fit(path, tube, self.config.attraction, iterations, lr=1e-3, beside=missed)
 
     def _fit_once(self, field_: VectorField, path: Trajectory, tube: float) -> None:
         field_.restart(path)
@@ -385,20 +381,27 @@ _SMOOTHNESS = 1e-4
 
 def _ways(twists: Float[Tensor, "s k 6"], arm: float) -> Float[Tensor, "s c"]:
     """Twists as the ways that they move points at this distance from their tokens."""
-    return (twists * twists.new_tensor([1.0, 1.0, 1.0, arm, arm, arm])).flatten(1)
+    return (twists * _lever(arm, twists)).flatten(1)
 
 
 def _as_modes(fit: Float[Tensor, "m c"], arm: float) -> Float[Tensor, "k n"]:
     """Modes of each token, from a linear map of (z, 1) to the `_ways` of all."""
-    twists = fit.unflatten(1, (-1, 6)) / fit.new_tensor([1.0, 1.0, 1.0, arm, arm, arm])
-    return twists.permute(1, 2, 0).flatten(1)
+    return (fit.unflatten(1, (-1, 6)) / _lever(arm, fit)).permute(1, 2, 0).flatten(1)
+
+
+def _lever(arm: float, like: Tensor) -> Float[Tensor, " 6"]:
+    return like.new_tensor([1.0, 1.0, 1.0, arm, arm, arm])
 
 
 def _share_of_motion(errors: Float[Tensor, "e c"], motion: Float[Tensor, "s c"]) -> float:
     """Root-mean-square length of errors over that of a motion about its mean; infinite where not finite."""
-    size = (motion - motion.mean(0)).square().sum(1).mean().clamp_min(1e-12)
-    share = float((errors.square().sum(1).mean() / size).sqrt())
+    share = float(_squared_share(errors, motion).sqrt())
     return share if math.isfinite(share) else math.inf
+
+
+def _squared_share(errors: Float[Tensor, "e c"], motion: Float[Tensor, "s c"]) -> Float[Tensor, ""]:
+    size = (motion - motion.mean(0)).square().sum(1).mean().clamp_min(1e-12)
+    return errors.square().sum(1).mean() / size
 
 
 class PoseDecoder(nn.Module):

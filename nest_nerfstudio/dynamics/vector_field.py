@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -73,7 +75,15 @@ class VectorField(nn.Module):
         self.linear.weight.copy_(solution[:-1].T)
         self.linear.bias.copy_(solution[-1])
 
-    def fit(self, path: Trajectory, tube: float, attraction: float, iterations: int) -> None:
+    def fit(
+        self,
+        path: Trajectory,
+        tube: float,
+        attraction: float,
+        iterations: int,
+        lr: float = 3e-3,
+        beside: Callable[[], Float[Tensor, ""]] | None = None,
+    ) -> None:
         """Minimise `tube_loss` by Adam for a number of steps; after `restart` with the path.
 
         Args:
@@ -81,13 +91,16 @@ class VectorField(nn.Module):
             tube: radius around the path in which F is trained, in the units of `restart`.
             attraction: κ.
             iterations: steps of the optimiser.
+            lr: learning rate at first; it falls to zero.
+            beside: one more loss, added to it.
         """
         self.tube.fill_(tube)
-        optimizer = torch.optim.Adam(self.parameters(), lr=3e-3)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+        optimizer = torch.optim.Adam(self.parameters(), lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, iterations))
         for _ in range(iterations):
             optimizer.zero_grad()
-            self.tube_loss(path, attraction).backward()
+            loss = self.tube_loss(path, attraction)
+            (loss if beside is None else beside() + loss).backward()
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
             optimizer.step()
             schedule.step()

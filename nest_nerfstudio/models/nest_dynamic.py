@@ -102,9 +102,9 @@ class NestDynamicModelConfig(GaussianModelConfig):
     the start (the spacing of the points there); 0: any. Large ones reach into what no training view shows
     empty."""
     min_views: int = 3
-    """Gaussians that fewer training cameras see than this are emptied, or if there are few cameras, than a
-    quarter of them (0: none; images from one pose are of one camera):
-    those close to a camera or two draw what these see and stand in the way of all others, …"""
+    """Gaussians are emptied that fewer training cameras see than this, or than a quarter of all cameras where
+    that is less (0: none are; images from one pose are one camera's). Those close to a camera or two draw
+    what these see and stand in the way of all others, …"""
     min_visibility: float = 0.25
     """… and those behind a surface darken what shines through it; other cameras see both. A camera sees a
     Gaussian if at least this share of its light arrives."""

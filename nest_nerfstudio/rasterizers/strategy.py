@@ -92,7 +92,7 @@ def _relocation_weights() -> Tensor:
 class TorchMCMCStrategy(MCMCStrategy):
     """gsplat's `MCMCStrategy` without its CUDA operators; settings and behaviour are the same.
 
-    But for noise too small to matter (`MIN_NOISE`), which takes a tenth of a training step on a CPU.
+    But for noise too small to matter (`MIN_NOISE`), which is left out: it takes time on a CPU.
     """
 
     @torch.no_grad()

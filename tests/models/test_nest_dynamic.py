@@ -152,8 +152,8 @@ def test_gaussians_stay_small_and_where_cameras_look(capture: Path, tmp_path: Pa
         params["means"][2:10] = torch.tensor([1.0, 0.5, 0.5])  # of equal depth, so drawn in order
         params["scales"][2:9], params["scales"][9] = limit, limit - 2.0
     before = params["opacities"].detach().clone()
-    for step, progress in ((199, 0.7), (200, 0.1), (200, 0.8)):  # the strategy refines at none of these, …
-        model.set_progress(step, progress)  # … or pictures are small yet
+    for step, progress in ((199, 0.7), (200, 0.1), (200, 0.8)):  # no refining after it, small pictures, …
+        model.set_progress(step, progress)  # … no more refining
         model._densify(step)
         assert torch.equal(params["opacities"], before)
     model.set_progress(200, 0.7)
