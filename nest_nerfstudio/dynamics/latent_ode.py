@@ -136,7 +136,7 @@ class LatentODE(Dynamics):
         """The scene's path z(t), long enough to be asked for `time`.
 
         While training, roll-outs of the clip are shared by `solve_every` calls; in evaluation one dense
-        roll-out is kept.
+        roll-out is kept until training goes on.
         """
         if not self.committed:
             return self.path()
@@ -146,6 +146,7 @@ class LatentODE(Dynamics):
         t0, t1 = min(0, math.floor(time)), max(1, math.ceil(time))
         if not self.training:
             return self._dense.covering(start, t0, t1, self.roll_out)
+        self._dense.forget()
         self._live = None
         if not torch.is_grad_enabled() or (t0, t1) != (0, 1):
             return self.roll_out(start, t0, t1)
@@ -352,10 +353,6 @@ class LatentODE(Dynamics):
         reach = (path.values - centre).norm(dim=1).max()
         stays = bool(((rolled - centre).norm(dim=1) <= 1.3 * reach).all())
         return _share_of_motion(rolled[: len(path.values)] - path.values, path.values), not stays
-
-    def train(self, mode: bool = True) -> LatentODE:
-        self._dense.forget()
-        return super().train(mode)
 
 
 @dataclass(frozen=True)

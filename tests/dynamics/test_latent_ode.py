@@ -462,6 +462,9 @@ def test_dense_roll_out_is_reused_until_training_goes_on() -> None:
     latent.at(torch.tensor(2.5), ode)
     latent.at(torch.tensor(2.9), ode)
     assert calls == 2
-    ode.train().eval()
-    latent.at(torch.tensor(0.5), ode)
-    assert calls == 3
+    latent.at(torch.tensor(0.5), ode.train().eval())  # as the viewer does for every frame
+    assert calls == 2
+    latent.at(torch.tensor(0.5), ode.train())
+    calls = 0
+    latent.at(torch.tensor(0.5), ode.eval())
+    assert calls == 1
