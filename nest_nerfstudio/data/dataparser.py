@@ -55,10 +55,10 @@ class NestDynamicDataParserConfig(DataParserConfig):
     """Where no split to evaluate on is given, every so many frames one is held out; 0 holds none out and
     evaluates on the train frames."""
     train_interval: int = 1
-    """Train on every so many of the train frames, in order of time."""
+    """Train on every so many of the train frames, in order of time; the others are the split `left_out`."""
     train_span: tuple[float, float] = (0.0, 1.0)
     """Part of the clip to train on, from and to a time in [0, 1]. It becomes the clip: its own times span
-    [0, 1], and what came before or after lies beyond them, in all splits."""
+    [0, 1], and what came before or after lies beyond them, in all splits. Train frames there are left out."""
     downscale_factor: float | None = None
     """How much smaller to make the images. A folder of smaller images (`images_2`) is used if there is one,
     else they are resized when loaded. Unset: 1, or the first power of two that brings them to 1600 pixels."""
@@ -369,7 +369,7 @@ def _with_clip(splits: dict[str, list[Frame]], first: float, last: float) -> dic
 def _part_of_clip(
     splits: dict[str, list[Frame]], interval: int, span: tuple[float, float]
 ) -> dict[str, list[Frame]]:
-    """Keep every `interval`-th train frame of a span of the clip, which becomes the clip."""
+    """Train on every `interval`-th frame of a span of the clip, which becomes the clip."""
     first, last = span
     if interval < 1 or not 0 <= first < last <= 1:
         raise ValueError(
@@ -384,7 +384,9 @@ def _part_of_clip(
             "train_span keep; a moving scene needs two or more, at different times"
         )
     CONSOLE.log(f"Training on {len(kept)} of {len(ranked)} frames")
-    splits = {**splits, "train": kept}
+    chosen = {id(frame) for frame in kept}
+    left_out = [frame for frame in ranked if id(frame) not in chosen]
+    splits = {**splits, "train": kept, **({"left_out": left_out} if left_out else {})}
     return splits if span == (0.0, 1.0) else _with_clip(splits, first, last)
 
 

@@ -135,6 +135,9 @@ def test_a_part_of_the_clip_becomes_the_clip(dnerf: Path) -> None:
     assert times(parse(dnerf, **part)) == pytest.approx([2 * t for t in kept])
     assert times(parse(dnerf, "future", **part)) == pytest.approx([2.5, 3.25, 4.0])
     assert times(parse(dnerf, "future", train_interval=2)) == [1.25, 1.625, 2.0]
+    assert times(parse(dnerf, "left_out", **part)) == pytest.approx([2 * t for t in before if t not in kept])
+    with pytest.raises(ValueError, match="no split 'left_out'"):
+        parse(dnerf, "left_out")
 
 
 @pytest.mark.parametrize(
