@@ -8,6 +8,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 DEMO ?=
 PRIOR ?= --max-minutes 10
 PYTEST ?=
@@ -52,9 +53,11 @@ $(BIN)/python:
 	done; \
 	echo "Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python" >&2; exit 1
 
-# uv installs in a tenth of pip's time; pip does where uv cannot.
+# uv installs in a tenth of pip's time; pip does where uv cannot. nerfstudio looks for ffmpeg on the path.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	-$(BIN)/python -m pip install --quiet -c constraints.txt uv
 	$(BIN)/python -m uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev,synth]' \
 		|| $(BIN)/python -m pip install -c constraints.txt -e '.[dev,synth]'
+	@command -v ffmpeg >/dev/null || ln -sf "$$($(BIN)/python -c \
+		'import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())')" $(BIN)/ffmpeg
 	@touch $@
