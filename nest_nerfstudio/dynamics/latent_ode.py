@@ -48,8 +48,8 @@ class LatentODEConfig(InstantiateConfig):
     explain_iterations: int = 2000
     """Optimiser steps of each attempt to fit the vector field to the free path."""
     explain_attempts: int = 4
-    """Attempts, each once more with its roll-out beside the path, until one stays as near to the path as
-    `largest_gap`, and near it beyond the clip; else one that does the first is kept, else the nearest."""
+    """Attempts until one stays as near to the path as `largest_gap`; where none does, the nearest goes on with
+    its roll-out beside the path."""
     largest_gap: float = 0.3
     """Distance of roll-out and path, as a share of the motion's size, beyond which the ODE does not take
     over yet."""
@@ -57,7 +57,7 @@ class LatentODEConfig(InstantiateConfig):
     """Weight of the tokens' speeds beside their poses in the state, at equal size of both."""
     tube: float = 0.5
     """Radius around the path in which F is trained, in the units of `VectorField.restart`; a quarter of it at
-    each further attempt."""
+    each attempt from the third on."""
     attraction: float = 30.0
     """κ, rate at which what strays from the path returns to it, per clip."""
 
@@ -316,23 +316,24 @@ class LatentODE(Dynamics):
 
     def _fit_field(self, field_: VectorField, path: Trajectory) -> float:
         """Fit F to a path; returns how far its roll-out is off, as a share of the motion's size."""
-        attempts = []
-        for attempt in range(2 * self.config.explain_attempts):
-            if attempt % 2 == 0:  # a wide tube is safer; a narrow one fits what swings
-                self._fit_once(field_, path, self.config.tube / 2**attempt)
+        gap, nearest = math.inf, field_.state_dict()
+        for attempt in range(self.config.explain_attempts + 1):
+            if attempt < self.config.explain_attempts:  # a narrow tube fits what swings
+                self._fit_once(field_, path, self.config.tube / 4 ** max(0, attempt - 1))
             else:
+                field_.load_state_dict(nearest)
                 self._shoot(field_, path)
-            gap, escapes = self._judge(field_, path)
-            attempts.append((gap > self.config.largest_gap, escapes, gap, deepcopy(field_.state_dict())))
-            if gap <= self.config.largest_gap and not escapes:
+            reached = self._gap(field_, path)
+            if reached < gap:
+                gap, nearest = reached, deepcopy(field_.state_dict())
+            if gap <= self.config.largest_gap:
                 break
-        *_, gap, learned = min(attempts, key=lambda attempt: attempt[:3])
-        field_.load_state_dict(learned)
+        field_.load_state_dict(nearest)
         return gap
 
     def _shoot(self, field_: VectorField, path: Trajectory) -> None:
         """Go on fitting F with its roll-out beside the path: where motion rests, a small error of F is a long
-        delay, of which `VectorField.tube_loss` knows nothing."""
+        delay, of which `VectorField.tube_loss` knows nothing. What follows the clip gets no better by it."""
 
         def missed() -> Tensor:
             rolled = self._integrate(field_, path.values[0], 1)
@@ -346,13 +347,9 @@ class LatentODE(Dynamics):
         field_.fit(path, tube, self.config.attraction, self.config.explain_iterations)
 
     @torch.no_grad()
-    def _judge(self, field_: VectorField, path: Trajectory) -> tuple[float, bool]:
-        """How far the roll-out is from a path, as a share of its size; and whether it runs away later."""
-        rolled = self._integrate(field_, path.values[0], 3)
-        centre = path.values.mean(0)
-        reach = (path.values - centre).norm(dim=1).max()
-        stays = bool(((rolled - centre).norm(dim=1) <= 1.3 * reach).all())
-        return _share_of_motion(rolled[: len(path.values)] - path.values, path.values), not stays
+    def _gap(self, field_: VectorField, path: Trajectory) -> float:
+        """How far the roll-out is from a path, as a share of the motion's size."""
+        return _share_of_motion(self._integrate(field_, path.values[0], 1) - path.values, path.values)
 
 
 @dataclass(frozen=True)
