@@ -48,8 +48,8 @@ class LatentODEConfig(InstantiateConfig):
     explain_iterations: int = 2000
     """Optimiser steps of each attempt to fit the vector field to the free path."""
     explain_attempts: int = 4
-    """Attempts until one stays as near to the path as `largest_gap`; where none does, the nearest goes on
-    with its roll-out beside the path."""
+    """Attempts until one stays as near to the path as a third of `largest_gap`; where none does, the nearest
+    goes on with its roll-out beside the path."""
     largest_gap: float = 0.3
     """Distance of roll-out and path, as a share of the motion's size, beyond which the ODE does not take
     over yet."""
@@ -326,7 +326,7 @@ class LatentODE(Dynamics):
             reached = self._gap(field_, path)
             if reached < gap:
                 gap, nearest = reached, deepcopy(field_.state_dict())
-            if gap <= self.config.largest_gap:
+            if gap <= self.config.largest_gap / 3:
                 break
         field_.load_state_dict(nearest)
         return gap
