@@ -358,12 +358,12 @@ class NestDynamicModel(GaussianModel):
     def _empty_unseen(self, step: int) -> None:
         """Empty Gaussians that hardly a camera sees (`min_views`), for the strategy to use again.
 
-        To be called just before that does; rare enough for all images to take a tenth of the training's time.
+        To be called just before that does; rare enough to take about a twentieth of the training's time.
         """
         refines = self.progress.item() < self.config.refine_until
         asked_for = min(self.config.min_views, len(self._cameras) // 4)
         if asked_for and step >= self._next_look and refines and self._is_full_size():
-            self._next_look = step + 10 * sum(len(images) for images in self._cameras)
+            self._next_look = step + 4 * sum(len(images) for images in self._cameras)
             self.field.params["opacities"][self._count_seeing() < asked_for] = _EMPTY
 
     def _count_seeing(self) -> Int[Tensor, " n"]:
