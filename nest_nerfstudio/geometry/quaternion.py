@@ -10,39 +10,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _SERIES_BELOW = 0.25  # θ²; above it the closed forms lose no digits that matter
-_SERIES_TERMS = 7
+_C2_SERIES, _C3_SERIES = ([(-1) ** i / math.factorial(k + 2 * i) for i in range(7)] for k in (2, 3))
 
 
-def stumpff(theta_sq: Float[Tensor, "..."], order: int) -> Float[Tensor, "..."]:
-    """Stumpff function c_k(θ²) = Σ_i (-θ²)^i / (k + 2i)!, smooth at 0.
+def stumpff(theta_sq: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], ...]:
+    """Stumpff functions c_k(θ²) = Σ_i (-θ²)^i / (k + 2i)! for k = 0 to 3, smooth at 0.
 
     c0 = cos θ, c1 = sin θ / θ, c2 = (1 - cos θ) / θ², c3 = (θ - sin θ) / θ³: the coefficients of
     every exponential map here.
 
     Args:
         theta_sq: squared angle θ², rad².
-        order: k, 0 to 3.
 
     Returns:
-        c_k, with finite derivatives everywhere.
-
-    Raises:
-        ValueError: order outside 0 to 3.
+        c0, c1, c2 and c3, with finite derivatives everywhere.
     """
-    if not 0 <= order <= 3:
-        raise ValueError(f"stumpff has orders 0 to 3, not {order}")
     near = theta_sq < _SERIES_BELOW
     # The branch that is not taken must be finite too, or its NaN gradient leaks through `where`.
     small = torch.where(near, theta_sq, torch.zeros_like(theta_sq))
     theta = torch.where(near, torch.ones_like(theta_sq), theta_sq).sqrt()
-    closed = (
-        torch.cos,
-        lambda a: torch.sin(a) / a,
-        lambda a: 2 * (torch.sin(a / 2) / a) ** 2,
-        lambda a: (a - torch.sin(a)) / a**3,
-    )[order](theta)
-    coefficients = [(-1) ** i / math.factorial(order + 2 * i) for i in range(_SERIES_TERMS)]
-    return torch.where(near, polynomial(small, coefficients), closed)
+    c2 = torch.where(near, polynomial(small, _C2_SERIES), 2 * (torch.sin(theta / 2) / theta) ** 2)
+    c3 = torch.where(near, polynomial(small, _C3_SERIES), (theta - torch.sin(theta)) / theta**3)
+    return 1 - theta_sq * c2, 1 - theta_sq * c3, c2, c3
 
 
 def polynomial(x: Float[Tensor, "..."], coefficients: list[float]) -> Float[Tensor, "..."]:
@@ -64,18 +53,11 @@ def quat_conjugate(quats: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
 
 
 def quat_multiply(p: Float[Tensor, "*#b 4"], q: Float[Tensor, "*#b 4"]) -> Float[Tensor, "*#b 4"]:
-    """Hamilton product p q: the rotation that applies q first, then p."""
-    pw, px, py, pz = p.unbind(-1)
-    qw, qx, qy, qz = q.unbind(-1)
-    return torch.stack(
-        [
-            pw * qw - px * qx - py * qy - pz * qz,
-            pw * qx + px * qw + py * qz - pz * qy,
-            pw * qy - px * qz + py * qw + pz * qx,
-            pw * qz + px * qy - py * qx + pz * qw,
-        ],
-        dim=-1,
-    )
+    """Hamilton product p q, the rotation that applies q first, then p: (pw qw − u·v, pw v + qw u + u × v)."""
+    p, q = torch.broadcast_tensors(p, q)
+    pw, u, qw, v = p[..., :1], p[..., 1:], q[..., :1], q[..., 1:]
+    w = pw * qw - (u * v).sum(-1, keepdim=True)
+    return torch.cat([w, pw * v + qw * u + torch.linalg.cross(u, v)], dim=-1)
 
 
 def quat_rotate(quats: Float[Tensor, "*#b 4"], vectors: Float[Tensor, "*#b 3"]) -> Float[Tensor, "*#b 3"]:
@@ -131,7 +113,8 @@ def quat_exp(rotvecs: Float[Tensor, "... 3"]) -> Float[Tensor, "... 4"]:
     """
     half = rotvecs / 2
     half_sq = (half * half).sum(-1, keepdim=True)
-    return torch.cat([stumpff(half_sq, 0), stumpff(half_sq, 1) * half], dim=-1)
+    cos, sinc, *_ = stumpff(half_sq)
+    return torch.cat([cos, sinc * half], dim=-1)
 
 
 def quat_log(quats: Float[Tensor, "... 4"]) -> Float[Tensor, "... 3"]:

@@ -11,7 +11,6 @@ from torch import Tensor
 from nest_nerfstudio.geometry.quaternion import (
     polynomial,
     quat_conjugate,
-    quat_exp,
     quat_log,
     quat_multiply,
     quat_rotate,
@@ -27,7 +26,9 @@ _INVERSE_SERIES = [1 / 12, 1 / 720, 1 / 30240, 1 / 1209600, 1 / 47900160, 691 / 
 def se3_exp(xi: Float[Tensor, "... 6"]) -> tuple[Float[Tensor, "... 4"], Float[Tensor, "... 3"]]:
     """Pose of a twist, smooth at 0: (exp φ, V ρ), V = I + c2 [φ]ₓ + c3 [φ]ₓ².
 
-    c2 and c3 are the Stumpff functions of ‖φ‖²; see J. Solà et al., arXiv 1812.01537, eq. 172-174.
+    c2 and c3 are the Stumpff functions of ‖φ‖²; see J. Solà et al., arXiv 1812.01537, eq. 172-174. They
+    come from those of the half angle, which the quaternion needs, by doubling it: c2(4x) = c1(x)² / 2 and
+    c3(4x) = (c2(x) + c0(x) c3(x)) / 4.
 
     Args:
         xi: twists (ρ, φ): translational part in world units, then rotation vector in radians.
@@ -37,10 +38,12 @@ def se3_exp(xi: Float[Tensor, "... 6"]) -> tuple[Float[Tensor, "... 4"], Float[T
         translations: world units.
     """
     rho, phi = xi.split(3, dim=-1)
-    theta_sq = (phi * phi).sum(-1, keepdim=True)
+    half = phi / 2
+    c0, c1, c2, c3 = stumpff((half * half).sum(-1, keepdim=True))
     turned = torch.linalg.cross(phi, rho)
     twice = torch.linalg.cross(phi, turned)
-    return quat_exp(phi), rho + stumpff(theta_sq, 2) * turned + stumpff(theta_sq, 3) * twice
+    translations = rho + c1.square() / 2 * turned + (c2 + c0 * c3) / 4 * twice
+    return torch.cat([c0, c1 * half], dim=-1), translations
 
 
 def se3_log(pose: Pose) -> Float[Tensor, "... 6"]:
