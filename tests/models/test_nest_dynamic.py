@@ -168,6 +168,28 @@ def test_gaussians_stay_small_and_where_cameras_look(capture: Path, tmp_path: Pa
     assert model.dynamics.training
 
 
+@pytest.mark.parametrize("motion", ["ode", "committed", "mlp", "static"])
+def test_unseen_gaussians_are_emptied_however_they_move(capture: Path, tmp_path: Path, motion: str) -> None:
+    config = make_config(capture, tmp_path, motion="ode" if motion == "committed" else motion)
+    config.pipeline.model.dynamics.largest_gap = 10.0  # of so short a training
+    model = make_trainer(config).pipeline.dynamic_model
+    model.set_progress(50, 0.7)
+    if motion in ("ode", "committed"):
+        model.dynamics.committed.fill_(motion == "committed")
+    params = model.field.params
+    with torch.no_grad():
+        params["opacities"].fill_(-3.0)
+        params["means"][0] = torch.tensor([0.0, 0.0, 4.0])  # above all pictures
+    counts = model._count_seeing()
+    assert counts[0] == 0
+    assert counts[1:].max() == len(model._cameras)
+    before = params["opacities"].detach().clone()
+    model._empty_unseen(50)
+    emptied = counts < model.config.min_views
+    assert torch.equal(params["opacities"][~emptied], before[~emptied])
+    assert params["opacities"][emptied].sigmoid().max() < 0.005
+
+
 def test_a_few_cameras_have_no_say_in_where_gaussians_are(capture: Path, tmp_path: Path) -> None:
     """Nor does a limit of their size hold where it is switched off."""
     model = make_trainer(make_config(capture, tmp_path, max_scale=0.0)).pipeline.dynamic_model

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.rasterizers.base import Rasterizer
 from nest_nerfstudio.rasterizers.dense import DenseRasterizer
 from nest_nerfstudio.rasterizers.numba_cpu import NumbaRasterizer
@@ -59,3 +60,14 @@ def test_what_fills_the_picture_is_seen(scale: float) -> None:
     """One that is larger than the picture, which shows 20 units there."""
     shares = visible_shares(NumbaRasterizer(), at([[0.0, 0, 10]], [0.9], scale), looking_along_z())
     assert shares.item() > 0.7
+
+
+@pytest.mark.cuda
+def test_gsplat_sees_what_numba_sees() -> None:
+    gaussians = at((torch.rand(300, 3) * 2 + torch.tensor([-1.0, -1, 1.5])).tolist(), [0.4] * 300, scale=0.05)
+    views = looking_along_z(2)
+    expected = visible_shares(NumbaRasterizer(), gaussians, views)
+    on_gpu = Gaussians(*(x.cuda() for x in vars(gaussians).values()))
+    views = Views(views.viewmats.cuda(), views.Ks.cuda(), width=64, height=64)
+    shares = visible_shares(create_rasterizer("gsplat", "cuda"), on_gpu, views)
+    torch.testing.assert_close(shares.cpu(), expected, atol=1e-3, rtol=0)
