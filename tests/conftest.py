@@ -1,7 +1,6 @@
 """Shapes and types of the whole package are checked at run time while it is under test."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,7 @@ import torch
 from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).parents[1]
-CHECKED = ["nest_nerfstudio"]
-if sys.version_info < (3, 11):  # its jaxtyping wraps compiled functions too, `no_type_check` or not
-    CHECKED = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for path in (ROOT / "nest_nerfstudio").rglob("*.py")
-        if "kernels" not in path.stem and path.stem != "__init__"
-    ]
-install_import_hook(CHECKED, "beartype.beartype")
+install_import_hook("nest_nerfstudio", "beartype.beartype")
 
 DATA = Path(os.environ.get("NEST_DATA", ROOT.parent / "shared" / "data"))
 

@@ -1,18 +1,13 @@
 """Compiled kernels of skinning and its hand-written gradients.
 
-Arithmetic is in float64 whatever the arrays hold. `no_type_check` keeps jaxtyping's import hook, which wraps
-every function it sees, away from compiled ones.
+Arithmetic is in float64 whatever the arrays hold.
 """
 
 import math
-from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
-kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-inlined = njit(nogil=True, inline="always", error_model="numpy", fastmath={"contract"})
-"""For helpers that take arrays, which LLVM alone would leave as calls."""
+from nest_nerfstudio.compiled import inlined, kernel
 
 # One row per token: what is blended (rotation matrix, translation, quaternion), then where it is bound
 # and 1 / r².
@@ -36,7 +31,6 @@ RING, CROSS, POLE = math.sqrt(3.0 / 5.0), math.sqrt(2.0 / 3.0), math.sqrt(2.0 / 
 
 
 @kernel
-@no_type_check
 def _rotmat(w, x, y, z):
     """Rotation matrix of a unit quaternion, row by row."""
     return (
@@ -53,7 +47,6 @@ def _rotmat(w, x, y, z):
 
 
 @kernel
-@no_type_check
 def _rotmat_vjp(q, v):
     """Gradient of Σ v_i rotmat_i in the quaternion."""
     w, x, y, z = q
@@ -66,19 +59,16 @@ def _rotmat_vjp(q, v):
 
 
 @inlined
-@no_type_check
 def _quat(array, n):
     return float(array[n, 0]), float(array[n, 1]), float(array[n, 2]), float(array[n, 3])
 
 
 @kernel
-@no_type_check
 def _conjugate(q):
     return q[0], -q[1], -q[2], -q[3]
 
 
 @kernel
-@no_type_check
 def _multiply(p, q):
     return (
         p[0] * q[0] - p[1] * q[1] - p[2] * q[2] - p[3] * q[3],
@@ -89,7 +79,6 @@ def _multiply(p, q):
 
 
 @kernel
-@no_type_check
 def _normalize(q):
     """Unit quaternion, and its former inverse length."""
     inv = 1.0 / max(math.sqrt(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]), TINY)
@@ -97,7 +86,6 @@ def _normalize(q):
 
 
 @kernel
-@no_type_check
 def _normalize_vjp(unit, inv, v):
     along = unit[0] * v[0] + unit[1] * v[1] + unit[2] * v[2] + unit[3] * v[3]
     along = along if inv < 1.0 / TINY else 0.0
@@ -110,7 +98,6 @@ def _normalize_vjp(unit, inv, v):
 
 
 @kernel
-@no_type_check
 def token_table(quats, translations, centres, log_radii):
     """What Gaussians read of each token, [K, ROW]."""
     table = np.empty((len(quats), ROW))
@@ -129,7 +116,6 @@ def token_table(quats, translations, centres, log_radii):
 
 
 @inlined
-@no_type_check
 def _exponent(table, k, x, y, z):
     """-‖x − b_k‖² / 2r_k²."""
     dx, dy, dz = x - table[k, CENTRE], y - table[k, CENTRE + 1], z - table[k, CENTRE + 2]
@@ -137,7 +123,6 @@ def _exponent(table, k, x, y, z):
 
 
 @inlined
-@no_type_check
 def _weigh(table, neighbors, n, x, y, z, exponents, weights):
     """Write the softmax of the neighbours' exponents to row n."""
     real = weights.dtype.type  # float32's exponential is twice as fast, and exact enough below the largest
@@ -153,7 +138,6 @@ def _weigh(table, neighbors, n, x, y, z, exponents, weights):
 
 
 @inlined
-@no_type_check
 def _blend(table, neighbors, n, weights, motion):
     """Write the weighted mean of the neighbours' motions."""
     motion[:] = 0.0
@@ -164,7 +148,6 @@ def _blend(table, neighbors, n, weights, motion):
 
 
 @kernel
-@no_type_check
 def skin_forward(first, last, table, neighbors, means, quats, weights, moved, turned, turns):
     """Move Gaussians with their tokens.
 
@@ -194,7 +177,6 @@ def skin_forward(first, last, table, neighbors, means, quats, weights, moved, tu
 
 
 @kernel
-@no_type_check
 def skin_backward(
     first, last, table, all_sums, neighbors, means, quats, weights, v_moved, v_turned, v_means, v_quats
 ):
@@ -251,7 +233,6 @@ def skin_backward(
 
 
 @kernel
-@no_type_check
 def token_backward(table, sums, v_quats, v_translations, v_log_radii):
     """Gradients of `token_table`: from the rows of `sums` to poses and log radii, written."""
     for k in range(len(table)):
@@ -265,7 +246,6 @@ def token_backward(table, sums, v_quats, v_translations, v_log_radii):
 
 
 @kernel
-@no_type_check
 def _turn_form(r, m):
     """R M Rᵀ for a symmetric matrix given as (xx, xy, xz, yy, yz, zz)."""
     xx, xy, xz, yy, yz, zz = m
@@ -295,14 +275,12 @@ def _turn_form(r, m):
 
 
 @kernel
-@no_type_check
 def _at(plane, p):
     """Where entry p of a plane stands; unsigned, as numba otherwise guards against negative indices."""
     return np.uint64(plane * LANES + p)
 
 
 @kernel
-@no_type_check
 def _rotation(planes, p):
     """Rotation matrix of lane p, row by row."""
     return (
@@ -319,7 +297,6 @@ def _rotation(planes, p):
 
 
 @kernel
-@no_type_check
 def _fill_rotations(planes, sign):
     """Rotation matrices of the lanes' quaternions, or of their conjugates where the sign is -1."""
     for p in range(LANES):
@@ -335,7 +312,6 @@ def _fill_rotations(planes, sign):
 
 
 @kernel
-@no_type_check
 def _turn_vectors(planes):
     """Degree 1: c · Y is linear in the direction."""
     for p in range(LANES):
@@ -347,7 +323,6 @@ def _turn_vectors(planes):
 
 
 @kernel
-@no_type_check
 def _turn_forms(planes):
     """Degree 2: c · Y is a quadratic form dᵀ M d without trace."""
     for p in range(LANES):
@@ -363,7 +338,6 @@ def _turn_forms(planes):
 
 
 @kernel
-@no_type_check
 def _turn_cubics(planes):
     """Degree 3: c · Y is a cubic form Σ_a d_a (dᵀ M_a d), so R turns each M_a and then mixes the three."""
     for p in range(LANES):
@@ -396,7 +370,6 @@ def _turn_cubics(planes):
 
 
 @kernel
-@no_type_check
 def turn_sh(first, last, turns, inverse, sh, out):
     """Turn spherical harmonics of degree 0 to 3, in gsplat's order and sign.
 

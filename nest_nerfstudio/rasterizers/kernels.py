@@ -1,17 +1,14 @@
-"""What all compiled kernels share: the decorator, the numbers of the drawing rules, and the exponential.
-
-Kernels are module-level functions so that numba can keep them on disk; they are compiled once per float type.
-`no_type_check` keeps jaxtyping's import hook, which wraps every function it sees, away from compiled ones.
-numba's cache watches only the file a kernel is in: after changing this one, delete `__pycache__`.
-"""
+"""What the rasterizer's kernels share: numbers of the drawing rules, records, and the exponential."""
 
 import math
-from typing import NamedTuple, no_type_check
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
+
+from nest_nerfstudio.compiled import kernel
 
 TILE = 16
 """Width and height of a tile in pixels."""
@@ -84,13 +81,7 @@ class Pictures(NamedTuple):
     depth: np.ndarray
 
 
-kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-sum_kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-"""For loops that sum: they are vectorised only where sums may be regrouped."""
-
-
 @intrinsic
-@no_type_check
 def _float_from_bits(typingctx, bits):
     def codegen(context, builder, signature, args):
         return builder.bitcast(args[0], ir.FloatType())
@@ -99,7 +90,6 @@ def _float_from_bits(typingctx, bits):
 
 
 @intrinsic
-@no_type_check
 def _bits_from_float(typingctx, value):
     def codegen(context, builder, signature, args):
         return builder.bitcast(args[0], ir.IntType(32))
@@ -107,24 +97,23 @@ def _bits_from_float(typingctx, value):
     return types.int32(types.float32), codegen
 
 
-@no_type_check
 def exp(x):
     """eˣ for x ≤ 88; float32 by a polynomial that inlines and vectorises, float64 by the C library."""
     return math.exp(x)
 
 
-@overload(exp, jit_options={"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"})
-@no_type_check
+@overload(exp)
 def _exp_overload(x):
-    return _exp32 if x == types.float32 else _exp64
+    compiled = _exp32 if x == types.float32 else _exp64
+    return lambda x: compiled(x)
 
 
-@no_type_check
+@kernel
 def _exp64(x):
     return math.exp(x)
 
 
-@no_type_check
+@kernel
 def _exp32(x):
     """x = n ln 2 + r, eʳ by Cephes' polynomial (`expf.c`, 2 ulp), 2ⁿ by writing the exponent bits."""
     f = types.float32
@@ -141,5 +130,6 @@ def _exp32(x):
     p = p * r + f(1.6666665459e-1)
     p = p * r + f(5.0000001201e-1)
     y = p * (r * r) + r + f(1.0)
-    exponent = types.int32((_bits_from_float(shifted) - types.int32(0x4B400000) + types.int32(127)) << 23)
+    bits = _bits_from_float(shifted)  # type: ignore[call-arg]  # numba gives the context
+    exponent = types.int32((bits - types.int32(0x4B400000) + types.int32(127)) << 23)
     return y * _float_from_bits(exponent)

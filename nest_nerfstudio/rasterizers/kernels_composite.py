@@ -4,11 +4,11 @@ A tile's pixels live in one array, one plane of 256 per quantity, so that a row 
 Planes lie at fixed distances in one array because LLVM then knows that they do not overlap.
 """
 
-from typing import no_type_check
-
 import numpy as np
 
-from .kernels import ALPHA_MAX, ALPHA_MIN, T_MIN, TILE, exp, kernel, sum_kernel
+from nest_nerfstudio.compiled import kernel, sum_kernel
+
+from .kernels import ALPHA_MAX, ALPHA_MIN, T_MIN, TILE, exp
 
 AREA = TILE * TILE
 
@@ -34,7 +34,6 @@ PLANES = 10
 
 
 @kernel
-@no_type_check
 def _extent(frame, tile):
     """Camera, first pixel, and size within the picture of a tile."""
     camera, place = divmod(tile, frame.tiles_x * frame.tiles_y)
@@ -43,7 +42,6 @@ def _extent(frame, tile):
 
 
 @kernel
-@no_type_check
 def _place_tile(planes, x0, y0):
     for p in range(AREA):
         planes[_X + np.uint64(p)] = x0 + p % TILE + 0.5
@@ -51,7 +49,6 @@ def _place_tile(planes, x0, y0):
 
 
 @kernel
-@no_type_check
 def _rows(record, y0):
     """First and one past the last pixel of the tile at `y0` in rows that the Gaussian can reach."""
     first = min(max(int(record[Y_FIRST]) - y0, 0), TILE)
@@ -60,7 +57,6 @@ def _rows(record, y0):
 
 
 @kernel
-@no_type_check
 def _blend(planes, start, stop, index, record):
     """Lay one Gaussian over the pixels start..stop of a tile; a complete pixel has T = 0 from then on."""
     f = planes.dtype.type
@@ -99,7 +95,6 @@ def _blend(planes, start, stop, index, record):
 
 
 @sum_kernel
-@no_type_check
 def _any_open(planes):
     total = planes.dtype.type(0)
     for p in range(AREA):
@@ -108,7 +103,6 @@ def _any_open(planes):
 
 
 @kernel
-@no_type_check
 def composite_forward(first, last, frame, bins, backgrounds, pictures, t_end, last_ids):
     """Draw the tiles first..last.
 
@@ -152,7 +146,6 @@ def composite_forward(first, last, frame, bins, backgrounds, pictures, t_end, la
 
 
 @sum_kernel
-@no_type_check
 def _unblend(planes, start, stop, index, record, with_abs, out):
     """Gradient of one Gaussian over the pixels start..stop of a tile, undoing `_blend`.
 
@@ -225,7 +218,6 @@ def _unblend(planes, start, stop, index, record, with_abs, out):
 
 
 @kernel
-@no_type_check
 def composite_backward(first, last, frame, bins, backgrounds, t_end, last_ids, v_pictures, with_abs, grads):
     """Gradients of the tiles first..last.
 

@@ -6,11 +6,12 @@ projected covariance is P Pᵀ (EWA splatting, arXiv 2312.02121 writes out the g
 """
 
 import math
-from typing import no_type_check
 
 import numpy as np
 
-from .kernels import EPS2D, kernel
+from nest_nerfstudio.compiled import kernel
+
+from .kernels import EPS2D
 
 CHUNK = 1024
 """Gaussians per partial sum of the camera's gradient; fixed, so that sums do not depend on the threads."""
@@ -19,7 +20,6 @@ CAMERA_GRADS = 15
 
 
 @kernel
-@no_type_check
 def _rotation(quats, n):
     """Unit quaternion w, x, y, z, its former inverse length, and the rotation matrix, row by row."""
     w, x, y, z = float(quats[n, 0]), float(quats[n, 1]), float(quats[n, 2]), float(quats[n, 3])
@@ -34,31 +34,26 @@ def _rotation(quats, n):
 
 
 @kernel
-@no_type_check
 def _dot(a, b):
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @kernel
-@no_type_check
 def _add(a, b):
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
 @kernel
-@no_type_check
 def _mix(s, a, t, b):
     return s * a[0] + t * b[0], s * a[1] + t * b[1], s * a[2] + t * b[2]
 
 
 @kernel
-@no_type_check
 def _mix3(s, a, t, b, u, c):
     return s * a[0] + t * b[0] + u * c[0], s * a[1] + t * b[1] + u * c[1], s * a[2] + t * b[2] + u * c[2]
 
 
 @kernel
-@no_type_check
 def _scale_columns(m, s):
     """M diag(s) for a 3 × 3 matrix given row by row."""
     return (
@@ -69,13 +64,11 @@ def _scale_columns(m, s):
 
 
 @kernel
-@no_type_check
 def _vec(array, n):
     return float(array[n, 0]), float(array[n, 1]), float(array[n, 2])
 
 
 @kernel
-@no_type_check
 def _camera(viewmat):
     """Rotation, row by row, and translation."""
     return (_vec(viewmat, 0), _vec(viewmat, 1), _vec(viewmat, 2)), (
@@ -86,7 +79,6 @@ def _camera(viewmat):
 
 
 @kernel
-@no_type_check
 def _to_camera(turn, m):
     """W M for 3 × 3 matrices given row by row."""
     return (
@@ -97,7 +89,6 @@ def _to_camera(turn, m):
 
 
 @kernel
-@no_type_check
 def _slope(position, focal, centre, size):
     """x / z clamped to 1.3 times the field of view, as the Jacobian uses it, and whether it was in it."""
     margin = 0.3 * 0.5 * size / focal
@@ -106,7 +97,6 @@ def _slope(position, focal, centre, size):
 
 
 @kernel
-@no_type_check
 def _flatten(m, fx, fy, slope_x, slope_y, inv_z):
     """P = J W M, row by row, from W M."""
     gain_x, gain_y = fx * inv_z, fy * inv_z
@@ -114,7 +104,6 @@ def _flatten(m, fx, fy, slope_x, slope_y, inv_z):
 
 
 @kernel
-@no_type_check
 def _gram(p):
     """P Pᵀ as (a, b, c), its determinant |p₀ × p₁|², and that of P Pᵀ + EPS2D I; neither cancels."""
     a, b, c = _dot(p[0], p[0]), _dot(p[0], p[1]), _dot(p[1], p[1])
@@ -126,7 +115,6 @@ def _gram(p):
 
 
 @kernel
-@no_type_check
 def _whitening(b, c, det):
     """xx, xy, yy of W = [[xx, xy], [0, yy]] with WᵀW = (P Pᵀ + EPS2D I)⁻¹."""
     blurred = math.sqrt(c + EPS2D)
@@ -135,7 +123,6 @@ def _whitening(b, c, det):
 
 
 @kernel
-@no_type_check
 def _sh_basis(degree, x, y, z, basis):
     """Real spherical harmonics of a unit direction (Sloan, JCGT 2013), gsplat's order and signs."""
     basis[0] = 0.2820947917738781
@@ -181,7 +168,6 @@ def _sh_basis(degree, x, y, z, basis):
 
 
 @kernel
-@no_type_check
 def _sh_basis_vjp(degree, x, y, z, v):
     """Gradient of Σ v_i basis_i in x, y, z.
 
@@ -234,7 +220,6 @@ def _sh_basis_vjp(degree, x, y, z, v):
 
 
 @kernel
-@no_type_check
 def _direction(means, n, centre):
     x, y, z = means[n, 0] - float(centre[0]), means[n, 1] - float(centre[1]), means[n, 2] - float(centre[2])
     inv = 1.0 / math.sqrt(x * x + y * y + z * z)
@@ -242,7 +227,6 @@ def _direction(means, n, centre):
 
 
 @kernel
-@no_type_check
 def project_forward(first, last, frame, near, far, antialiased, degree, scene, Ks, splats, radii, lit):
     """Project the Gaussians first..last into every camera.
 
@@ -313,7 +297,6 @@ def project_forward(first, last, frame, near, far, antialiased, degree, scene, K
 
 
 @kernel
-@no_type_check
 def _quat_vjp(quat, inv, v):
     """Gradient of a quaternion before normalisation from that of its rotation matrix."""
     w, x, y, z = quat
@@ -341,7 +324,6 @@ def _quat_vjp(quat, inv, v):
 
 
 @kernel
-@no_type_check
 def _covariance_vjp(b, c, det_sharp, det, v_white, v_compensation):
     """Gradient of P Pᵀ = [[a, b], [b, c]], symmetric, from those of whitening and compensation.
 
@@ -364,7 +346,6 @@ def _covariance_vjp(b, c, det_sharp, det, v_white, v_compensation):
 
 
 @kernel
-@no_type_check
 def project_backward(
     first, last, frame, antialiased, degree, scene, Ks, radii, lit, g_splats, v_scene, v_cameras
 ):

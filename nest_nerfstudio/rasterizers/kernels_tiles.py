@@ -5,11 +5,12 @@ Both sorts are counting sorts and stable, so equal depths stay in the order of t
 """
 
 import math
-from typing import no_type_check
 
 import numpy as np
 
-from .kernels import ALPHA_MIN, TILE, kernel
+from nest_nerfstudio.compiled import kernel
+
+from .kernels import ALPHA_MIN, TILE
 from .kernels_composite import (
     BLUE,
     DEPTH,
@@ -32,7 +33,6 @@ LEVEL_SLACK = 1e-2
 
 
 @kernel
-@no_type_check
 def sort_by_depth(keys, radii):
     """Indices of the visible Gaussians (radius > 0), nearest first: a radix sort of the depths' bits.
 
@@ -71,7 +71,6 @@ def sort_by_depth(keys, radii):
 
 
 @kernel
-@no_type_check
 def _box(mean, radius, tiles):
     """Tiles first..last of one axis that the square mean ± radius meets."""
     first = np.floor(mean / TILE - radius / TILE)
@@ -80,7 +79,6 @@ def _box(mean, radius, tiles):
 
 
 @kernel
-@no_type_check
 def _reach(record):
     """(level, half height) of the ellipse |W d|² ≤ level outside which alpha < 1/255; level < 0: nowhere."""
     opacity = float(record[OPACITY])
@@ -91,7 +89,6 @@ def _reach(record):
 
 
 @kernel
-@no_type_check
 def _span(record, level, half, row, first, last):
     """Tiles first..last of a row of tiles that the ellipse meets, within the given ones."""
     xx, xy, yy = float(record[WHITE_XX]), float(record[WHITE_XY]), float(record[WHITE_YY])
@@ -112,7 +109,6 @@ def _span(record, level, half, row, first, last):
 
 
 @kernel
-@no_type_check
 def fill_records(first, last, bounds, frame, order, radii, splats, records, counts, slots):
     """Gather Gaussians into `records`, for the parts first..last, and count the tiles that each meets.
 
@@ -158,7 +154,6 @@ def fill_records(first, last, bounds, frame, order, radii, splats, records, coun
 
 
 @kernel
-@no_type_check
 def place_tiles(counts, slots):
     """Turn counts into positions, in place; returns where each tile's entries start, [tiles + 1].
 
@@ -180,7 +175,6 @@ def place_tiles(counts, slots):
 
 
 @kernel
-@no_type_check
 def fill_tiles(first, last, bounds, frame, order, radii, first_slots, positions, bins):
     """Write the Gaussians of the parts first..last into the lists of the tiles they meet.
 
@@ -213,7 +207,6 @@ def fill_tiles(first, last, bounds, frame, order, radii, first_slots, positions,
 
 
 @kernel
-@no_type_check
 def sum_grads(first, last, order, first_slots, grads, v_splats, absgrad):
     """Add up the rows of `grads` of each Gaussian order[first..last], always in the same order.
 
