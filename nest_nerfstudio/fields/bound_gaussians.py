@@ -13,7 +13,7 @@ from nest_nerfstudio.fields.base import Field
 from nest_nerfstudio.fields.skinning import skin, skinning_weights
 from nest_nerfstudio.geometry.points import nearest_distances
 from nest_nerfstudio.geometry.quaternion import quat_normalize
-from nest_nerfstudio.geometry.se3 import Pose, se3_compose, se3_inverse
+from nest_nerfstudio.geometry.se3 import Pose
 from nest_nerfstudio.geometry.sh import rgb_to_sh
 from nest_nerfstudio.types import Gaussians, SceneLatent
 
@@ -104,11 +104,9 @@ class BoundGaussians(Field):
 
     def forward(self, latent: SceneLatent) -> Gaussians:
         rest = self._rest()
-        deltas = se3_compose(
-            (latent.quats, latent.translations), se3_inverse((self.bind_quats, self.bind_translations))
-        )
-        neighbors = self._nearest_tokens(rest.means)
-        return skin(rest, deltas, self.bind_translations, self.token_log_radii, neighbors)
+        poses = latent.quats, latent.translations
+        bind_poses = self.bind_quats, self.bind_translations
+        return skin(rest, poses, bind_poses, self.token_log_radii, self._nearest_tokens(rest.means))
 
     def skinning(self, means: Float[Tensor, "n 3"]) -> tuple[Int[Tensor, "n j"], Float[Tensor, "n j"]]:
         """Nearest tokens of each Gaussian and their weights, which sum to one."""

@@ -98,17 +98,19 @@ def _normalize_vjp(unit, inv, v):
 
 
 @kernel
-def token_table(quats, translations, centres, log_radii):
-    """What Gaussians read of each token, [K, ROW]."""
+def token_table(quats, translations, bind_quats, centres, log_radii):
+    """What Gaussians read of each token, [K, ROW]: its motion since it was bound, and where that was."""
     table = np.empty((len(quats), ROW))
     for k in range(len(quats)):
-        q = _quat(quats, k)
+        q = _multiply(_quat(quats, k), _conjugate(_quat(bind_quats, k)))
         rot = _rotmat(q[0], q[1], q[2], q[3])
         for i in range(9):
             table[k, i] = rot[i]
         for i in range(3):
             table[k, SHIFT + i] = translations[k, i]
             table[k, CENTRE + i] = centres[k, i]
+            for j in range(3):
+                table[k, SHIFT + i] -= rot[3 * i + j] * centres[k, j]
         for i in range(4):
             table[k, TURN + i] = q[i]
         table[k, SHARPNESS] = math.exp(-2.0 * log_radii[k])
@@ -233,15 +235,24 @@ def skin_backward(
 
 
 @kernel
-def token_backward(table, sums, v_quats, v_translations, v_log_radii):
-    """Gradients of `token_table`: from the rows of `sums` to poses and log radii, written."""
+def token_backward(table, bind_quats, sums, v_quats, v_translations, v_log_radii):
+    """Gradients of `token_table`: from the rows of `sums`, used up, to poses and log radii, written."""
     for k in range(len(table)):
         row = table[k]
-        v_q = _rotmat_vjp((row[TURN], row[TURN + 1], row[TURN + 2], row[TURN + 3]), sums[k])
-        for i in range(4):
-            v_quats[k, i] = v_q[i] + sums[k, TURN + i]
         for i in range(3):
             v_translations[k, i] = sums[k, SHIFT + i]
+            for j in range(3):
+                sums[k, 3 * i + j] -= sums[k, SHIFT + i] * row[CENTRE + j]
+        v_turn = _rotmat_vjp((row[TURN], row[TURN + 1], row[TURN + 2], row[TURN + 3]), sums[k])
+        v_turn = (
+            v_turn[0] + sums[k, TURN],
+            v_turn[1] + sums[k, TURN + 1],
+            v_turn[2] + sums[k, TURN + 2],
+            v_turn[3] + sums[k, TURN + 3],
+        )
+        v_quat = _multiply(v_turn, _quat(bind_quats, k))
+        for i in range(4):
+            v_quats[k, i] = v_quat[i]
         v_log_radii[k] = sums[k, LOG_RADIUS]
 
 

@@ -6,13 +6,13 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from nest_nerfstudio.fields.skinning import skin, skin_reference, skinning_weights
-from nest_nerfstudio.geometry.quaternion import quat_normalize, quat_to_rotmat
-from nest_nerfstudio.geometry.se3 import se3_apply, se3_exp
+from nest_nerfstudio.geometry.quaternion import quat_exp, quat_normalize, quat_to_rotmat
+from nest_nerfstudio.geometry.se3 import se3_apply, se3_compose, se3_exp, se3_inverse
 from nest_nerfstudio.geometry.sh import rotate_sh
 from nest_nerfstudio.types import Gaussians
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-INPUTS = ("means", "quats", "sh", "delta quats", "delta translations", "log radii")
+INPUTS = ("means", "quats", "sh", "token quats", "token translations", "log radii")
 
 
 class Case:
@@ -25,12 +25,14 @@ class Case:
         leaves += [*se3_exp(0.5 * torch.randn(k, 6)), 0.3 * torch.randn(k)]
         self.leaves = [x.to(dtype).detach().requires_grad_() for x in leaves]
         self.centres = self.centres.to(dtype)
+        self.bind_quats = quat_exp(0.5 * torch.randn(k, 3)).to(dtype)
         self.scales, self.opacities = torch.rand(n, 3).to(dtype), torch.rand(n).to(dtype)
 
     def run(self, function, leaves: list[Tensor] | None = None) -> Gaussians:
-        means, quats, sh, *deltas, log_radii = leaves or self.leaves
+        means, quats, sh, *poses, log_radii = leaves or self.leaves
         rest = Gaussians(means, quats, self.scales, self.opacities, sh)
-        return function(rest, tuple(deltas), self.centres, log_radii, self.neighbors)
+        bind_poses = self.bind_quats, self.centres
+        return function(rest, tuple(poses), bind_poses, log_radii, self.neighbors)
 
 
 def values_and_gradients(case: Case, function) -> list[Tensor]:
@@ -79,7 +81,8 @@ def test_far_from_all_tokens_the_nearest_one_moves_a_gaussian() -> None:
     sure = weights[:, 0] > 0.999999
     assert sure.any()
     first = case.neighbors[:, 0]
-    expected = se3_apply((quats[first], translations[first]), means)
+    motions = se3_compose((quats, translations), se3_inverse((case.bind_quats, case.centres)))
+    expected = se3_apply((motions[0][first], motions[1][first]), means)
     torch.testing.assert_close(case.run(skin).means[sure], expected[sure], rtol=1e-4, atol=1e-2)
 
 
@@ -154,10 +157,9 @@ def test_a_neighbor_that_is_no_token_is_an_error() -> None:
         case.run(skin)
 
 
-def test_a_missing_pose_is_an_error() -> None:
+def test_a_missing_radius_is_an_error() -> None:
     case = Case(k=7)
-    case.leaves[3] = case.leaves[3][:-1]
-    case.leaves[4] = case.leaves[4][:-1]
+    case.leaves[-1] = case.leaves[-1][:-1]
     with pytest.raises(ValueError, match="7 bound tokens"):
         case.run(skin)
 
