@@ -11,13 +11,14 @@ ALLOWED = {
     "geometry": {"geometry", "types"},
     "types": {"geometry"},
     "data": {"data", "geometry", "types"},
-    **{stage: {stage, "geometry", "types", "thread_pool"} for stage in STAGES},
+    **{stage: {stage, "geometry", "types", "compiled", "thread_pool"} for stage in STAGES},
     "viewer": {"viewer", "geometry", "types"},
     "models": {"models", "geometry", "types", "viewer"} | STAGES,
     "pipelines": {"pipelines", "models", "data", "geometry", "types", "thread_pool"},
 }
 ONLY_IN = {
     "gsplat": {"rasterizers"},
+    "numba": {"compiled", "rasterizers"},
     "torchdiffeq": {"dynamics"},
     "e3nn": {"geometry", "encoders"},
     "nerfstudio.viewer": {"viewer"},
