@@ -47,9 +47,8 @@ class LatentODEConfig(InstantiateConfig):
     """Training steps that share one roll-out; their gradients go through it together."""
     explain_iterations: int = 2000
     """Optimiser steps of each attempt to fit the vector field to the free path."""
-    explain_attempts: int = 4
-    """Attempts until one stays as near to the path as a third of `largest_gap`; where none does, the nearest
-    goes on with its roll-out beside the path."""
+    explain_attempts: int = 2
+    """Attempts until one stays as near to the path as a third of `largest_gap`; else the nearest counts."""
     largest_gap: float = 0.3
     """Distance of roll-out and path, as a share of the motion's size, beyond which the ODE does not take
     over yet."""
@@ -57,7 +56,7 @@ class LatentODEConfig(InstantiateConfig):
     """Weight of the tokens' speeds beside their poses in the state, at equal size of both."""
     tube: float = 0.5
     """Radius around the path in which F is trained, in the units of `VectorField.restart`; a quarter of it at
-    each attempt from the third on."""
+    each further attempt."""
     attraction: float = 30.0
     """κ, rate at which what strays from the path returns to it, per clip."""
 
@@ -159,19 +158,20 @@ class LatentODE(Dynamics):
 
         Back in time a field of its own leads: the path attracts along F, so it would repel along −F.
         """
-        values = self._integrate(self.vector_field, start, t1)
+        steps = self.config.steps_per_clip
+        values = self._integrate(self.vector_field, start, t1 * steps)
         slopes = self.vector_field(None, values)
         if t0 < 0:
-            before = self._integrate(self.backward_field, start, -t0)[1:].flip(0)
+            before = self._integrate(self.backward_field, start, -t0 * steps)[1:].flip(0)
             values = torch.cat([before, values])
             slopes = torch.cat([-self.backward_field(None, before), slopes])
         return Trajectory(float(t0), float(t1), values, slopes)
 
     def _integrate(
-        self, field_: VectorField, start: Float[Tensor, "*b d"], clips: int
+        self, field_: VectorField, start: Float[Tensor, "*b d"], num_steps: int
     ) -> Float[Tensor, "s *b d"]:
-        num_steps = clips * self.config.steps_per_clip
-        times = torch.linspace(0, clips, num_steps + 1, device=start.device, dtype=start.dtype)
+        end = num_steps / self.config.steps_per_clip
+        times = torch.linspace(0, end, num_steps + 1, device=start.device, dtype=start.dtype)
         solve = odeint_adjoint if self.config.adjoint else odeint
         return cast(Tensor, solve(field_, start, times, method="rk4"))
 
@@ -293,7 +293,7 @@ class LatentODE(Dynamics):
         field_, oscillator = deepcopy(self.vector_field), deepcopy(self.oscillator)
         self._fit_once(field_, first, self.config.tube)
         with torch.no_grad():
-            rolled = self._integrate(field_, path.values[0], 1)
+            rolled = self._integrate(field_, path.values[0], self.config.steps_per_clip)
             times = torch.linspace(0, 1, len(path.values)).to(path.values)
             states = oscillator.orbit(oscillator.begin(period))(times)
             repeated = with_one(states) @ linear_fit(states[:seen], path.values[:seen], _SMOOTHNESS)
@@ -316,28 +316,33 @@ class LatentODE(Dynamics):
 
     def _fit_field(self, field_: VectorField, path: Trajectory) -> float:
         """Fit F to a path; returns how far its roll-out is off, as a share of the motion's size."""
+        near = self.config.largest_gap / 3
         gap, nearest = math.inf, field_.state_dict()
-        for attempt in range(self.config.explain_attempts + 1):
-            if attempt < self.config.explain_attempts:  # a narrow tube fits what swings
-                self._fit_once(field_, path, self.config.tube / 4 ** max(0, attempt - 1))
-            else:
-                field_.load_state_dict(nearest)
-                self._shoot(field_, path)
+        for attempt in range(self.config.explain_attempts):
+            self._fit_once(field_, path, self.config.tube / 4**attempt)  # a narrow tube fits what swings
             reached = self._gap(field_, path)
+            if reached > near:
+                self._shoot(field_, path)
+                reached = self._gap(field_, path)
             if reached < gap:
                 gap, nearest = reached, deepcopy(field_.state_dict())
-            if gap <= self.config.largest_gap / 3:
+            if gap <= near:
                 break
         field_.load_state_dict(nearest)
         return gap
 
     def _shoot(self, field_: VectorField, path: Trajectory) -> None:
-        """Go on fitting F with its roll-out beside the path: where motion rests, a small error of F is a long
-        delay, of which `VectorField.tube_loss` knows nothing. What follows the clip gets no better by it."""
+        """Go on fitting F by multiple shooting: roll-outs from all nodes over an eighth of the clip, then
+        over a quarter, a half and all of it.
 
-        def missed() -> Tensor:
-            rolled = self._integrate(field_, path.values[0], 1)
-            return 10 * _squared_share(rolled - path.values, path.values)
+        Where motion rests, a small error of F is a long delay, of which its `tube_loss` knows nothing.
+        """
+
+        def missed(progress: float) -> Tensor:
+            window = max(1, self.config.steps_per_clip >> (3 - int(4 * progress)))
+            ways = path.values.unfold(0, window + 1, 1).permute(2, 0, 1)
+            rolled = self._integrate(field_, ways[0], window)
+            return 10 * _squared_share((rolled - ways).flatten(0, 1), path.values)
 
         tube, iterations = field_.tube.item(), self.config.explain_iterations // 8
         field_.fit(path, tube, self.config.attraction, iterations, lr=1e-3, beside=missed)
@@ -349,7 +354,8 @@ class LatentODE(Dynamics):
     @torch.no_grad()
     def _gap(self, field_: VectorField, path: Trajectory) -> float:
         """How far the roll-out is from a path, as a share of the motion's size."""
-        return _share_of_motion(self._integrate(field_, path.values[0], 1) - path.values, path.values)
+        rolled = self._integrate(field_, path.values[0], self.config.steps_per_clip)
+        return _share_of_motion(rolled - path.values, path.values)
 
 
 @dataclass(frozen=True)

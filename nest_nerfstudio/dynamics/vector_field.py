@@ -82,7 +82,7 @@ class VectorField(nn.Module):
         attraction: float,
         iterations: int,
         lr: float = 3e-3,
-        beside: Callable[[], Float[Tensor, ""]] | None = None,
+        beside: Callable[[float], Float[Tensor, ""]] | None = None,
     ) -> None:
         """Minimise `tube_loss` by Adam for a number of steps; after `restart` with the path.
 
@@ -92,15 +92,15 @@ class VectorField(nn.Module):
             attraction: κ.
             iterations: steps of the optimiser.
             lr: learning rate at first; it falls to zero.
-            beside: one more loss, added to it.
+            beside: one more loss, added to it, of the share of the steps that are done.
         """
         self.tube.fill_(tube)
         optimizer = torch.optim.Adam(self.parameters(), lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, iterations))
-        for _ in range(iterations):
+        for i in range(iterations):
             optimizer.zero_grad()
             loss = self.tube_loss(path, attraction)
-            (loss if beside is None else beside() + loss).backward()
+            (loss if beside is None else beside(i / iterations) + loss).backward()
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
             optimizer.step()
             schedule.step()

@@ -232,16 +232,16 @@ def test_explains_a_pendulum() -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_roll_out_beside_the_path_finds_the_end_of_a_rest(seed: int) -> None:
+def test_multiple_shooting_finds_the_end_of_a_rest(seed: int) -> None:
     """A leap between two rests: a field that is right almost everywhere may leave at the wrong time."""
     torch.manual_seed(seed)
-    ode, codes = make_observed(1.0, explain_iterations=800, motion="free")
+    ode, codes = make_observed(1.0, explain_iterations=1200, motion="free")
     times = torch.linspace(0, 1, 33)[:, None]
     put_path(ode, torch.cat([((times - 0.5) * 12).tanh(), (-(((times - 0.5) * 6) ** 2)).exp()], 1))
     path, _ = ode._principal_components(codes)
     ode._fit_once(ode.vector_field, path, ode.config.tube)
     ode._shoot(ode.vector_field, path)
-    assert ode._gap(ode.vector_field, path) < 0.15  # 0.4 and 0.7 without
+    assert ode._gap(ode.vector_field, path) < 0.1  # 0.5 and 1.1 without
 
 
 def test_tokens_that_stand_still_commit_at_once() -> None:

@@ -21,7 +21,7 @@ def dense_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(dense_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
     config = make_config(dense_capture, tmp_path_factory.mktemp("run"), steps=400)
     dynamics = config.pipeline.model.dynamics
-    dynamics.explain_iterations, dynamics.explain_attempts = 2000, 4  # fewer do not explain what swings
+    dynamics.explain_iterations, dynamics.explain_attempts = 2000, 2  # fewer do not explain what swings
     trainer = make_trainer(config)
     trainer.train()
     trainer.pipeline.eval()
