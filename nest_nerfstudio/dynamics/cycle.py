@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -53,22 +54,33 @@ def _repeats_motion(states: Float[Tensor, "s d"], lag: int) -> bool:
 def find_closure(path: Trajectory, closeness: float = 0.15) -> float | None:
     """Period of a path that ends where, and as fast as, it began: about as long as the path itself.
 
-    What follows from its state alone must then repeat. The period is where the ends meet on their common
-    tangent.
+    What follows a movement from its state alone must then repeat; the period is where the ends meet on their
+    common tangent. What rests at both ends might rest on. It is taken to repeat too, and at once: the period
+    is the length of the path.
 
     Returns:
-        None where they miss each other by more than `closeness` of the path's size (root mean square), or
-        their speeds differ by half, or both are slow: what rests at both ends need not move on.
+        None where the ends miss each other by more than `closeness` of the path's size (root mean square),
+        twice that at rest, or where their speeds differ by half.
     """
-    gap = path.values[0] - path.values[-1]
+    gap, span = path.values[0] - path.values[-1], path.t1 - path.t0
     first, last = path.slopes[0], path.slopes[-1]
     tangent = (first + last) / 2
     late = float(gap @ tangent / (tangent @ tangent).clamp_min(1e-12))
     size = (path.values - path.values.mean(0)).square().sum(1).mean().sqrt()
     typical = path.slopes.square().sum(1).mean().sqrt()
-    meets = (gap - late * tangent).norm() < closeness * size and abs(late) <= 0.05 * (path.t1 - path.t0)
+    meets = (gap - late * tangent).norm() < closeness * size and abs(late) <= 0.05 * span
     as_fast = (first - last).norm() <= 0.5 * tangent.norm() and tangent.norm() >= 0.3 * typical
-    return path.t1 - path.t0 + late if meets and as_fast else None
+    if meets and as_fast:
+        return span + late
+    rests = all(_speed_at_start(ways) < 0.5 * typical for ways in (path, path.reversed()))
+    return span if rests and gap.norm() < 2 * closeness * size else None
+
+
+def _speed_at_start(path: Trajectory) -> Float[Tensor, ""]:
+    """That of the parabola through the first fifth of the nodes: few pictures show the ends of a clip."""
+    seen = path.values[: max(3, len(path.values) // 5 + 1)]
+    powers = torch.linspace(0, path.step * (len(seen) - 1), len(seen)).to(seen)[:, None] ** torch.arange(3)
+    return (torch.linalg.pinv(powers) @ seen)[1].norm()
 
 
 def recurrence(states: Float[Tensor, "s d"]) -> Float[Tensor, " l"]:
@@ -112,25 +124,33 @@ class Oscillator(nn.Module):
     fades nor drifts, and S¹ acts on it by shifts of time. What is linear in its state is a Fourier series.
     """
 
+    fixed: Tensor
+
     def __init__(self, state_dim: int) -> None:
         super().__init__()
         if state_dim % 2:
             raise ValueError(f"cycles need an even state_dim, two numbers for a harmonic, not {state_dim}")
         self.state_dim = state_dim
         self.log_period = nn.Parameter(torch.zeros(()))
+        self.register_buffer("fixed", torch.tensor(False))
 
     @property
     def period(self) -> Float[Tensor, ""]:
         """Time after which everything repeats, in clips."""
-        return self.log_period.exp()
+        return self.log_period.detach().exp() if self.fixed else self.log_period.exp()
 
     @torch.no_grad()
-    def begin(self, period: float) -> Float[Tensor, " d"]:
+    def begin(self, period: float, fixed: bool = False) -> Float[Tensor, " d"]:
         """Take a period; returns a start state, in which harmonic h has amplitude 1/h.
 
         What is smooth needs little of the high ones, and steps of an optimiser move them less.
+
+        Args:
+            period: in clips.
+            fixed: it is known, and not learned on.
         """
         self.log_period.fill_(math.log(period))
+        self.fixed.fill_(fixed)
         harmonics = torch.arange(1, self.state_dim // 2 + 1, device=self.log_period.device)
         amplitudes = 1 / harmonics.to(self.log_period.dtype)
         return torch.stack([amplitudes, torch.zeros_like(amplitudes)], 1).flatten()
@@ -139,6 +159,11 @@ class Oscillator(nn.Module):
         x, y = z.unflatten(-1, (-1, 2)).unbind(-1)
         speed = 2 * math.pi / self.period * torch.arange(1, x.shape[-1] + 1, device=z.device)
         return torch.stack([-speed * y, speed * x], -1).flatten(-2)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Checkpoints from before periods could be fixed have none that is."""
+        state_dict.setdefault(f"{prefix}fixed", torch.zeros_like(self.fixed))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def orbit(self, start: Float[Tensor, " d"]) -> Orbit:
         """The flow from z(0) = start."""

@@ -29,9 +29,10 @@ class LatentODEConfig(InstantiateConfig):
     _target: type = field(default_factory=lambda: LatentODE)
     motion: Literal["auto", "free", "cyclic"] = "auto"
     """Whether motion repeats itself. auto: yes where that predicts what follows the first cycle, held out,
-    about as well as a free field does, and where a clip ends as it began."""
+    about as well as a free field does, and where a clip ends as it began, moving or at rest."""
     period: float = 0.0
-    """Length of a cycle of cyclic motion, in clips; 0: found where the motion recurs."""
+    """Length of a cycle of cyclic motion, in clips, which is kept; 0: found where the motion recurs, and
+    learned on from the pictures."""
     state_dim: int = 16
     """D, size of the latent state z of the scene."""
     token_code_dim: int = 32
@@ -269,7 +270,8 @@ class LatentODE(Dynamics):
             return None, "free, as asked for"
         period = self.config.period or find_period(path)
         if period is None and (period := find_closure(path)) is not None:
-            return period, f"cyclic, {period:.3f} clips a cycle: the clip ends as it began"
+            at_rest = ", at rest (where it would stay with `motion free`)" if period == 1 else ""
+            return period, f"cyclic, {period:.3f} clips a cycle: the clip ends as it began{at_rest}"
         if period is None:
             return None, "free, as nothing was found to repeat within the clip"
         cycle = f"cyclic, {period:.3f} clips a cycle"
@@ -307,7 +309,7 @@ class LatentODE(Dynamics):
         self, token_codes: Tensor, period: float, arm: float
     ) -> tuple[Tensor, Float[Tensor, "k m"], float]:
         """Start state and modes of the Fourier series nearest to the observed motion; its share off that."""
-        start = self.oscillator.begin(period)
+        start = self.oscillator.begin(period, fixed=self.config.period > 0 or period == 1)
         motion = _ways(self._observed_twists(token_codes, 4 * self.config.steps_per_clip + 1), arm)
         states = self.oscillator.orbit(start)(torch.linspace(0, 1, len(motion)).to(motion))
         fit = linear_fit(states, motion, _SMOOTHNESS)

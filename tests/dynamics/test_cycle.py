@@ -56,10 +56,35 @@ def test_a_path_that_does_not_close_is_none() -> None:
     assert find_closure(gait(1.0, drift=0.2)) is None
     assert find_closure(smooth_trajectory(torch.zeros(33, 4))) is None
     t = torch.linspace(0, 1, 65, dtype=torch.float64)
-    there_and_back = (2 * math.pi * t).cos()[:, None]  # at rest at both ends
-    assert find_closure(smooth_trajectory(there_and_back)) is None
     crossing = torch.stack([(2 * math.pi * t).sin(), (4 * math.pi * t).sin() * (t - 0.5)], 1)
     assert find_closure(smooth_trajectory(crossing)) is None  # same place, another direction
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.03])
+def test_a_path_that_rests_where_it_began_is_a_cycle_as_long_as_itself(noise: float) -> None:
+    t = torch.linspace(0, 1, 33, dtype=torch.float64)
+    leap = (-((t - 0.5) ** 2) / 0.02).exp()
+    for shape in (leap, (2 * math.pi * t).cos(), leap * (t - 0.4)):
+        values = (shape / shape.std())[:, None] + noise * torch.randn(33, 4, dtype=torch.float64)
+        assert find_closure(smooth_trajectory(values)) == 1.0
+    assert find_closure(smooth_trajectory(((t - 0.5) * 8).tanh()[:, None])) is None  # rests elsewhere
+
+
+def test_a_fixed_period_is_not_learned() -> None:
+    for fixed in (False, True):
+        oscillator = Oscillator(6)
+        oscillator.begin(0.4, fixed=fixed)
+        assert oscillator.period.requires_grad is not fixed
+        assert oscillator.period.item() == pytest.approx(0.4)
+
+
+def test_loads_what_was_stored_before_periods_could_be_fixed() -> None:
+    stored = Oscillator(6).state_dict()
+    del stored["fixed"]
+    oscillator = Oscillator(6)
+    oscillator.begin(0.4, fixed=True)
+    oscillator.load_state_dict(stored)
+    assert not oscillator.fixed
 
 
 def test_recurrence_is_zero_after_a_period_and_more_between() -> None:
