@@ -79,7 +79,8 @@ def find_closure(path: Trajectory, closeness: float = 0.15) -> float | None:
 def _speed_at_start(path: Trajectory) -> Float[Tensor, ""]:
     """That of the parabola through the first fifth of the nodes: few pictures show the ends of a clip."""
     seen = path.values[: max(3, len(path.values) // 5 + 1)]
-    powers = torch.linspace(0, path.step * (len(seen) - 1), len(seen)).to(seen)[:, None] ** torch.arange(3)
+    times = path.step * torch.arange(len(seen), device=seen.device, dtype=seen.dtype)
+    powers = torch.stack([torch.ones_like(times), times, times.square()], 1)
     return (torch.linalg.pinv(powers) @ seen)[1].norm()
 
 
