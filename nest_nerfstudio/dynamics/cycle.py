@@ -59,8 +59,8 @@ def find_closure(path: Trajectory, closeness: float = 0.15) -> float | None:
     is the length of the path.
 
     Returns:
-        None where the ends miss each other by more than `closeness` of the path's size (root mean square),
-        twice that at rest, or where their speeds differ by half.
+        None where the ends miss each other by more than `closeness` of the path's size (root mean square), or
+        by half of it at rest, or where their speeds differ by half. Ends are seen last and by few pictures.
     """
     gap, span = path.values[0] - path.values[-1], path.t1 - path.t0
     first, last = path.slopes[0], path.slopes[-1]
@@ -72,12 +72,12 @@ def find_closure(path: Trajectory, closeness: float = 0.15) -> float | None:
     as_fast = (first - last).norm() <= 0.5 * tangent.norm() and tangent.norm() >= 0.3 * typical
     if meets and as_fast:
         return span + late
-    rests = all(_speed_at_start(ways) < 0.5 * typical for ways in (path, path.reversed()))
-    return span if rests and gap.norm() < 2 * closeness * size else None
+    rests = all(_speed_at_start(ways) < 0.6 * typical for ways in (path, path.reversed()))
+    return span if rests and gap.norm() < 0.5 * size else None
 
 
 def _speed_at_start(path: Trajectory) -> Float[Tensor, ""]:
-    """That of the parabola through the first fifth of the nodes: few pictures show the ends of a clip."""
+    """That of the parabola through the first fifth of the nodes."""
     seen = path.values[: max(3, len(path.values) // 5 + 1)]
     times = path.step * torch.arange(len(seen), device=seen.device, dtype=seen.dtype)
     powers = torch.stack([torch.ones_like(times), times, times.square()], 1)
