@@ -7,10 +7,9 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-ROOT = Path(__file__).parents[1]
 install_import_hook("nest_nerfstudio", "beartype.beartype")
 
-DATA = Path(os.environ.get("NEST_DATA", ROOT.parent / "shared" / "data"))
+DATA = Path(os.environ.get("NEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def pytest_configure() -> None:

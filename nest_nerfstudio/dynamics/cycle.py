@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nest_nerfstudio.dynamics.trajectory import Trajectory
+from nest_nerfstudio.dynamics.vector_field import linear_fit
 
 
 def find_period(
@@ -80,8 +81,7 @@ def _speed_at_start(path: Trajectory) -> Float[Tensor, ""]:
     """That of the parabola through the first fifth of the nodes."""
     seen = path.values[: max(3, len(path.values) // 5 + 1)]
     times = path.step * torch.arange(len(seen), device=seen.device, dtype=seen.dtype)
-    powers = torch.stack([torch.ones_like(times), times, times.square()], 1)
-    return (torch.linalg.pinv(powers) @ seen)[1].norm()
+    return linear_fit(torch.stack([times, times.square()], 1), seen)[0].norm()
 
 
 def recurrence(states: Float[Tensor, "s d"]) -> Float[Tensor, " l"]:

@@ -309,6 +309,7 @@ class LatentODE(Dynamics):
         self, token_codes: Tensor, period: float, arm: float
     ) -> tuple[Tensor, Float[Tensor, "k m"], float]:
         """Start state and modes of the Fourier series nearest to the observed motion; its share off that."""
+        # of rest at both ends no picture tells when it is over: `find_closure` gave the whole clip
         start = self.oscillator.begin(period, fixed=self.config.period > 0 or period == 1)
         motion = _ways(self._observed_twists(token_codes, 4 * self.config.steps_per_clip + 1), arm)
         states = self.oscillator.orbit(start)(torch.linspace(0, 1, len(motion)).to(motion))
