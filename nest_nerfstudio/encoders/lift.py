@@ -80,11 +80,12 @@ def project(views: Views, positions: Float[Tensor, "n 3"]) -> tuple[Tensor, Tens
         grid: [V, N, 2] as `grid_sample` reads it with align_corners=False: (-1, -1) is the picture's corner.
         depths: [V, N] camera-space z.
     """
-    local = positions @ views.viewmats[:, :3, :3].mT + views.viewmats[:, None, :3, 3]
-    depths = local[..., 2]
-    pixels = (local / depths.clamp_min(1e-6)[..., None]) @ views.Ks.mT
-    size = pixels.new_tensor([views.width, views.height])
-    return 2 * pixels[..., :2] / size - 1, depths
+    to_grid = views.Ks * views.Ks.new_tensor([2 / views.width, 2 / views.height, 1.0])[:, None]
+    seen = to_grid @ views.viewmats[:, :3]  # [V, 3, 4]; one product for all views, as places are many
+    x, y, depths = (
+        (seen[..., :3].flatten(0, 1) @ positions.mT).unflatten(0, (-1, 3)).add(seen[..., 3:]).unbind(1)
+    )
+    return torch.stack([x, y], -1) / depths.clamp_min(1e-6)[..., None] - 1, depths
 
 
 def sample_maps(maps: Float[Tensor, "v c p q"], grid: Float[Tensor, "v n 2"]) -> Float[Tensor, "v n c"]:
@@ -164,9 +165,15 @@ def may_hold(
 
 
 def _dilate(maps: Float[Tensor, "v 1 h w"], reach: int) -> Float[Tensor, "v 1 h w"]:
-    """The greatest value in a square around each pixel."""
-    maps = F.max_pool2d(maps, (1, 2 * reach + 1), stride=1, padding=(0, reach))
-    return F.max_pool2d(maps, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
+    """The greatest value in a square around each pixel, by windows along each axis that double in width."""
+    for dim in (-2, -1):
+        pad = (reach, reach) if dim == -1 else (0, 0, reach, reach)
+        maps, width = F.pad(maps, pad, value=-torch.inf), 1
+        while width <= 2 * reach:
+            step = min(width, 2 * reach + 1 - width)
+            rest = maps.shape[dim] - step
+            maps, width = maps.narrow(dim, 0, rest).maximum(maps.narrow(dim, step, rest)), width + step
+    return maps
 
 
 def carve(

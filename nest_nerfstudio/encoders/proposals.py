@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -125,10 +126,13 @@ class ProposalNetwork(nn.Module):
                 "masks and the poses"
             )
         down = ((views.viewmats[0, :3, :3] @ gravity) * 256).round() / 256
-        volume = self.volume(settled, maps, down, self.radius)
-        guess = None
+        seen = [(settled, maps)]
+        if with_guess and len(views) > 1:
+            seen.append((settled.select(slice(1)), maps[:1]))
+        volumes = self.volume(seen, down, self.radius)
+        volume, guess = volumes[:1], None
         if with_guess:
-            places, logits = self._guess(settled, maps, volume, cells, down)
+            places, logits = self._guess(seen, volumes, cells, down)
             guess = Guess(unsettle(views, centre, places), logits, edge, centre, self.radius)
         if views.alphas is not None:  # else there is no surface to be found, and the ball stays as it is
             with torch.no_grad():
@@ -145,21 +149,25 @@ class ProposalNetwork(nn.Module):
         return Proposals(positions, cells.float(), fronts, backs, rgba, maps, volume, guess)
 
     def _guess(
-        self, settled: Views, maps: Tensor, volume: Tensor, cells: Float[Tensor, "n 3"], down: Tensor
+        self,
+        seen: Sequence[tuple[Views, Tensor]],
+        volumes: Float[Tensor, "s d i j k"],
+        cells: Float[Tensor, "n 3"],
+        down: Tensor,
     ) -> tuple[Float[Tensor, "m 3"], Float[Tensor, " m"]]:
         """Whether some of the cells hold something, and some of those that the first view alone leaves open.
 
         What one view alone tells of is the hardest, and would else be asked for in few samples only.
         """
-        places = _some(cells)
-        logits = self.occupancy(settled, maps, volume, places, down, self.radius)
-        if len(settled) == 1:
-            return places, logits
-        first, its_maps = settled.select(slice(1)), maps[:1]
-        cone = _some(carve(first, torch.zeros_like(down), self.radius, self.config.cells // 2)[0])
-        its_volume = self.volume(first, its_maps, down, self.radius)
-        its_logits = self.occupancy(first, its_maps, its_volume, cone, down, self.radius)
-        return torch.cat([places, cone]), torch.cat([logits, its_logits])
+        left_open = [cells]
+        for views, _ in seen[1:]:
+            left_open.append(carve(views, torch.zeros_like(down), self.radius, self.config.cells // 2)[0])
+        judged = [_some(places) for places in left_open]
+        logits = [
+            self.occupancy(views, maps, volume, places, down, self.radius)
+            for (views, maps), volume, places in zip(seen, volumes.split(1), judged, strict=True)
+        ]
+        return torch.cat(judged), torch.cat(logits)
 
 
 _JUDGED = 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -38,24 +39,35 @@ class VolumeFeatures(nn.Module):
         self.last = _Residual(width)
 
     def forward(
-        self, views: Views, maps: Float[Tensor, "v f p q"], down: Float[Tensor, " 3"], radius: float
-    ) -> Float[Tensor, "1 c x y z"]:
-        """Features of all cells; `sample_volume` reads them anywhere. The views are pooled.
+        self, seen: Sequence[tuple[Views, Tensor]], down: Float[Tensor, " 3"], radius: float
+    ) -> Float[Tensor, "s c x y z"]:
+        """Features of all cells, once for each set of views, which are pooled; `sample_volume` reads them
+        anywhere.
 
         Args:
-            views: cameras and silhouettes, settled.
-            maps: features of their pictures.
+            seen: sets of views, settled, with features [V, F, P, Q] of their pictures.
             down: gravity, or zero.
             radius: half an edge of the cube.
         """
         places = cube_cells(radius, self.cells).to(down)
+        x = torch.stack([self._lift(views, maps, places, down, radius) for views, maps in seen])
+        if len(seen) == 1:  # torch's CPU convolutions in 3D are several times slower on one than on two
+            x = x.expand(2, -1, -1, -1, -1)
+        return self._in_context(x)[: len(seen)]
+
+    def _lift(
+        self, views: Views, maps: Tensor, places: Tensor, down: Tensor, radius: float
+    ) -> Float[Tensor, "c x y z"]:
+        """What the views show of each cell, and where it is."""
         grid, depths = project(views, places)
         seen, coverage = visible(grid, depths), sample_maps(alpha_maps(views), grid)
         pooled = pool_views(torch.cat([sample_maps(self.narrow(maps), grid), coverage], -1), seen)
         least = torch.where(seen[..., None], coverage, 1.0).amin(0)
         about = torch.cat([places, (places @ down)[:, None]], 1).to(maps) / radius
-        known = [*pooled, least, about]
-        x = self.enter(torch.cat(known, 1).mT.unflatten(1, (self.cells,) * 3)[None])
+        return torch.cat([*pooled, least, about], 1).mT.unflatten(1, (self.cells,) * 3)
+
+    def _in_context(self, x: Float[Tensor, "s d x y z"]) -> Float[Tensor, "s c x y z"]:
+        x = self.enter(x)
         levels = [self.downs[0](x)]
         for halve, residual in zip(self.halve, self.downs[1:], strict=True):
             levels.append(residual(halve(levels[-1])))

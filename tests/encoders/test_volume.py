@@ -46,7 +46,7 @@ def test_coarse_levels_tell_every_cell_of_the_whole_scene(is_connected: bool) ->
             return (cube,)
 
         hook = volume.enter.register_forward_pre_hook(change)
-        features = volume(pictures(2), torch.zeros(2, 4, 12, 12), DOWN, RADIUS)
+        features = volume([(pictures(2), torch.zeros(2, 4, 12, 12))], DOWN, RADIUS)
         hook.remove()
         return features[0, :, -1, -1, -1]
 
@@ -58,17 +58,28 @@ def test_a_view_that_sees_nothing_of_the_scene_changes_nothing() -> None:
     away = views.viewmats.clone()
     away[2, :3] *= -away.new_tensor([1.0, -1.0, 1.0])[:, None]  # turned half round: all is behind it
     turned = replace(views, viewmats=away)
-    two = volume(views.select(slice(2)), maps[:2], DOWN, RADIUS)
-    torch.testing.assert_close(volume(turned, maps, DOWN, RADIUS), two, atol=1e-5, rtol=1e-5)
-    assert (volume(views, maps, DOWN, RADIUS) - two).abs().max() > 1e-3
+    two = volume([(views.select(slice(2)), maps[:2])], DOWN, RADIUS)
+    torch.testing.assert_close(volume([(turned, maps)], DOWN, RADIUS), two, atol=1e-5, rtol=1e-5)
+    assert (volume([(views, maps)], DOWN, RADIUS) - two).abs().max() > 1e-3
 
 
 def test_views_are_pooled() -> None:
     volume, maps = VolumeFeatures(4, 8, CELLS), torch.randn(4, 4, 12, 12)
     views = pictures(4)
     order = torch.tensor([2, 0, 3, 1])
-    here, there = volume(views, maps, DOWN, RADIUS), volume(views.select(order), maps[order], DOWN, RADIUS)
+    here, there = (
+        volume([(views, maps)], DOWN, RADIUS),
+        volume([(views.select(order), maps[order])], DOWN, RADIUS),
+    )
     torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-5)
+
+
+def test_sets_of_views_do_not_meet() -> None:
+    volume, views, maps = VolumeFeatures(4, 8, CELLS), pictures(3), torch.randn(3, 4, 12, 12)
+    sets = [(views, maps), (views.select(slice(1)), maps[:1])]
+    both = volume(sets, DOWN, RADIUS)
+    for one, expected in zip(sets, both.split(1), strict=True):
+        torch.testing.assert_close(volume([one], DOWN, RADIUS), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("cells", [0, 4, 12])
