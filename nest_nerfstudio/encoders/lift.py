@@ -158,13 +158,13 @@ def may_hold(
     pixels = 0.5 * 3**0.5 * edge * views.Ks[:, 0, 0] / nearest.clamp_min(0.25 * radius)
     most = min(views.width, views.height) // 2
     coverage = [
-        _dilate(alphas, min(int(reach.ceil()), most))
+        dilate(alphas, min(int(reach.ceil()), most))
         for alphas, reach in zip(alpha_maps(views).split(1), pixels, strict=True)
     ]
     return in_hull(views, torch.cat(coverage), cells)
 
 
-def _dilate(maps: Float[Tensor, "v 1 h w"], reach: int) -> Float[Tensor, "v 1 h w"]:
+def dilate(maps: Float[Tensor, "v 1 h w"], reach: int) -> Float[Tensor, "v 1 h w"]:
     """The greatest value in a square around each pixel, by windows along each axis that double in width."""
     for dim in (-2, -1):
         pad = (reach, reach) if dim == -1 else (0, 0, reach, reach)

@@ -9,6 +9,7 @@ from nest_nerfstudio.encoders.lift import (
     alpha_maps,
     ball_cells,
     camera_centres,
+    dilate,
     hull_depths,
     hull_ends,
     hull_points,
@@ -51,6 +52,13 @@ def test_cells_hold_the_object_and_little_else(num_views: int) -> None:
     assert views.alphas is not None
     near = torch.nn.functional.max_pool2d(views.alphas.permute(0, 3, 1, 2), 9, 1, 4)
     assert (sample_maps(near, grid)[..., 0] > 0.3).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("reach", [0, 1, 2, 3, 7, 12])
+def test_silhouettes_are_widened_by_the_reach(reach: int) -> None:
+    maps = torch.rand(2, 1, 20, 31)
+    expected = torch.nn.functional.max_pool2d(maps, 2 * reach + 1, 1, reach)
+    torch.testing.assert_close(dilate(maps, reach), expected, atol=0, rtol=0)
 
 
 def test_more_views_leave_less() -> None:
