@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nest_nerfstudio.types import Views
@@ -25,6 +25,9 @@ def sample_visual_hull(
     the hull's volume, most points would lie deep inside, and few on thin parts. A view that does not see a
     point says nothing about it.
 
+    Silhouettes of something that moves have less in common than each of them shows. So that no part is lost,
+    a patch of a silhouette that the hull leaves uncovered gets the points that the fewest views find empty.
+
     Args:
         views: with alpha; each of its own size.
         box: smallest and largest corner, world units.
@@ -33,26 +36,79 @@ def sample_visual_hull(
         candidates: how many points to try.
 
     Returns:
-        Up to `num_points` points; none if the hull is empty.
+        Up to `num_points` points; none if all silhouettes are.
     """
-    inside = _sample_inside(views, box, candidates // 4, tolerance, generator)
+    points = _uniform(box, candidates // 4, generator)
+    allowed = _least_empty(views, points).clamp_min(tolerance)
+    inside = _explaining(views, points, allowed)
     if len(inside):
         margin = (box[1] - box[0]) / 50
         bounds = torch.stack([inside.amin(0) - margin, inside.amax(0) + margin])
-        inside = torch.cat([inside, _sample_inside(views, bounds, candidates, tolerance, generator)])
+        more = _explaining(views, _uniform(bounds, candidates, generator), allowed)
+        inside = torch.cat([inside, more])
     pixels_won = _count_pixels_won(views, inside)
     order = torch.rand(len(inside), generator=generator).to(box.device).log() / pixels_won.clamp_min(1e-6)
     return inside[order.argsort(descending=True)[:num_points]]
 
 
-def _sample_inside(
-    views: list[Views], box: Tensor, count: int, tolerance: float, generator: torch.Generator | None
+_PATCHES = 32
+"""Along each side of a picture."""
+_CHUNK = 100_000
+"""Points that are looked at at once."""
+
+
+def _uniform(
+    box: Float[Tensor, "2 3"], count: int, generator: torch.Generator | None
 ) -> Float[Tensor, "n 3"]:
+    return torch.rand(count, 3, generator=generator).to(box.device) * (box[1] - box[0]) + box[0]
+
+
+def _least_empty(views: list[Views], points: Float[Tensor, "n 3"]) -> Float[Tensor, "v p"]:
+    """For each patch of each silhouette the least share of views that find a point on it empty; else 0.
+
+    Points on patches beside it count too, as outlines never agree to a pixel.
+    """
+    least = points.new_full((sum(map(len, views)), _PATCHES**2), torch.inf)
+    for chunk in points.split(_CHUNK):
+        share, on_object, patches = _look(views, chunk)
+        least.scatter_reduce_(1, patches, torch.where(on_object, share, torch.inf), "amin")
+    least = -F.max_pool2d(-least.unflatten(1, (_PATCHES, _PATCHES)), 3, stride=1, padding=1).flatten(1)
+    return torch.where(least.isfinite(), least, 0.0)
+
+
+def _explaining(
+    views: list[Views], points: Float[Tensor, "n 3"], allowed: Float[Tensor, "v p"]
+) -> Float[Tensor, "m 3"]:
+    """The points that some silhouette needs: no emptier than is allowed for the patch that they are on."""
     found = []
-    for _ in range(max(1, count // 100_000)):
-        points = torch.rand(100_000, 3, generator=generator).to(box.device) * (box[1] - box[0]) + box[0]
-        found.append(points[inside_hull(views, points, tolerance)])
+    for chunk in points.split(_CHUNK):
+        share, on_object, patches = _look(views, chunk)
+        found.append(chunk[(on_object & (share <= allowed.gather(1, patches))).any(0)])
     return torch.cat(found)
+
+
+def _look(
+    views: list[Views], points: Float[Tensor, "n 3"]
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, "v n"], Int[Tensor, "v n"]]:
+    """What all pictures show of points.
+
+    Returns:
+        The share of those that see a point which find it empty; 1 where none sees it.
+        Whether each picture shows the object there.
+        Through which of its patches.
+    """
+    pictures = []
+    for view in views:
+        assert view.alphas is not None
+        size = torch.tensor([view.width, view.height], device=points.device)
+        for i in range(len(view)):
+            pixels, in_image = _project(view, i, points)
+            on_object = in_image & (_sample(view.alphas[i], pixels)[..., 0] >= 0.5)
+            x, y = (pixels / size * _PATCHES).long().clamp(0, _PATCHES - 1).unbind(1)
+            pictures.append((in_image, on_object, y * _PATCHES + x))
+    in_image, on_object, patches = (torch.stack(parts) for parts in zip(*pictures, strict=True))
+    filled = on_object.sum(0) / in_image.sum(0).clamp_min(1)
+    return 1 - filled, on_object, patches
 
 
 def _count_pixels_won(views: list[Views], points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
@@ -74,16 +130,8 @@ def inside_hull(
     views: list[Views], points: Float[Tensor, "n 3"], tolerance: float = 0.0
 ) -> Bool[Tensor, " n"]:
     """Whether each point is seen at all, and seen on the object but for a share `tolerance` of the views."""
-    seen = torch.zeros(len(points), device=points.device)
-    empty = torch.zeros(len(points), device=points.device)
-    for view in views:
-        assert view.alphas is not None
-        for i in range(len(view)):
-            pixels, in_image = _project(view, i, points)
-            alpha = _sample(view.alphas[i], pixels)[..., 0]
-            seen += in_image
-            empty += in_image & (alpha < 0.5)
-    return (seen > 0) & (empty <= tolerance * seen)
+    share, on_object, _ = _look(views, points)
+    return on_object.any(0) & (share <= tolerance)
 
 
 def mean_colors(views: list[Views], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:

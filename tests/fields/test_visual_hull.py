@@ -1,3 +1,5 @@
+import math
+
 import torch
 
 from nest_nerfstudio.fields.visual_hull import inside_hull, mean_colors, sample_visual_hull
@@ -62,6 +64,67 @@ def test_a_tolerated_wrong_mask_does_not_cut() -> None:
     origin = torch.zeros(1, 3)
     assert not inside_hull(views, origin).any()
     assert inside_hull(views, origin, tolerance=0.4).all()
+
+
+def views_of_a_moving_ball(sway: float) -> tuple[list[Views], torch.Tensor]:
+    """One ball at rest, one at another height in every picture, seen from a circle; pixels of the latter."""
+    count, focal, distance = 8, 70.0, 4.0
+    y, x = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
+    K = torch.tensor([[[focal, 0, SIZE / 2], [0, focal, SIZE / 2], [0, 0, 1.0]]])
+    views, places = [], []
+    for i in range(count):
+        turn = 2 * math.pi * i / count
+        viewmat = torch.eye(4)[None].clone()
+        viewmat[0, 0, :3] = torch.tensor([-math.sin(turn), math.cos(turn), 0.0])
+        viewmat[0, 1, :3] = torch.tensor([0.0, 0.0, -1.0])
+        viewmat[0, 2, :3] = torch.tensor([-math.cos(turn), -math.sin(turn), 0.0])
+        viewmat[0, 2, 3] = distance
+        alpha = torch.zeros(SIZE, SIZE)
+        for ball in ([0.0, 0.0, 0.0], [0.9, 0.0, sway * (2 * (3 * i % count) / (count - 1) - 1)]):
+            at = viewmat[0, :3, :3] @ torch.tensor(ball) + viewmat[0, :3, 3]
+            pixel = focal * at[:2] / at[2] + SIZE / 2
+            alpha[(x - pixel[0]).square() + (y - pixel[1]).square() < (focal * 0.3 / at[2]) ** 2] = 1.0
+        places.append(pixel)
+        views.append(
+            Views(
+                viewmat,
+                K,
+                SIZE,
+                SIZE,
+                images=alpha[None, ..., None].expand(-1, -1, -1, 3),
+                alphas=alpha[None, ..., None],
+            )
+        )
+    return views, torch.stack(places)
+
+
+def shares_near(views: list[Views], points: torch.Tensor, pixels: torch.Tensor) -> list[float]:
+    """For each view, how many of the points it sees within six pixels of a place, as a share."""
+    shares = []
+    for view, pixel in zip(views, pixels, strict=True):
+        seen = (points @ view.viewmats[0, :3, :3].T + view.viewmats[0, :3, 3]) @ view.Ks[0].T
+        shares.append(float(((seen[:, :2] / seen[:, 2:] - pixel).norm(dim=1) < 6).float().mean()))
+    return shares
+
+
+def test_what_moves_too_far_for_its_silhouettes_to_meet_is_not_lost() -> None:
+    box = torch.tensor([[-1.5] * 3, [1.5] * 3])
+    views, pixels = views_of_a_moving_ball(sway=0.8)
+    points = sample_visual_hull(views, box, 2000, tolerance=0.2, candidates=400_000)
+    everywhere = torch.rand(200_000, 3) * 3 - 1.5
+    common = everywhere[inside_hull(views, everywhere, tolerance=0.2)]
+    away = [i for i in range(len(views)) if (pixels[i] - SIZE / 2).norm() > 12]  # the other ball is not there
+    assert len(away) >= 4
+    for i in away:
+        assert shares_near(views, common, pixels)[i] == 0
+        assert shares_near(views, points, pixels)[i] > 0.05
+
+
+def test_where_silhouettes_agree_the_hull_is_as_it_was() -> None:
+    box = torch.tensor([[-1.5] * 3, [1.5] * 3])
+    views, _ = views_of_a_moving_ball(sway=0.0)
+    points = sample_visual_hull(views, box, 2000, tolerance=0.2, candidates=400_000)
+    assert inside_hull(views, points, tolerance=0.2).float().mean() > 0.99
 
 
 def test_colours_come_from_the_object_or_are_grey() -> None:

@@ -305,6 +305,13 @@ def test_an_empty_hull_starts_in_the_box(
     assert len(model.field) == 150
 
 
+def test_a_part_that_no_two_of_the_first_views_see_in_one_place_is_in_the_start(
+    capture: Path, tmp_path: Path
+) -> None:
+    model = make_trainer(make_config(capture, tmp_path)).pipeline.dynamic_model
+    assert (model.field.params["means"][:, 0] > 0.4).float().mean() > 0.1  # the ball that swings
+
+
 def test_seed_points_are_used(capture: Path, tmp_path: Path) -> None:
     model = make_trainer(make_config(capture, tmp_path)).pipeline.dynamic_model
     points, colors = torch.randn(90, 3), torch.randint(0, 256, (90, 3))
