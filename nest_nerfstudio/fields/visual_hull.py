@@ -39,7 +39,7 @@ def sample_visual_hull(
         Up to `num_points` points; none if all silhouettes are.
     """
     points = _uniform(box, candidates // 4, generator)
-    allowed = _least_empty(views, points).clamp_min(tolerance)
+    allowed = _needed_tolerance(views, points, tolerance)
     inside = _explaining(views, points, allowed)
     if len(inside):
         margin = (box[1] - box[0]) / 50
@@ -63,17 +63,25 @@ def _uniform(
     return torch.rand(count, 3, generator=generator).to(box.device) * (box[1] - box[0]) + box[0]
 
 
-def _least_empty(views: list[Views], points: Float[Tensor, "n 3"]) -> Float[Tensor, "v p"]:
-    """For each patch of each silhouette the least share of views that find a point on it empty; else 0.
+def _needed_tolerance(
+    views: list[Views], points: Float[Tensor, "n 3"], tolerance: float
+) -> Float[Tensor, "v p"]:
+    """For each patch of each silhouette, the share of views that may find a point on it empty.
 
-    Points on patches beside it count too, as outlines never agree to a pixel.
+    It is the least for which the patch, or one beside it (outlines never agree to a pixel), has a point that
+    three pictures agree on, and `tolerance` at least. Where a picture has twice as much to be explained as
+    the others, its mask is wrong, and nothing is.
     """
     least = points.new_full((sum(map(len, views)), _PATCHES**2), torch.inf)
     for chunk in points.split(_CHUNK):
         share, on_object, patches = _look(views, chunk)
-        least.scatter_reduce_(1, patches, torch.where(on_object, share, torch.inf), "amin")
+        agreed = on_object & (on_object.sum(0) >= 3)
+        least.scatter_reduce_(1, patches, torch.where(agreed, share, torch.inf), "amin")
     least = -F.max_pool2d(-least.unflatten(1, (_PATCHES, _PATCHES)), 3, stride=1, padding=1).flatten(1)
-    return torch.where(least.isfinite(), least, 0.0)
+    shown = least.isfinite()
+    bare = (shown & (least > tolerance)).sum(1) / shown.sum(1).clamp_min(1)
+    trusted = bare <= 2 * bare.median().clamp_min(0.25)
+    return torch.where(shown & trusted[:, None], least, 0.0).clamp_min(tolerance)
 
 
 def _explaining(
