@@ -25,8 +25,8 @@ def sample_visual_hull(
     the hull's volume, most points would lie deep inside, and few on thin parts. A view that does not see a
     point says nothing about it.
 
-    Silhouettes of something that moves fast have much less in common than each of them shows. So that no part is
-    lost, patches of them that the hull leaves bare then get the points that the fewest views find empty.
+    Silhouettes of something that moves fast have much less in common than each of them shows. So that no
+    part is lost, patches that the hull leaves bare then get the points that the fewest views find empty.
 
     Args:
         views: with alpha; each of its own size.
@@ -56,8 +56,8 @@ _PATCHES = 32
 _CHUNK = 100_000
 """Points that are looked at at once."""
 _LITTLE = 0.2
-"""Share of a silhouette's patches, in the median picture, that the hull may leave bare: 0.03 to 0.17 where things
-walk, run or swim, 0.3 where one leaps."""
+"""Share of a silhouette's patches, in the median picture, that the hull may leave bare: 0.03 to 0.11 where
+things walk, run or swim, 0.3 where one leaps."""
 
 
 def _uniform(
