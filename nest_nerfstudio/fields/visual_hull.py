@@ -25,8 +25,8 @@ def sample_visual_hull(
     the hull's volume, most points would lie deep inside, and few on thin parts. A view that does not see a
     point says nothing about it.
 
-    Silhouettes of something that moves fast have much less in common than each of them shows. So that no
-    part is lost, patches that the hull leaves bare then get the points that the fewest views find empty.
+    What stands alone and moves fast is in another place in every picture, so that the hull has nothing of it.
+    Pieces of silhouettes without any of the hull get the points that the fewest views find empty.
 
     Args:
         views: with alpha; each of its own size.
@@ -55,9 +55,6 @@ _PATCHES = 32
 """Along each side of a picture."""
 _CHUNK = 100_000
 """Points that are looked at at once."""
-_LITTLE = 0.2
-"""Share of a silhouette's patches, in the median picture, that the hull may leave bare: 0.03 to 0.11 where
-things walk, run or swim, 0.3 where one leaps."""
 
 
 def _uniform(
@@ -71,21 +68,20 @@ def _needed_tolerance(
 ) -> Float[Tensor, "v p"]:
     """For each patch of each silhouette, the share of views that may find a point on it empty.
 
-    It is `tolerance` where that leaves little of the silhouettes bare (their outlines, and what a wrong mask
-    shows). Else it is, where that is more, the least for which the patch or one beside it has a point that
-    three pictures agree on.
+    It is `tolerance`, but where a piece of a silhouette has nothing of the hull: there, the least for which
+    the patch or one beside it has a point that three pictures agree on.
     """
     least = points.new_full((sum(map(len, views)), _PATCHES**2), torch.inf)
     for chunk in points.split(_CHUNK):
         share, on_object, patches = _look(views, chunk)
         agreed = on_object & (on_object.sum(0) >= 3)
         least.scatter_reduce_(1, patches, torch.where(agreed, share, torch.inf), "amin")
-    least = -F.max_pool2d(-least.unflatten(1, (_PATCHES, _PATCHES)), 3, stride=1, padding=1).flatten(1)
-    shown = least.isfinite()
-    bare = (shown & (least > tolerance)).sum(1) / shown.sum(1).clamp_min(1)
-    if bare.median() <= _LITTLE:
-        return torch.full_like(least, tolerance)
-    return torch.where(shown, least, 0.0).clamp_min(tolerance)
+    least = least.unflatten(1, (_PATCHES, _PATCHES))
+    shown, reached = least.isfinite(), least <= tolerance
+    for _ in range(2 * _PATCHES):  # from patch to patch of a silhouette
+        reached = shown & (F.max_pool2d(reached.float(), 3, stride=1, padding=1) > 0)
+    least = -F.max_pool2d(-least, 3, stride=1, padding=1)
+    return torch.where(shown & ~reached, least, tolerance).flatten(1)
 
 
 def _explaining(
