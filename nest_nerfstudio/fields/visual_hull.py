@@ -73,7 +73,7 @@ def _needed_tolerance(
     """
     least = points.new_full((sum(map(len, views)), _PATCHES**2), torch.inf)
     for chunk in points.split(_CHUNK):
-        share, on_object, patches = _look(views, chunk)
+        share, on_object, patches = read_silhouettes(views, chunk)
         agreed = on_object & (on_object.sum(0) >= 3)
         least.scatter_reduce_(1, patches, torch.where(agreed, share, torch.inf), "amin")
     least = least.unflatten(1, (_PATCHES, _PATCHES))
@@ -90,15 +90,15 @@ def _explaining(
     """The points that some silhouette needs: no emptier than is allowed for the patch that they are on."""
     found = []
     for chunk in points.split(_CHUNK):
-        share, on_object, patches = _look(views, chunk)
+        share, on_object, patches = read_silhouettes(views, chunk)
         found.append(chunk[(on_object & (share <= allowed.gather(1, patches))).any(0)])
     return torch.cat(found)
 
 
-def _look(
+def read_silhouettes(
     views: list[Views], points: Float[Tensor, "n 3"]
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, "v n"], Int[Tensor, "v n"]]:
-    """What all pictures show of points.
+    """What the silhouettes of all pictures say of points.
 
     Returns:
         The share of those that see a point which find it empty; 1 where none sees it.
@@ -132,14 +132,6 @@ def _count_pixels_won(views: list[Views], points: Float[Tensor, "n 3"]) -> Float
             nearest.scatter_reduce_(0, places, depths[in_image], "amin")
             won[in_image] += (depths[in_image] <= nearest[places]).float()
     return won
-
-
-def inside_hull(
-    views: list[Views], points: Float[Tensor, "n 3"], tolerance: float = 0.0
-) -> Bool[Tensor, " n"]:
-    """Whether each point is seen at all, and seen on the object but for a share `tolerance` of the views."""
-    share, on_object, _ = _look(views, points)
-    return on_object.any(0) & (share <= tolerance)
 
 
 def mean_colors(views: list[Views], points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:

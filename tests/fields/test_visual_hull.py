@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import torch
 
-from nest_nerfstudio.fields.visual_hull import inside_hull, mean_colors, sample_visual_hull
+from nest_nerfstudio.fields.visual_hull import mean_colors, read_silhouettes, sample_visual_hull
 from nest_nerfstudio.types import Views
 
 SIZE = 64
@@ -24,6 +24,12 @@ def sphere_views(radius: float = 0.5, distance: float = 4.0) -> list[Views]:
         viewmat[0, 2, 3] = distance
         views.append(Views(viewmat, K, SIZE, SIZE, images=image, alphas=alpha))
     return views
+
+
+def inside_hull(views: list[Views], points: torch.Tensor, tolerance: float = 0.0) -> torch.Tensor:
+    """Whether each point is seen at all, and seen on the object but for a share `tolerance` of the views."""
+    share, on_object, _ = read_silhouettes(views, points)
+    return on_object.any(0) & (share <= tolerance)
 
 
 def test_hull_of_a_ball_holds_the_ball_and_little_else() -> None:
