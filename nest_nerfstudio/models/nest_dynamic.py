@@ -126,6 +126,7 @@ class NestDynamicModel(GaussianModel):
     progress: Tensor
     opening: Tensor
     backdrop: Tensor
+    missing: Tensor
 
     def populate_modules(self) -> None:
         super().populate_modules()
@@ -144,6 +145,7 @@ class NestDynamicModel(GaussianModel):
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
         self.register_buffer("opening", torch.zeros((), dtype=torch.float64))
         self.register_buffer("backdrop", torch.ones(3) if config.background == "white" else torch.zeros(3))
+        self.register_buffer("missing", torch.zeros(()), persistent=False)
         self.shown_motion: Motion | None = None  # in place of what was learned; see dynamics/motions.py
         self._step = 0
         self._info: dict[str, Any] = {}
@@ -250,6 +252,8 @@ class NestDynamicModel(GaussianModel):
 
     def set_progress(self, step: int, progress: float) -> None:
         """Move the schedule on: called before every training step, with a fraction in [0, 1]."""
+        if self.progress < _NEARLY_DONE <= progress:
+            self._warn_of_missing()
         self._step = step
         self.progress.fill_(progress)
         self.opening.fill_(max(progress / self.config.widen_until, step / self.config.widen_steps))
@@ -505,9 +509,25 @@ class NestDynamicModel(GaussianModel):
             "psnr": -10 * mse.clamp_min(1e-10).log10(),
             "gaussian_count": torch.tensor(len(self.field)),
         }
+        if self.training and batch["image"].shape[-1] == 4:
+            metrics["missing"] = self._note_missing(outputs["accumulation"].detach(), batch["image"])
         if isinstance(self.dynamics, LatentODE) and self.dynamics.cyclic:
             metrics["period"] = self.dynamics.oscillator.period.detach()
         return metrics
+
+    def _note_missing(self, drawn: Tensor, image: Tensor) -> Tensor:
+        """Share of the silhouettes where hardly anything is drawn, over the last hundred pictures or so."""
+        shown = _shrink(image[..., 3:].to(self.device), drawn, "mean") > 0.5
+        share = (shown & (drawn < 0.5)).sum() / shown.sum().clamp_min(1)
+        return self.missing.lerp_(share, 1 / 100)
+
+    def _warn_of_missing(self) -> None:
+        if self.missing > 0.1:
+            CONSOLE.log(
+                f"[yellow]Nothing is drawn on {self.missing:.0%} of what the pictures show: it moves too fast "
+                "to follow. --pipeline.model.widen-steps 1500 --pipeline.model.widen-until 0.45 give it "
+                "more time, --pipeline.model.first-window 0.04 a start with less motion."
+            )
 
     def _target(self, batch, outputs) -> Tensor:
         """What `outputs["rgb"]` should be, at its size."""
@@ -515,6 +535,8 @@ class NestDynamicModel(GaussianModel):
         return _shrink(seen, outputs["rgb"], "mean")
 
 
+_NEARLY_DONE = 0.9
+"""Fraction of the training by which what the pictures show should be there."""
 _EMPTY = -6.0
 """Logit of an opacity that counts as none: below 1/255, and the 0.005 that strategies take for dead."""
 

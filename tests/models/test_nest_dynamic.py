@@ -124,6 +124,28 @@ def test_commits_once_the_motion_has_settled(capture: Path, tmp_path: Path) -> N
         assert model.dynamics.committed == (progress == 0.64)
 
 
+def test_says_that_something_is_missing(capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    trainer = make_trainer(make_config(capture, tmp_path, motion="static"))
+    model = trainer.pipeline.dynamic_model
+    model.set_progress(0, 0.5)
+    _, batch = trainer.pipeline.datamanager.next_train(0)
+    drawn = {"accumulation": batch["image"][..., 3:].clone(), "rgb": batch["image"][..., :3]}
+    drawn["background"] = torch.zeros(3)
+    for share in (0.0, 0.5):
+        lost = batch["image"][..., 3] > 0.5
+        lost = lost & (torch.rand(lost.shape) < share)
+        drawn["accumulation"][lost] = 0.0
+        for _ in range(500):
+            found = model.get_metrics_dict(drawn, batch)["missing"]
+        assert found == pytest.approx(share, abs=0.1)
+        model.set_progress(1, 0.89)
+        capsys.readouterr()
+        model.set_progress(2, 0.9)
+        assert ("Nothing is drawn on" in capsys.readouterr().out) == (share > 0.1)
+        model.set_progress(3, 0.91)
+        assert "Nothing is drawn on" not in capsys.readouterr().out
+
+
 def test_pictures_grow_to_their_full_size(capture: Path, tmp_path: Path) -> None:
     model = make_trainer(make_config(capture, tmp_path, num_downscales=2)).pipeline.dynamic_model
     views = Views(torch.eye(4)[None], torch.eye(3)[None], width=200, height=150)
