@@ -524,7 +524,7 @@ class NestDynamicModel(GaussianModel):
     def _warn_of_missing(self) -> None:
         if self.missing > 0.1:
             CONSOLE.log(
-                f"[yellow]Nothing is drawn on {self.missing:.0%} of what the pictures show: it moves too fast "
+                f"[yellow]Nothing is drawn on {self.missing:.0%} of what pictures show: it moves too fast "
                 "to follow. --pipeline.model.widen-steps 1500 --pipeline.model.widen-until 0.45 give it "
                 "more time, --pipeline.model.first-window 0.04 a start with less motion."
             )
