@@ -155,7 +155,7 @@ def may_hold(
 ) -> Bool[Tensor, " n"]:
     """Whether some of a cell may be in the visual hull: no view finds all of it, and what is near, empty."""
     nearest = (centre @ views.viewmats[:, :3, :3].mT + views.viewmats[:, :3, 3])[:, 2] - radius
-    pixels = 0.5 * 3**0.5 * edge * views.Ks[:, 0, 0] / nearest.clamp_min(0.25 * radius)
+    pixels = 0.5 * 3**0.5 * edge * views.Ks[:, [0, 1], [0, 1]].amax(1) / nearest.clamp_min(0.25 * radius)
     most = min(views.width, views.height) // 2
     coverage = [
         dilate(alphas, min(int(reach.ceil()), most))

@@ -116,8 +116,10 @@ class _Skin(torch.autograd.Function):
         means, quats, *pose, log_radii = inputs
         moved, turned, turns = (means.new_empty(len(means), width) for width in (3, 4, 4))
         weights = means.new_empty(neighbors.shape)
-        if len(neighbors) and not 0 <= neighbors.min() <= neighbors.max() < len(log_radii):
-            raise IndexError(f"neighbors must be indices of the {len(log_radii)} tokens")
+        if len(neighbors):
+            lowest, highest = neighbors.aminmax()
+            if lowest < 0 or highest >= len(log_radii):
+                raise IndexError(f"neighbors must be indices of the {len(log_radii)} tokens")
         ctx.bind_quats, centres = map(_array, bind_poses)
         table = kernels.token_table(*map(_array, pose), ctx.bind_quats, centres, _array(log_radii))
         arrays = (neighbors, means, quats, weights, moved, turned, turns)
