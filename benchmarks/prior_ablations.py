@@ -29,7 +29,7 @@ from nest_nerfstudio.method_configs.nest_prior import nest_prior
 from nest_nerfstudio.pipelines.trainer import NestTrainerConfig
 from nest_nerfstudio.thread_pool import SHARED
 
-VARIANTS = ("base", "plain", "stretch", "no-edits", "fixed-weights", "so3", "per-category")
+VARIANTS = ("base", "plain", "no-edits", "fixed-weights", "so3", "per-category")
 EDITS = ("light", "hue", "yaw", "translate")
 
 
@@ -117,8 +117,6 @@ def make_config(variant: str) -> NestTrainerConfig:
     if variant == "plain":
         model.encoder._target = PlainEncoder
         data.augmentation = replace(data.augmentation, azimuth=1.0)
-    if variant == "stretch":
-        data.augmentation = replace(data.augmentation, stretch=1.4)
     if variant == "no-edits":
         data.edit_states = 0
     if variant == "fixed-weights":

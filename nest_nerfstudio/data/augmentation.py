@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nest_nerfstudio.geometry.cameras import stretch_views
 from nest_nerfstudio.types import Edit, SceneSample, SunSky, Views
 
 
@@ -21,7 +20,6 @@ class Augmentation:
     Attributes:
         mirror: chance to mirror the world at the plane x = 0.
         scale: largest factor (or divisor) of the world's size.
-        stretch: largest factor (or divisor) of its height at equal volume.
         swap_channels: chance to permute red, green and blue: other albedos under a white light.
         drop_patches: chance to hide a square of each context view but not from its alpha; the model has to
             fill it from the other views, and from what it knows.
@@ -33,7 +31,6 @@ class Augmentation:
 
     mirror: float = 0.5
     scale: float = 1.1
-    stretch: float = 1.0
     swap_channels: float = 0.5
     drop_patches: float = 0.2
     jitter: float = 0.0
@@ -45,8 +42,6 @@ class Augmentation:
             sample = mirror(sample)
         if self.scale > 1:
             sample = scale(sample, float(self.scale ** rng.uniform(-1, 1)))
-        if self.stretch > 1:
-            sample = stretch(sample, float(self.stretch ** rng.uniform(-1, 1)))
         if rng.random() < self.swap_channels:
             sample = swap_channels(sample, rng.permutation(3).tolist())
         if rng.random() < self.drop_patches:
@@ -93,31 +88,6 @@ def scale(sample: SceneSample, factor: float) -> SceneSample:
         return replace(e, translate=(x * factor, y * factor, z * factor))
 
     return _map(sample, views, edit)
-
-
-def stretch(sample: SceneSample, factor: float) -> SceneSample:
-    """The world taller by a factor, and slimmer at equal volume: other shapes in the same pictures.
-
-    Shadows follow; shading stays as it was on the slopes before. Only where all cameras stand upright: those
-    of others would get pixels that are askew, which nothing draws, so such samples stay as they are.
-    """
-    factors = torch.tensor([factor ** (-1 / 3), factor ** (-1 / 3), factor ** (2 / 3)])
-    all_views = (sample.context, *(views for _, views in sample.targets))
-    if any((v.viewmats[:, 0, 2].abs() > _UPRIGHT).any() for v in all_views):
-        return sample
-
-    def stretched(*vector: float) -> tuple[float, float, float]:
-        x, y, z = (a * b for a, b in zip(vector, factors.tolist(), strict=True))
-        return x, y, z
-
-    def edit(e: Edit) -> Edit:
-        return replace(e, light=_aim(e.light, stretched), translate=stretched(*e.translate))
-
-    return _map(sample, lambda v: stretch_views(v, factors.to(v.viewmats)), edit)
-
-
-_UPRIGHT = 1e-3
-"""Slope of a picture's rows against the horizon that counts as none."""
 
 
 def swap_channels(sample: SceneSample, order: Sequence[int]) -> SceneSample:

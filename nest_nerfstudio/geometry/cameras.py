@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -93,37 +91,6 @@ def ray_lengths(Ks: Float[Tensor, "*b 3 3"], width: int, height: int) -> Float[T
     x = (u - Ks[..., 0, 2, None])[..., None, :] - Ks[..., 0, 1, None, None] * y[..., :, None]
     x = x / Ks[..., 0, 0, None, None]
     return (1 + x * x + y[..., :, None] ** 2).sqrt()[..., None]
-
-
-def stretch_views(views: Views, factors: Float[Tensor, " 3"]) -> Views:
-    """Cameras that see a scene stretched along the world's axes as `views` see the scene: same pictures.
-
-    K [R | t] A⁻¹ is a pinhole's projection again; its parts follow from the RQ decomposition (Hartley and
-    Zisserman, 6.2.4). Pixels become oblong, and askew unless the stretch keeps the direction of rows.
-
-    Args:
-        views: rigid cameras, and what they show; depths change with them.
-        factors: by which x, y and z grow, A = diag(factors).
-
-    Returns:
-        The views with other cameras.
-    """
-    t = views.viewmats[:, :3, 3:]
-    x, y, z = (views.Ks @ views.viewmats[:, :3, :3] / factors).unbind(1)
-    length = z.norm(dim=-1, keepdim=True)
-    x, y, forward = x / length, y / length, z / length
-    across = y - (y * forward).sum(-1, keepdim=True) * forward
-    fy = across.norm(dim=-1, keepdim=True)
-    down = across / fy
-    right = torch.linalg.cross(down, forward)
-    Ks = views.Ks.new_zeros(len(x), 3, 3)
-    Ks[:, 0] = torch.stack([(x * axis).sum(-1) for axis in (right, down, forward)], -1)
-    Ks[:, 1, 1], Ks[:, 1, 2], Ks[:, 2, 2] = fy[:, 0], (y * forward).sum(-1), 1
-    viewmats = views.viewmats.clone()
-    viewmats[:, :3, :3] = torch.stack([right, down, forward], 1)
-    viewmats[:, :3, 3:] = torch.linalg.solve(Ks, views.Ks @ t) / length[..., None]
-    depths = None if views.depths is None else views.depths / length[:, :, None, None]
-    return replace(views, viewmats=viewmats, Ks=Ks, depths=depths)
 
 
 def _check(cameras: Cameras) -> None:

@@ -522,7 +522,7 @@ class NestDynamicModel(GaussianModel):
         return self.missing.lerp_(share, 1 / 100)
 
     def _warn_of_missing(self) -> None:
-        if self.missing > 0.1:
+        if self.missing > 0.1 and self.config.motion != "static":
             CONSOLE.log(
                 f"[yellow]Nothing is drawn on {self.missing:.0%} of what pictures show: it moves too fast "
                 "to follow. --pipeline.model.widen-steps 1500 --pipeline.model.widen-until 0.45 give it "

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nest_nerfstudio.data.augmentation import Augmentation, mirror, scale, stretch, swap_channels, turn
+from nest_nerfstudio.data.augmentation import Augmentation, mirror, scale, swap_channels, turn
 from nest_nerfstudio.geometry.color import shift_hue
 from nest_nerfstudio.rasterizers.dense import DenseRasterizer
 from nest_nerfstudio.types import Edit, Gaussians, SceneSample, SunSky, Views
@@ -49,26 +49,6 @@ def test_scaled_scene_gives_the_same_pictures() -> None:
     larger = replace(balls, means=1.5 * balls.means, scales=1.5 * balls.scales)
     torch.testing.assert_close(drawn(larger, sample.context), seen(sample.context), atol=0.01, rtol=0)
     assert sample.targets[0][0].translate == pytest.approx((0.15, 0.3, 0.45))
-
-
-def test_stretched_scene_gives_the_same_pictures() -> None:
-    sample = stretch(make_sample(), 1.5)
-    factors = torch.tensor([1.5 ** (-1 / 3), 1.5 ** (-1 / 3), 1.5 ** (2 / 3)])
-    balls = blobs(0.1)
-    taller = replace(balls, means=factors * balls.means, scales=factors * balls.scales)
-    torch.testing.assert_close(drawn(taller, sample.context), seen(sample.context), atol=0.01, rtol=0)
-    edit = sample.targets[0][0]
-    assert edit.translate == pytest.approx((factors * torch.tensor([0.1, 0.2, 0.3])).tolist())
-
-
-def test_a_scene_of_tilted_cameras_is_not_stretched() -> None:
-    sample = make_sample()
-    cos, sin = np.cos(0.1), np.sin(0.1)
-    roll = torch.tensor(
-        [[cos, -sin, 0, 0], [sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float32
-    )
-    tilted = replace(sample, context=replace(sample.context, viewmats=roll @ sample.context.viewmats))
-    assert stretch(tilted, 1.5) is tilted
 
 
 def test_turned_scene_gives_the_same_pictures() -> None:

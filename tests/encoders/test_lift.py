@@ -41,6 +41,19 @@ def hull(views: Views) -> tuple[Views, torch.Tensor]:
     return settled, cells[may_hold(settled, cells, EDGE, ORIGIN.to(cells), RADIUS)]
 
 
+def taller(views: Views, factor: int) -> Views:
+    """The same pictures with every row repeated."""
+    assert views.images is not None
+    assert views.alphas is not None
+    return replace(
+        views,
+        height=factor * views.height,
+        Ks=views.Ks * torch.tensor([1.0, factor, 1.0])[:, None],
+        images=views.images.repeat_interleave(factor, 1),
+        alphas=views.alphas.repeat_interleave(factor, 1),
+    )
+
+
 @pytest.mark.parametrize("num_views", [1, 2, 6])
 def test_cells_hold_the_object_and_little_else(num_views: int) -> None:
     views = pictures(num_views)
@@ -67,9 +80,10 @@ def test_more_views_leave_less() -> None:
     assert counts[1] > 1.5 * counts[2]
 
 
-def test_no_part_of_the_hull_is_lost_between_coarse_and_fine() -> None:
-    """Halves whose middle is in the hull come from cells that may hold some of it."""
-    views = pictures(3)
+@pytest.mark.parametrize("rows_per_column", [1, 16])
+def test_no_part_of_the_hull_is_lost_between_coarse_and_fine(rows_per_column: int) -> None:
+    """Halves whose middle is in the hull come from cells that may hold some of it; pixels may be oblong."""
+    views = taller(pictures(3), rows_per_column)
     settled = settle(views, ORIGIN, RADIUS)
     everything = ball_cells(ORIGIN, RADIUS, COUNT)
     coverage = alpha_maps(settled)

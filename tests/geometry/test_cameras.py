@@ -8,8 +8,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from nest_nerfstudio.geometry.cameras import cameras_to_views, ray_lengths, stretch_views, viewmats_to_c2w
-from nest_nerfstudio.types import Views
+from nest_nerfstudio.geometry.cameras import cameras_to_views, ray_lengths, viewmats_to_c2w
 
 WIDTH, HEIGHT = 12, 8
 
@@ -111,31 +110,3 @@ def test_panoramas_are_refused() -> None:
 def test_no_cameras_are_refused() -> None:
     with pytest.raises(ValueError, match="no cameras"):
         cameras_to_views(make_cameras(random_poses(2))[:0])
-
-
-def test_stretched_cameras_see_a_stretched_scene_where_they_saw_the_scene() -> None:
-    viewmats = torch.eye(4, dtype=torch.float64).repeat(5, 1, 1)
-    viewmats[:, :3, :3] = torch.from_numpy(Rotation.random(5, random_state=0).as_matrix())
-    viewmats[:, :3, 3] = torch.tensor([0.1, -0.2, 4.0])
-    K = torch.tensor([[180.0, 0, 70], [0, 150, 60], [0, 0, 1]], dtype=torch.float64)
-    factors = torch.tensor([0.8, 1.1, 1.4], dtype=torch.float64)
-    point = torch.tensor([0.3, -0.5, 0.7], dtype=torch.float64)
-
-    def project(views: Views, point: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        camera = views.viewmats[:, :3, :3] @ point + views.viewmats[:, :3, 3]
-        pixels = (views.Ks @ camera[..., None])[..., 0]
-        return pixels[:, :2] / pixels[:, 2:], camera[:, 2]
-
-    before = Views(viewmats=viewmats, Ks=K.expand(5, 3, 3), width=128, height=128)
-    pixels, z = project(before, point)
-    before = replace(before, depths=z[:, None, None, None].expand(5, 128, 128, 1))
-    after = stretch_views(before, factors)
-    new_pixels, new_z = project(after, factors * point)
-    torch.testing.assert_close(new_pixels, pixels)
-    assert after.depths is not None
-    torch.testing.assert_close(new_z, after.depths[:, 0, 0, 0])
-    rotations = after.viewmats[:, :3, :3]
-    torch.testing.assert_close(rotations @ rotations.mT, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))
-    assert (torch.linalg.det(rotations) > 0).all()
-    assert (after.Ks.diagonal(dim1=1, dim2=2) > 0).all()
-    assert after.Ks.tril(-1).abs().max() == 0

@@ -125,7 +125,7 @@ def test_commits_once_the_motion_has_settled(capture: Path, tmp_path: Path) -> N
 
 
 def test_says_that_something_is_missing(capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    trainer = make_trainer(make_config(capture, tmp_path, motion="static"))
+    trainer = make_trainer(make_config(capture, tmp_path, motion="mlp"))
     model = trainer.pipeline.dynamic_model
     model.set_progress(0, 0.5)
     _, batch = trainer.pipeline.datamanager.next_train(0)
