@@ -1,4 +1,4 @@
-"""Decorators of the compiled kernels.
+"""Decorators of the compiled kernels, and the arrays they work on.
 
 Kernels are module-level functions so that numba can keep them on disk; they are compiled once per float type.
 numba's cache watches only the file a kernel is in: after changing one that others call, delete `__pycache__`.
@@ -8,13 +8,19 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
+import numpy as np
+from torch import Tensor
 
 
 def _compiler(**options: Any) -> Callable[[Callable], Any]:
     """Compiles what a function was written as, without the checks that an import hook wrapped it in."""
-    compile_ = njit(nogil=True, error_model="numpy", **options)
-    return lambda function: compile_(inspect.unwrap(function))
+
+    def compile_(function: Callable) -> Any:
+        from numba import njit  # slow to import, and whoever has no kernels needs it not
+
+        return njit(nogil=True, error_model="numpy", **options)(inspect.unwrap(function))
+
+    return compile_
 
 
 kernel = _compiler(cache=True, fastmath={"contract"})
@@ -24,3 +30,8 @@ sum_kernel = _compiler(cache=True, fastmath={"contract", "reassoc", "nsz"})
 
 inlined = _compiler(inline="always", fastmath={"contract"})
 """For helpers that take arrays, which LLVM alone would leave as calls."""
+
+
+def as_array(x: Tensor) -> np.ndarray:
+    """The values of a CPU tensor for a kernel to read; or to write, if it is contiguous."""
+    return x.detach().contiguous().numpy()

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "nest_nerfstudio"
 STAGES = {"encoders", "edits", "dynamics", "fields", "rasterizers", "losses"}
 ALLOWED = {
-    "geometry": {"geometry", "types"},
+    "geometry": {"geometry", "types", "compiled"},
     "types": {"geometry"},
     "data": {"data", "geometry", "types"},
     **{stage: {stage, "geometry", "types", "compiled", "thread_pool"} for stage in STAGES},

@@ -18,7 +18,7 @@ from nest_nerfstudio.dynamics.base import Dynamics
 from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_closure, find_period
 from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory, smooth_trajectory
 from nest_nerfstudio.dynamics.vector_field import VectorField, linear_fit, with_one
-from nest_nerfstudio.geometry.se3 import se3_compose, se3_exp
+from nest_nerfstudio.geometry.se3 import se3_plus
 from nest_nerfstudio.types import SceneLatent
 
 
@@ -103,17 +103,17 @@ class LatentODE(Dynamics):
     def forward(self, latent: SceneLatent, time: Float[Tensor, ""]) -> SceneLatent:
         z = self.trajectory(latent, float(time))(time)
         twists = self.twists(latent.motion.token_codes, z)
-        quats, translations = se3_compose((latent.quats, latent.translations), se3_exp(twists))
+        quats, translations = se3_plus((latent.quats, latent.translations), twists)
         return replace(
             latent, quats=quats, translations=translations, motion=replace(latent.motion, time=time)
         )
 
     def twists(self, token_codes: Float[Tensor, "k e"], z: Float[Tensor, " d"]) -> Float[Tensor, "k 6"]:
-        """ξ(e_k, z), body frame: translation (world units) and rotation (radians) as `se3_exp` takes them."""
+        """ξ(e_k, z), as `se3_plus` takes it: translation (world units), rotation (radians), body frame."""
         code, modes = self.split_codes(token_codes)
         if not self.committed:
             return self.pose_decoder(code, z)
-        return modes[..., :-1] @ z + modes[..., -1]
+        return modes @ with_one(z)
 
     def split_codes(
         self, token_codes: Float[Tensor, "k e"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from nest_nerfstudio.dynamics.base import Dynamics, set_time
 from nest_nerfstudio.dynamics.cycle import turn_pairs
 from nest_nerfstudio.dynamics.latent_ode import LatentODE
-from nest_nerfstudio.geometry.se3 import se3_compose, se3_exp, se3_inverse, se3_log
+from nest_nerfstudio.geometry.se3 import se3_compose, se3_inverse, se3_log, se3_plus
 from nest_nerfstudio.types import SceneLatent
 
 Motion: TypeAlias = Callable[[Float[Tensor, ""]], SceneLatent]
@@ -51,8 +51,7 @@ def blend(a: Motion, b: Motion, weight: float | Callable[[Tensor], Tensor]) -> M
             raise ValueError(f"cannot blend {len(first.quats)} tokens with {len(second.quats)}")
         w = weight(time) if callable(weight) else weight
         pose, other = (first.quats, first.translations), (second.quats, second.translations)
-        step = se3_exp(w * se3_log(se3_compose(se3_inverse(pose), other)))
-        quats, translations = se3_compose(pose, step)
+        quats, translations = se3_plus(pose, w * se3_log(se3_compose(se3_inverse(pose), other)))
         return replace(first, quats=quats, translations=translations)
 
     return blended

@@ -35,17 +35,22 @@ class Trajectory:
     def __call__(self, times: Float[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
         """The state at any times; Hermite basis functions as in Hairer, Nørsett, Wanner I, II.6."""
         u, z0, z1, m0, m1 = self._interval(times)
-        return z0 + u * (m0 + u * (3 * (z1 - z0) - 2 * m0 - m1 + u * (2 * (z0 - z1) + m0 + m1)))
+        rise = z1 - z0
+        bend = m0 + m1 - 2 * rise
+        return z0 + u * (m0 + u * (rise - m0 - bend + u * bend))
 
     def slope(self, times: Float[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
         """dz/dt at times inside the span."""
         u, z0, z1, m0, m1 = self._interval(times)
-        return (m0 + u * (6 * (z1 - z0) - 4 * m0 - 2 * m1 + 3 * u * (2 * (z0 - z1) + m0 + m1))) / self.step
+        rise = z1 - z0
+        bend = m0 + m1 - 2 * rise
+        return (m0 + u * (2 * (rise - m0 - bend) + 3 * u * bend)) / self.step
 
     def _interval(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Place in its interval, 0…1, and the values and scaled slopes at both ends."""
-        position = (times.clamp(self.t0, self.t1) - self.t0) / self.step
-        left = position.floor().long().clamp(0, self.values.shape[0] - 2)
+        intervals = len(self.values) - 1
+        position = ((times - self.t0) / self.step).clamp(0, intervals)
+        left = position.long().clamp_max(intervals - 1)
         m0, m1 = self.slopes[left] * self.step, self.slopes[left + 1] * self.step
         return (position - left)[..., None], self.values[left], self.values[left + 1], m0, m1
 

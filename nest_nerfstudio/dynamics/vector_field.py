@@ -121,9 +121,9 @@ class VectorField(nn.Module):
         return ((learned - targets) / self.speed).square().mean()
 
 
-def with_one(states: Float[Tensor, "s d"]) -> Float[Tensor, "s e"]:
+def with_one(states: Float[Tensor, "*b d"]) -> Float[Tensor, "*b e"]:
     """(z, 1) for each state."""
-    return torch.cat([states, torch.ones_like(states[:, :1])], 1)
+    return torch.cat([states, torch.ones_like(states[..., :1])], -1)
 
 
 def linear_fit(

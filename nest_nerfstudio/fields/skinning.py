@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nest_nerfstudio.compiled import as_array
 from nest_nerfstudio.geometry.quaternion import (
     quat_conjugate,
     quat_multiply,
@@ -20,7 +21,7 @@ from nest_nerfstudio.geometry.quaternion import (
 )
 from nest_nerfstudio.geometry.se3 import Pose
 from nest_nerfstudio.geometry.sh import rotate_sh, sh_degree
-from nest_nerfstudio.thread_pool import SHARED
+from nest_nerfstudio.thread_pool import SHARED, even_ranges
 from nest_nerfstudio.types import Gaussians
 
 
@@ -64,8 +65,8 @@ def skin(
     fused = rest.means.device.type == "cpu" and rest.means.dtype in (torch.float32, torch.float64)
     if not fused:
         return skin_reference(rest, poses, bind_poses, log_radii, neighbors)
-    means, quats, turns = _Skin.apply(neighbors, bind_poses, rest.means, rest.quats, *poses, log_radii)
-    sh = _TurnSH.apply(rest.sh, turns) if sh_degree(rest.sh.shape[1]) else rest.sh
+    moved = _Skin.apply(neighbors, bind_poses, rest.means, rest.quats, rest.sh, *poses, log_radii)
+    means, quats, sh = moved
     return Gaussians(means, quats, rest.scales, rest.opacities, sh)
 
 
@@ -106,74 +107,59 @@ def skinning_weights(
 
 
 class _Skin(torch.autograd.Function):
-    """Means and quaternions at rest to moved ones, and the rotation of each Gaussian."""
+    """Means, quaternions and spherical harmonics at rest to moved ones."""
 
     @staticmethod
     def forward(ctx: Any, neighbors: Tensor, bind_poses: Pose, *inputs: Tensor) -> tuple[Tensor, ...]:
         # numba is slow to import, and nobody else needs it
         from nest_nerfstudio.fields import skinning_kernels as kernels
 
-        means, quats, *pose, log_radii = inputs
-        moved, turned, turns = (means.new_empty(len(means), width) for width in (3, 4, 4))
-        weights = means.new_empty(neighbors.shape)
+        means, quats, sh, *tokens = inputs
         if len(neighbors):
             lowest, highest = neighbors.aminmax()
-            if lowest < 0 or highest >= len(log_radii):
-                raise IndexError(f"neighbors must be indices of the {len(log_radii)} tokens")
-        ctx.bind_quats, centres = map(_array, bind_poses)
-        table = kernels.token_table(*map(_array, pose), ctx.bind_quats, centres, _array(log_radii))
-        arrays = (neighbors, means, quats, weights, moved, turned, turns)
-        SHARED.run(kernels.skin_forward, _chunks(len(means)), table, *map(_array, arrays))
-        ctx.table = table
-        ctx.save_for_backward(neighbors, weights, *inputs)
-        ctx.mark_non_differentiable(turns)
-        return moved, turned, turns
+            if lowest < 0 or highest >= len(bind_poses[0]):
+                raise IndexError(f"neighbors must be indices of the {len(bind_poses[0])} tokens")
+        moved = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (means, quats, sh)]
+        weights, turns = means.new_empty(neighbors.shape), torch.empty_like(moved[1])
+        ctx.table = kernels.token_table(*map(as_array, (*tokens, *bind_poses)))
+        arrays = [as_array(x) for x in (neighbors, means, quats, weights, *moved[:2], turns)]
+        harmonics = [as_array(x) for x in (turns, sh, moved[2])]
+
+        def move(first: int, last: int) -> None:
+            kernels.skin_forward(first, last, ctx.table, *arrays)
+            kernels.turn_sh(first, last, False, *harmonics)
+
+        pieces = min(2 * SHARED.threads, len(means) // _SMALL)
+        SHARED.run(move, even_ranges(len(means), pieces))
+        ctx.bind_quats = bind_poses[0]
+        ctx.save_for_backward(neighbors, weights, turns, *inputs)
+        return tuple(moved)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, v_moved: Tensor, v_turned: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, v_moved: Tensor, v_turned: Tensor, v_turned_sh: Tensor) -> tuple[Any, ...]:
         from nest_nerfstudio.fields import skinning_kernels as kernels
 
-        neighbors, weights, *inputs = ctx.saved_tensors
+        neighbors, weights, turns, *inputs = ctx.saved_tensors
         outputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
-        means, quats = inputs[:2]
-        v_means, v_quats, *v_tokens = outputs
-        chunks = _chunks(len(means))
+        means, quats, _, *_ = inputs
+        v_means, v_quats, v_sh, *v_tokens = outputs
+        count = len(means)
+        chunks = [(i, min(i + kernels.CHUNK, count)) for i in range(0, count, kernels.CHUNK)]
         sums = np.zeros((len(chunks), len(ctx.table), kernels.GRADS))
-        arrays = (neighbors, means, quats, weights, v_moved, v_turned, v_means, v_quats)
-        SHARED.run(kernels.skin_backward, chunks, ctx.table, sums, *map(_array, arrays))
-        kernels.token_backward(ctx.table, ctx.bind_quats, sums.sum(0), *map(_array, v_tokens))
+        arrays = [
+            as_array(x) for x in (neighbors, means, quats, weights, v_moved, v_turned, v_means, v_quats)
+        ]
+        harmonics = [as_array(x) for x in (turns, v_turned_sh, v_sh)]
+
+        def pull_back(first: int, last: int) -> None:
+            kernels.skin_backward(first, last, ctx.table, sums, *arrays)
+            kernels.turn_sh(first, last, True, *harmonics)
+
+        SHARED.run(pull_back, chunks)
+        kernels.token_backward(ctx.table, as_array(ctx.bind_quats), sums.sum(0), *map(as_array, v_tokens))
         return None, None, *outputs
 
 
-class _TurnSH(torch.autograd.Function):
-    """Spherical harmonics turned by unit quaternions, to which no gradient flows."""
-
-    @staticmethod
-    def forward(ctx: Any, sh: Tensor, turns: Tensor) -> Tensor:
-        ctx.save_for_backward(turns)
-        return _turned(sh, turns, inverse=False)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, v_sh: Tensor) -> tuple[Tensor, None]:
-        (turns,) = ctx.saved_tensors
-        return _turned(v_sh, turns, inverse=True), None
-
-
-def _turned(sh: Tensor, turns: Tensor, inverse: bool) -> Tensor:
-    from nest_nerfstudio.fields import skinning_kernels as kernels
-
-    out = torch.empty_like(sh, memory_format=torch.contiguous_format)
-    SHARED.run(kernels.turn_sh, _chunks(len(sh)), _array(turns), inverse, _array(sh), _array(out))
-    return out
-
-
-def _chunks(count: int) -> list[tuple[int, int]]:
-    from nest_nerfstudio.fields.skinning_kernels import CHUNK
-
-    return [(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
-
-
-def _array(x: Tensor) -> np.ndarray:
-    return x.detach().contiguous().numpy()
+_SMALL = 256
+"""Fewer Gaussians than this are not worth another thread's attention."""

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from nest_nerfstudio.compiled import inlined, kernel
+from nest_nerfstudio.geometry.quaternion_kernels import conjugate, multiply, quat_at, rotmat, rotmat_vjp
 
 # One row per token: what is blended (rotation matrix, translation, quaternion), then where it is bound
 # and 1 / r².
@@ -31,54 +32,6 @@ RING, CROSS, POLE = math.sqrt(3.0 / 5.0), math.sqrt(2.0 / 3.0), math.sqrt(2.0 / 
 
 
 @kernel
-def _rotmat(w, x, y, z):
-    """Rotation matrix of a unit quaternion, row by row."""
-    return (
-        1.0 - 2.0 * (y * y + z * z),
-        2.0 * (x * y - w * z),
-        2.0 * (x * z + w * y),
-        2.0 * (x * y + w * z),
-        1.0 - 2.0 * (x * x + z * z),
-        2.0 * (y * z - w * x),
-        2.0 * (x * z - w * y),
-        2.0 * (y * z + w * x),
-        1.0 - 2.0 * (x * x + y * y),
-    )
-
-
-@kernel
-def _rotmat_vjp(q, v):
-    """Gradient of Σ v_i rotmat_i in the quaternion."""
-    w, x, y, z = q
-    return (
-        2.0 * (x * (v[7] - v[5]) + y * (v[2] - v[6]) + z * (v[3] - v[1])),
-        2.0 * (y * (v[1] + v[3]) + z * (v[2] + v[6]) + w * (v[7] - v[5])) - 4.0 * x * (v[4] + v[8]),
-        2.0 * (x * (v[1] + v[3]) + z * (v[5] + v[7]) + w * (v[2] - v[6])) - 4.0 * y * (v[0] + v[8]),
-        2.0 * (x * (v[2] + v[6]) + y * (v[5] + v[7]) + w * (v[3] - v[1])) - 4.0 * z * (v[0] + v[4]),
-    )
-
-
-@inlined
-def _quat(array, n):
-    return float(array[n, 0]), float(array[n, 1]), float(array[n, 2]), float(array[n, 3])
-
-
-@kernel
-def _conjugate(q):
-    return q[0], -q[1], -q[2], -q[3]
-
-
-@kernel
-def _multiply(p, q):
-    return (
-        p[0] * q[0] - p[1] * q[1] - p[2] * q[2] - p[3] * q[3],
-        p[0] * q[1] + p[1] * q[0] + p[2] * q[3] - p[3] * q[2],
-        p[0] * q[2] - p[1] * q[3] + p[2] * q[0] + p[3] * q[1],
-        p[0] * q[3] + p[1] * q[2] - p[2] * q[1] + p[3] * q[0],
-    )
-
-
-@kernel
 def _normalize(q):
     """Unit quaternion, and its former inverse length."""
     inv = 1.0 / max(math.sqrt(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]), TINY)
@@ -98,12 +51,12 @@ def _normalize_vjp(unit, inv, v):
 
 
 @kernel
-def token_table(quats, translations, bind_quats, centres, log_radii):
+def token_table(quats, translations, log_radii, bind_quats, centres):
     """What Gaussians read of each token, [K, ROW]: its motion since it was bound, and where that was."""
     table = np.empty((len(quats), ROW))
     for k in range(len(quats)):
-        q = _multiply(_quat(quats, k), _conjugate(_quat(bind_quats, k)))
-        rot = _rotmat(q[0], q[1], q[2], q[3])
+        q = multiply(quat_at(quats, k), conjugate(quat_at(bind_quats, k)))
+        rot = rotmat(q[0], q[1], q[2], q[3])
         for i in range(9):
             table[k, i] = rot[i]
         for i in range(3):
@@ -171,8 +124,8 @@ def skin_forward(first, last, table, neighbors, means, quats, weights, moved, tu
             row = 3 * i
             moved[n, i] = motion[row] * x + motion[row + 1] * y + motion[row + 2] * z + motion[SHIFT + i]
         turn, _ = _normalize((motion[TURN], motion[TURN + 1], motion[TURN + 2], motion[TURN + 3]))
-        unit, _ = _normalize(_quat(quats, n))
-        quat = _multiply(turn, unit)
+        unit, _ = _normalize(quat_at(quats, n))
+        quat = multiply(turn, unit)
         for i in range(4):
             turned[n, i] = quat[i]
             turns[n, i] = turn[i]
@@ -205,10 +158,10 @@ def skin_backward(
             v_motion[SHIFT + i] = v[i]
 
         turn, turn_inv = _normalize((motion[TURN], motion[TURN + 1], motion[TURN + 2], motion[TURN + 3]))
-        unit, unit_inv = _normalize(_quat(quats, n))
-        v_quat = _quat(v_turned, n)
-        v_turn = _normalize_vjp(turn, turn_inv, _multiply(v_quat, _conjugate(unit)))
-        v_rest = _normalize_vjp(unit, unit_inv, _multiply(_conjugate(turn), v_quat))
+        unit, unit_inv = _normalize(quat_at(quats, n))
+        v_quat = quat_at(v_turned, n)
+        v_turn = _normalize_vjp(turn, turn_inv, multiply(v_quat, conjugate(unit)))
+        v_rest = _normalize_vjp(unit, unit_inv, multiply(conjugate(turn), v_quat))
         for i in range(4):
             v_motion[TURN + i] = v_turn[i]
             v_quats[n, i] = v_rest[i]
@@ -243,14 +196,14 @@ def token_backward(table, bind_quats, sums, v_quats, v_translations, v_log_radii
             v_translations[k, i] = sums[k, SHIFT + i]
             for j in range(3):
                 sums[k, 3 * i + j] -= sums[k, SHIFT + i] * row[CENTRE + j]
-        v_turn = _rotmat_vjp((row[TURN], row[TURN + 1], row[TURN + 2], row[TURN + 3]), sums[k])
+        v_turn = rotmat_vjp((row[TURN], row[TURN + 1], row[TURN + 2], row[TURN + 3]), sums[k])
         v_turn = (
             v_turn[0] + sums[k, TURN],
             v_turn[1] + sums[k, TURN + 1],
             v_turn[2] + sums[k, TURN + 2],
             v_turn[3] + sums[k, TURN + 3],
         )
-        v_quat = _multiply(v_turn, _quat(bind_quats, k))
+        v_quat = multiply(v_turn, quat_at(bind_quats, k))
         for i in range(4):
             v_quats[k, i] = v_quat[i]
         v_log_radii[k] = sums[k, LOG_RADIUS]
@@ -311,7 +264,7 @@ def _rotation(planes, p):
 def _fill_rotations(planes, sign):
     """Rotation matrices of the lanes' quaternions, or of their conjugates where the sign is -1."""
     for p in range(LANES):
-        rot = _rotmat(
+        rot = rotmat(
             planes[_at(QUAT, p)],
             sign * planes[_at(QUAT + 1, p)],
             sign * planes[_at(QUAT + 2, p)],
@@ -381,13 +334,13 @@ def _turn_cubics(planes):
 
 
 @kernel
-def turn_sh(first, last, turns, inverse, sh, out):
+def turn_sh(first, last, inverse, turns, sh, out):
     """Turn spherical harmonics of degree 0 to 3, in gsplat's order and sign.
 
     Args:
         first, last: range of Gaussians.
-        turns: [N, 4], unit quaternions.
         inverse: turn back instead, which is also the gradient, as these rotations are orthogonal.
+        turns: [N, 4], unit quaternions.
         sh: [N, (degree + 1)², 3].
         out: turned coefficients, written.
     """

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nest_nerfstudio.compiled import as_array
 from nest_nerfstudio.rasterizers.base import Rasterizer, RenderMode
 from nest_nerfstudio.rasterizers.checks import check_inputs, drawn_degree
 from nest_nerfstudio.rasterizers.kernels import TILE, Bins, Frame, Pictures, Scene, Splats
@@ -73,7 +74,7 @@ class NumbaRasterizer(Rasterizer):
             antialiased=antialiased,
             degree=drawn_degree(gaussians, sh_degree),
             absgrad=absgrad,
-            Ks=_array(Ks),
+            Ks=as_array(Ks),
             pool=self._pool,
         )
         g = gaussians
@@ -119,7 +120,7 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, lens: _Lens, *inputs: Tensor) -> tuple[Tensor, ...]:
-        scene = Scene(*(_array(x) for x in inputs))
+        scene = Scene(*(as_array(x) for x in inputs))
         shape = len(scene.viewmats), len(scene.means)
         like = inputs[0]
         splats = [like.new_zeros(*shape, *tail) for tail in ((2,), (3,), (), (3,), ())]
@@ -129,8 +130,8 @@ class _Project(torch.autograd.Function):
             project_forward,
             even_ranges(shape[1], lens.pool.threads * 2 if shape[1] > _SMALL else 1),
             *(lens.frame, lens.near, lens.far, lens.antialiased, lens.degree, scene, lens.Ks),
-            Splats(*(_array(x) for x in splats)),
-            _array(radii),
+            Splats(*(as_array(x) for x in splats)),
+            as_array(radii),
             lit,
         )
         ctx.lens, ctx.lit = lens, lit
@@ -149,11 +150,11 @@ class _Project(torch.autograd.Function):
         lens.pool.run(
             project_backward,
             even_ranges(len(v_cameras), lens.pool.threads * 4),
-            *(lens.frame, lens.antialiased, lens.degree, Scene(*(_array(x) for x in inputs)), lens.Ks),
-            _array(radii),
+            *(lens.frame, lens.antialiased, lens.degree, Scene(*(as_array(x) for x in inputs)), lens.Ks),
+            as_array(radii),
             ctx.lit,
-            Splats(*(_array(x) for x in grads)),
-            Scene(*(_array(x) for x in outputs)),
+            Splats(*(as_array(x) for x in grads)),
+            Scene(*(as_array(x) for x in outputs)),
             v_cameras,
         )
         v_camera = torch.from_numpy(v_cameras.sum(0)).to(inputs[0].dtype)
@@ -170,17 +171,17 @@ class _Composite(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, lens: _Lens, radii: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         *splats, backgrounds = inputs
-        drawing = _sort_into_tiles(lens, _array(radii), Splats(*(_array(x) for x in splats)))
+        drawing = _sort_into_tiles(lens, as_array(radii), Splats(*(as_array(x) for x in splats)))
         shape = len(radii), lens.frame.height, lens.frame.width
         rgb, alpha, depth = (backgrounds.new_empty(*shape, channels) for channels in (3, 1, 1))
         t_end, last_ids = backgrounds.new_empty(shape), torch.empty(shape, dtype=torch.int32)
         lens.pool.run(
             composite_forward,
             drawing.tiles,
-            *(lens.frame, drawing.bins, _array(backgrounds)),
-            Pictures(_array(rgb), _array(alpha), _array(depth)),
-            _array(t_end),
-            _array(last_ids),
+            *(lens.frame, drawing.bins, as_array(backgrounds)),
+            Pictures(as_array(rgb), as_array(alpha), as_array(depth)),
+            as_array(t_end),
+            as_array(last_ids),
         )
         ctx.lens, ctx.drawing, ctx.means2d = lens, drawing, splats[0]
         ctx.save_for_backward(radii, backgrounds, t_end, last_ids)
@@ -195,8 +196,8 @@ class _Composite(torch.autograd.Function):
         lens.pool.run(
             composite_backward,
             drawing.tiles,
-            *(lens.frame, bins, _array(backgrounds), _array(t_end), _array(last_ids)),
-            Pictures(*(_array(x) for x in grads)),
+            *(lens.frame, bins, as_array(backgrounds), as_array(t_end), as_array(last_ids)),
+            Pictures(*(as_array(x) for x in grads)),
             lens.absgrad,
             rows,
         )
@@ -206,8 +207,8 @@ class _Composite(torch.autograd.Function):
             sum_grads,
             drawing.parts,
             *(drawing.order, drawing.first_slots, rows),
-            Splats(*(_array(x) for x in v_splats)),
-            _array(absgrad),
+            Splats(*(as_array(x) for x in v_splats)),
+            as_array(absgrad),
         )
         if lens.absgrad:
             ctx.means2d.absgrad = absgrad
@@ -260,7 +261,3 @@ def _balanced_ranges(starts: np.ndarray, threads: int) -> list[tuple[int, int]]:
     cuts = np.searchsorted(work, work[-1] * np.arange(1, pieces) / pieces)
     edges = [0, *cuts.tolist(), len(starts) - 1]
     return [(first, last) for first, last in pairwise(edges) if first < last]
-
-
-def _array(x: Tensor) -> np.ndarray:
-    return x.detach().contiguous().numpy()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from nest_nerfstudio.geometry.quaternion import quat_to_rotmat
-from nest_nerfstudio.geometry.se3 import se3_apply, se3_compose, se3_exp, se3_inverse, se3_log
+from nest_nerfstudio.geometry.se3 import se3_apply, se3_compose, se3_exp, se3_inverse, se3_log, se3_plus
 
 coordinate = st.floats(-1.0, 1.0)
 twists = st.tuples(*[coordinate] * 6).map(lambda v: torch.tensor(v, dtype=torch.float64))
@@ -78,3 +78,43 @@ def test_derivative_at_zero_in_float32() -> None:
     expected[4:, :3] = torch.eye(3)
     expected[1:4, 3:] = 0.5 * torch.eye(3)
     torch.testing.assert_close(jacobian, expected, rtol=0, atol=0)
+
+
+ANGLES = [0.0, 1e-8, 1e-3, 0.499, 0.501, 0.999, 1.001, 2.0, 3.1, 7.0]
+
+
+def poses_and_twists() -> tuple[Tensor, Tensor, Tensor]:
+    """One pose and twist for each angle, the twists as every other column of a table."""
+    torch.manual_seed(0)
+    quats, translations = se3_exp(torch.randn(len(ANGLES), 6, dtype=torch.float64))
+    table = torch.randn(len(ANGLES), 12, dtype=torch.float64)
+    axes = torch.nn.functional.normalize(table[:, 6::2], dim=1)
+    table[:, 6::2] = torch.tensor(ANGLES, dtype=torch.float64)[:, None] * axes
+    return quats, translations, table[:, ::2]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 2e-15), (torch.float32, 2e-6)])
+def test_plus_composes_with_exp(dtype: torch.dtype, tolerance: float) -> None:
+    quats, translations, xi = poses_and_twists()
+    moved = se3_plus((quats.to(dtype), translations.to(dtype)), xi.to(dtype))
+    for got, expected in zip(moved, se3_compose((quats, translations), se3_exp(xi)), strict=True):
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.double(), expected, rtol=0, atol=tolerance)
+
+
+def test_derivatives_of_plus() -> None:
+    inputs = [x.detach().requires_grad_() for x in poses_and_twists()]
+    assert gradcheck(lambda quats, translations, xi: se3_plus((quats, translations), xi), inputs)
+    pose, weights = (inputs[0], inputs[1]), torch.randn(len(ANGLES), 7, dtype=torch.float64)
+    by_kernel, by_torch = (
+        torch.autograd.grad((torch.cat(moved, 1) * weights).sum(), inputs)
+        for moved in (se3_plus(pose, inputs[2]), se3_compose(pose, se3_exp(inputs[2])))
+    )
+    for got, expected in zip(by_kernel, by_torch, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
+
+
+def test_plus_of_no_bodies() -> None:
+    quats, translations = se3_plus((torch.zeros(0, 4), torch.zeros(0, 3)), torch.zeros(0, 6))
+    assert quats.shape == (0, 4)
+    assert translations.shape == (0, 3)
