@@ -196,13 +196,15 @@ class MotionCode:
 
     Attributes:
         start: state z(0) of the scene, where its trajectory begins.
-        token_codes: how each token answers to the state.
+        token_codes: how each token answers to a state that is learned freely.
+        token_modes: how it answers to that of the ODE, the linear map from (z, 1) to its twist.
         scene_code: tells scenes apart where many share one vector field; empty for a single scene.
         time: clip time at which the poses of the latent stand.
     """
 
     start: Float[Tensor, " d"]
     token_codes: Float[Tensor, "k e"]
+    token_modes: Float[Tensor, "k 6 m"]
     scene_code: Float[Tensor, " c"]
     time: Float[Tensor, ""]
 
@@ -277,5 +279,9 @@ class SceneLatent:
             translations=self.translations[index],
             shape=self.shape[index],
             appearance=self.appearance[index],
-            motion=replace(self.motion, token_codes=self.motion.token_codes[index]),
+            motion=replace(
+                self.motion,
+                token_codes=self.motion.token_codes[index],
+                token_modes=self.motion.token_modes[index],
+            ),
         )

@@ -29,10 +29,9 @@ class Scene:
 
     def __init__(self, committed: bool) -> None:
         config = LatentODEConfig()
-        modes = LatentODE.num_modes(config)
         self.ode = moved(LatentODE(config))
         self.ode.__dict__["committed"] = committed
-        self.latent = moved(TrainableLatent(TOKENS, config.state_dim, config.token_code_dim, modes))
+        self.latent = moved(TrainableLatent(TOKENS, config.state_dim, config.token_code_dim))
         self.field = moved(BoundGaussians(GAUSSIANS, TOKENS, sh_degree=1))
 
     @property
@@ -41,7 +40,7 @@ class Scene:
 
     def posed(self) -> SceneLatent:
         latent = self.latent()
-        twists = self.ode.twists(latent.motion.token_codes, self.path(on_gpu(1))[0])
+        twists = self.ode.twists(latent.motion, self.path(on_gpu(1))[0])
         quats, translations = se3_compose((latent.quats, latent.translations), se3_exp(twists))
         return replace(latent, quats=quats, translations=translations)
 

@@ -16,7 +16,7 @@ def make_latent(k: int = 4) -> SceneLatent:
         rand(k, 3),
         rand(k, 2),
         rand(3, 9),
-        MotionCode(rand(5), rand(k, 2), rand(0), rand(())),
+        MotionCode(rand(5), rand(k, 2), rand(k, 6, 6), rand(0), rand(())),
     )
 
 
@@ -86,6 +86,7 @@ def test_factors_commute() -> None:
     torch.testing.assert_close(one.translations, two.translations)
     torch.testing.assert_close(one.light, two.light)
     torch.testing.assert_close(one.motion.token_codes, two.motion.token_codes)
+    torch.testing.assert_close(one.motion.token_modes, two.motion.token_modes)
 
 
 def test_selecting_keeps_tokens_together() -> None:
@@ -93,3 +94,4 @@ def test_selecting_keeps_tokens_together() -> None:
     kept = latent.select(torch.tensor([True, False, True, False]))
     assert len(kept) == 2
     torch.testing.assert_close(kept.motion.token_codes, latent.motion.token_codes[[0, 2]])
+    torch.testing.assert_close(kept.motion.token_modes, latent.motion.token_modes[[0, 2]])

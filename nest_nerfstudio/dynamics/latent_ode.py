@@ -19,7 +19,7 @@ from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_closure, find
 from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory, smooth_trajectory
 from nest_nerfstudio.dynamics.vector_field import VectorField, linear_fit, with_one
 from nest_nerfstudio.geometry.se3 import se3_plus
-from nest_nerfstudio.types import SceneLatent
+from nest_nerfstudio.types import MotionCode, SceneLatent
 
 
 @dataclass
@@ -75,8 +75,7 @@ class LatentODE(Dynamics):
 
     Motion that is found to be cyclic gets an `Oscillator` for F instead, and so a Fourier series for ξ.
 
-    A token's code holds what the MLP reads (`token_code_dim` numbers), and then its modes: 6 × (D + 1)
-    numbers, the linear map from (z, 1) to its twist; zero until the commitment.
+    e_k are the `token_codes` of a scene for the MLP, and after the commitment its `token_modes`.
     """
 
     committed: Tensor
@@ -102,30 +101,17 @@ class LatentODE(Dynamics):
 
     def forward(self, latent: SceneLatent, time: Float[Tensor, ""]) -> SceneLatent:
         z = self.trajectory(latent, float(time))(time)
-        twists = self.twists(latent.motion.token_codes, z)
+        twists = self.twists(latent.motion, z)
         quats, translations = se3_plus((latent.quats, latent.translations), twists)
         return replace(
             latent, quats=quats, translations=translations, motion=replace(latent.motion, time=time)
         )
 
-    def twists(self, token_codes: Float[Tensor, "k e"], z: Float[Tensor, " d"]) -> Float[Tensor, "k 6"]:
+    def twists(self, motion: MotionCode, z: Float[Tensor, " d"]) -> Float[Tensor, "k 6"]:
         """ξ(e_k, z), as `se3_plus` takes it: translation (world units), rotation (radians), body frame."""
-        code, modes = self.split_codes(token_codes)
         if not self.committed:
-            return self.pose_decoder(code, z)
-        return modes @ with_one(z)
-
-    def split_codes(
-        self, token_codes: Float[Tensor, "k e"]
-    ) -> tuple[Float[Tensor, "k c"], Float[Tensor, "k 6 m"]]:
-        """What the MLP reads; and the modes, the map from (z, 1) to each token's twist."""
-        code, modes = token_codes.split([self.config.token_code_dim, self.num_modes(self.config)], 1)
-        return code, modes.unflatten(1, (6, -1))
-
-    @staticmethod
-    def num_modes(config: LatentODEConfig) -> int:
-        """How many numbers of a token's code are its modes."""
-        return 6 * (config.state_dim + 1)
+            return self.pose_decoder(motion.token_codes, z)
+        return motion.token_modes @ with_one(z)
 
     @property
     def period(self) -> float | None:
@@ -243,7 +229,7 @@ class LatentODE(Dynamics):
     @torch.no_grad()
     def _principal_components(
         self, token_codes: Tensor, arm: float = 1.0
-    ) -> tuple[Trajectory, Float[Tensor, "k m"]]:
+    ) -> tuple[Trajectory, Float[Tensor, "k 6 m"]]:
         """The motion of all tokens as one curve of D numbers, the first of unit variance, and its modes.
 
         Components of the motion and its speeds together, as a pendulum passes every place in two
@@ -262,7 +248,7 @@ class LatentODE(Dynamics):
     def _observed_twists(self, token_codes: Tensor, count: int) -> Float[Tensor, "s k 6"]:
         """Twists of all tokens on the free path, at evenly spaced times of the clip."""
         path, times = self.path(), torch.linspace(0, 1, count, device=token_codes.device)
-        return torch.stack([self.twists(token_codes, z) for z in path(times.to(token_codes))])
+        return torch.stack([self.pose_decoder(token_codes, z) for z in path(times.to(token_codes))])
 
     def _choose_period(self, path: Trajectory) -> tuple[float | None, str]:
         """The period if motion is to be cyclic, and why it is or is not."""
@@ -307,7 +293,7 @@ class LatentODE(Dynamics):
     @torch.no_grad()
     def _fit_cycle(
         self, token_codes: Tensor, period: float, arm: float
-    ) -> tuple[Tensor, Float[Tensor, "k m"], float]:
+    ) -> tuple[Tensor, Float[Tensor, "k 6 m"], float]:
         """Start state and modes of the Fourier series nearest to the observed motion; its share off that."""
         # of rest at both ends no picture tells when it is over: `find_closure` gave the whole clip
         start = self.oscillator.begin(period, fixed=self.config.period > 0 or period == 1)
@@ -367,13 +353,13 @@ class Explanation:
 
     Attributes:
         start: z(0).
-        modes: of each token.
+        modes: of each token, the linear map from (z, 1) to its twist.
         gap: root-mean-square distance to the observed motion, as a share of that motion's size.
         reason: what kind of motion it is and why.
     """
 
     start: Float[Tensor, " d"]
-    modes: Float[Tensor, "k m"]
+    modes: Float[Tensor, "k 6 m"]
     gap: float
     reason: str
 
@@ -387,9 +373,9 @@ def _ways(twists: Float[Tensor, "s k 6"], arm: float) -> Float[Tensor, "s c"]:
     return (twists * _lever(arm, twists)).flatten(1)
 
 
-def _as_modes(fit: Float[Tensor, "m c"], arm: float) -> Float[Tensor, "k n"]:
+def _as_modes(fit: Float[Tensor, "m c"], arm: float) -> Float[Tensor, "k 6 m"]:
     """Modes of each token, from a linear map of (z, 1) to the `_ways` of all."""
-    return (fit.unflatten(1, (-1, 6)) / _lever(arm, fit)).permute(1, 2, 0).flatten(1)
+    return (fit.unflatten(1, (-1, 6)) / _lever(arm, fit)).permute(1, 2, 0)
 
 
 def _lever(arm: float, like: Tensor) -> Float[Tensor, " 6"]:

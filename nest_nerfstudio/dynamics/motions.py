@@ -84,10 +84,9 @@ def amplify(latent: SceneLatent, dynamics: LatentODE, factor: float) -> SceneLat
         ValueError: the ODE has not taken over from the free path.
     """
     _check_committed(dynamics)
-    code, modes = dynamics.split_codes(latent.motion.token_codes)
+    modes = latent.motion.token_modes
     modes = torch.cat([factor * modes[..., :-1], modes[..., -1:]], -1)
-    codes = torch.cat([code, modes.flatten(1)], 1)
-    return replace(latent, motion=replace(latent.motion, token_codes=codes))
+    return replace(latent, motion=replace(latent.motion, token_modes=modes))
 
 
 def sample(

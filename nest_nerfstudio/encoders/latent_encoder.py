@@ -172,7 +172,9 @@ class LatentEncoder(Encoder):
             shape=torch.cat([sizes.log()[:, None], self.to_shape(about)], 1),
             appearance=albedo.flatten(1),
             light=self._light(x),
-            motion=MotionCode(empty, x.new_zeros(len(x), 0), empty, x.new_zeros(())),
+            motion=MotionCode(
+                empty, x.new_zeros(len(x), 0), x.new_zeros(len(x), 6, 1), empty, x.new_zeros(())
+            ),
         )
         return latent, None if proposals is None else proposals.guess
 

@@ -133,10 +133,7 @@ class NestDynamicModel(GaussianModel):
         config = self.config
         field_class = DeformedGaussians if config.motion == "mlp" else BoundGaussians
         self.latent = TrainableLatent(
-            config.num_tokens,
-            config.dynamics.state_dim,
-            config.dynamics.token_code_dim,
-            LatentODE.num_modes(config.dynamics),
+            config.num_tokens, config.dynamics.state_dim, config.dynamics.token_code_dim
         )
         self.dynamics = LatentODE(config.dynamics) if config.motion == "ode" else StaticDynamics()
         self.field = field_class(

@@ -21,14 +21,14 @@ class TrainableLatent(nn.Module):
     translations: Tensor
     light: Tensor
 
-    def __init__(self, num_tokens: int, state_dim: int, token_code_dim: int, num_modes: int) -> None:
+    def __init__(self, num_tokens: int, state_dim: int, token_code_dim: int) -> None:
         super().__init__()
         self.register_buffer("quats", torch.tensor([1.0, 0, 0, 0]).repeat(num_tokens, 1))
         self.register_buffer("translations", torch.zeros(num_tokens, 3))
         self.register_buffer("light", torch.zeros(3, 9))
         self.start = nn.Parameter(torch.zeros(state_dim))
         self.token_codes = nn.Parameter(torch.zeros(num_tokens, token_code_dim))
-        self.token_modes = nn.Parameter(torch.zeros(num_tokens, num_modes))
+        self.token_modes = nn.Parameter(torch.zeros(num_tokens, 6, state_dim + 1))
 
     @torch.no_grad()
     def place_tokens(self, positions: Float[Tensor, "k 3"]) -> None:
@@ -59,7 +59,8 @@ class TrainableLatent(nn.Module):
             light=self.light,
             motion=MotionCode(
                 start=self.start,
-                token_codes=torch.cat([self.token_codes, self.token_modes], 1),
+                token_codes=self.token_codes,
+                token_modes=self.token_modes,
                 scene_code=self.start.new_zeros(0),
                 time=self.start.new_zeros(()),
             ),

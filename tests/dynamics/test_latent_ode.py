@@ -22,7 +22,13 @@ def make_latent(num_tokens: int = 5, dtype: torch.dtype = torch.float32, state_d
         shape=rand(num_tokens, 2),
         appearance=rand(num_tokens, 2),
         light=rand(3, 9),
-        motion=MotionCode(rand(state_dim), rand(num_tokens, 6 + 6 * (state_dim + 1)), rand(0), rand(())),
+        motion=MotionCode(
+            start=rand(state_dim),
+            token_codes=rand(num_tokens, 6),
+            token_modes=rand(num_tokens, 6, state_dim + 1),
+            scene_code=rand(0),
+            time=rand(()),
+        ),
     )
 
 
@@ -48,7 +54,7 @@ class Rotation(VectorField):
 def test_zero_initialised_flow_is_the_identity() -> None:
     ode = LatentODE(LatentODEConfig(state_dim=4, token_code_dim=6))
     latent = make_latent()
-    latent.motion.token_codes[:, 6:] = 0
+    latent.motion.token_modes.zero_()
     for committed in (False, True):
         ode.committed.fill_(committed)
         moved = latent.at(torch.tensor(0.7), ode)
@@ -183,12 +189,9 @@ def test_explaining_keeps_the_motion_of_the_tokens(arm: float) -> None:
     ode, codes = make_observed(1.5)
     ode.config = replace(ode.config, state_dim=24)
     with torch.no_grad():
-        before = torch.stack([ode.pose_decoder(codes[:, :6], z) for z in ode.path_values])
-    path, modes = ode._principal_components(
-        codes.new_zeros(5, 6 + 6 * 25).index_copy_(1, torch.arange(6), codes[:, :6]), arm
-    )
-    basis = modes.unflatten(1, (6, -1))
-    after = torch.einsum("kcd,sd->skc", basis[..., :-1], path.values) + basis[..., -1]
+        before = torch.stack([ode.pose_decoder(codes, z) for z in ode.path_values])
+    path, modes = ode._principal_components(codes, arm)
+    after = torch.einsum("kcd,sd->skc", modes[..., :-1], path.values) + modes[..., -1]
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
 
 
@@ -207,7 +210,7 @@ def test_turns_count_by_the_way_they_move_what_follows_a_token() -> None:
     gaps = {}
     for arm in (1.0, 0.01):
         ode, codes = make_observed(1.5, state_dim=8, motion="cyclic", period=2 / 3)
-        moved, jitter = ode.twists, {}
+        moved, jitter = ode.pose_decoder.forward, {}
 
         def twists(codes, z, moved=moved, jitter=jitter):
             key = tuple(z.tolist())
@@ -216,7 +219,7 @@ def test_turns_count_by_the_way_they_move_what_follows_a_token() -> None:
             straight, turn = moved(codes, z).split(3, 1)
             return torch.cat([straight, turn + jitter[key]], 1)
 
-        ode.twists = twists  # type: ignore[method-assign]
+        ode.pose_decoder.forward = twists  # type: ignore[method-assign]
         gaps[arm] = ode.explain(codes, arm).gap
     assert gaps[1.0] > 0.5
     assert gaps[0.01] < 0.2
@@ -255,10 +258,10 @@ def test_tokens_that_stand_still_commit_at_once() -> None:
 
 def posed(ode: LatentODE, found: Explanation, codes: torch.Tensor, time: float) -> torch.Tensor:
     """Twists at a time, as `explain` found them."""
-    token_codes = torch.cat([codes[:, :6], found.modes], 1)
     latent = make_latent(len(codes), state_dim=ode.config.state_dim)
-    latent = replace(latent, motion=replace(latent.motion, start=found.start))
-    return ode.twists(token_codes, ode.trajectory(latent, time)(torch.tensor(time)))
+    motion = replace(latent.motion, start=found.start, token_codes=codes, token_modes=found.modes)
+    path = ode.trajectory(replace(latent, motion=motion), time)
+    return ode.twists(motion, path(torch.tensor(time)))
 
 
 @pytest.mark.parametrize("turns", [1.25, 1.5, 2.0])
@@ -266,7 +269,7 @@ def test_auto_finds_that_motion_is_cyclic_and_its_period(turns: float) -> None:
     ode, codes = make_observed(turns, state_dim=8, explain_iterations=300)
     times = torch.tensor([0.1, 0.4, 0.7])
     with torch.no_grad():
-        before = [ode.pose_decoder(codes[:, :6], ode.path()(t)) for t in times]
+        before = [ode.pose_decoder(codes, ode.path()(t)) for t in times]
     found = ode.explain(codes)
     assert ode.period == pytest.approx(1 / turns, rel=0.01)
     assert f"{1 / turns:.3f} clips a cycle" in found.reason
@@ -334,7 +337,7 @@ def test_ten_thousand_steps_leave_poses_rigid_and_near() -> None:
     ode, codes = make_observed(0.8, explain_iterations=500, motion="free")
     found = ode.explain(codes)
     latent = make_latent(len(codes))
-    motion = replace(latent.motion, start=found.start, token_codes=torch.cat([codes[:, :6], found.modes], 1))
+    motion = replace(latent.motion, start=found.start, token_codes=codes, token_modes=found.modes)
     with torch.no_grad():
         far = replace(latent, motion=motion).at(torch.tensor(320.0), ode.eval())
     assert ode.trajectory(far).values.shape[0] > 10_000

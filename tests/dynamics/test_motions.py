@@ -20,9 +20,9 @@ def make_scene(cyclic: bool = True) -> tuple[SceneLatent, LatentODE]:
     ode.committed.fill_(True)
     ode.cyclic.fill_(cyclic)
     quats, translations = se3_exp(torch.randn(6, 6, dtype=T))
-    codes = 0.3 * torch.randn(6, 2 + LatentODE.num_modes(config), dtype=T)
+    codes, modes = 0.3 * torch.randn(6, 2, dtype=T), 0.3 * torch.randn(6, 6, 5, dtype=T)
     nothing = torch.zeros(6, 0, dtype=T)
-    motion = MotionCode(start, codes, torch.zeros(0, dtype=T), torch.zeros((), dtype=T))
+    motion = MotionCode(start, codes, modes, torch.zeros(0, dtype=T), torch.zeros((), dtype=T))
     return SceneLatent(quats, translations, nothing, nothing, torch.zeros(3, 9, dtype=T), motion), ode.eval()
 
 
@@ -95,7 +95,7 @@ def test_loop_refuses_an_empty_span() -> None:
 def test_amplify_scales_the_twists() -> None:
     latent, ode = make_scene()
     z = ode.trajectory(latent)(torch.tensor(0.3, dtype=T))
-    still, once, twice = (ode.twists(amplify(latent, ode, f).motion.token_codes, z) for f in (0.0, 1.0, 2.0))
+    still, once, twice = (ode.twists(amplify(latent, ode, f).motion, z) for f in (0.0, 1.0, 2.0))
     torch.testing.assert_close(twice - once, once - still)
     motion = play(amplify(latent, ode, 0.0), ode)
     torch.testing.assert_close(at(motion, 0.1), at(motion, 0.9))

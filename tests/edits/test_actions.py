@@ -24,7 +24,7 @@ def make_latent(tokens: int = 5) -> SceneLatent:
         shape=torch.randn(tokens, 6),
         appearance=torch.rand(tokens, 6),
         light=sun_sky_light(SunSky(), torch.zeros(3, 9)),
-        motion=MotionCode(empty, torch.zeros(tokens, 0), empty, torch.zeros(())),
+        motion=MotionCode(empty, torch.zeros(tokens, 0), torch.zeros(tokens, 6, 1), empty, torch.zeros(())),
     )
 
 

@@ -20,7 +20,10 @@ def make_field(n: int = 40, k: int = 6, sh_degree: int = 2, cls=BoundGaussians) 
 def rest_latent(field: BoundGaussians) -> SceneLatent:
     k = len(field.bind_quats)
     empty = torch.zeros(k, 0).double()
-    code = MotionCode(torch.zeros(2).double(), empty, torch.zeros(0).double(), torch.zeros(()).double())
+    still = torch.zeros(k, 6, 3).double()
+    code = MotionCode(
+        torch.zeros(2).double(), empty, still, torch.zeros(0).double(), torch.zeros(()).double()
+    )
     return SceneLatent(
         field.bind_quats, field.bind_translations, empty, empty, torch.zeros(3, 9).double(), code
     )

@@ -33,7 +33,7 @@ def latent() -> SceneLatent:
         shape=torch.cat([torch.full((TOKENS, 1), -1.5), torch.randn(TOKENS, SHAPE - 1)], 1),
         appearance=torch.full((TOKENS, 24), 0.5),
         light=sun_sky_light(SunSky(), torch.zeros(3, 9)),
-        motion=MotionCode(empty, torch.zeros(TOKENS, 0), empty, torch.zeros(())),
+        motion=MotionCode(empty, torch.zeros(TOKENS, 0), torch.zeros(TOKENS, 6, 1), empty, torch.zeros(())),
     )
 
 

@@ -22,7 +22,9 @@ def latent_at(t: float) -> SceneLatent:
         shape=torch.zeros(4, 0),
         appearance=torch.zeros(4, 0),
         light=torch.zeros(3, 9),
-        motion=MotionCode(torch.zeros(2), torch.zeros(4, 2), torch.zeros(0), torch.tensor(t)),
+        motion=MotionCode(
+            torch.zeros(2), torch.zeros(4, 2), torch.zeros(4, 6, 3), torch.zeros(0), torch.tensor(t)
+        ),
     )
 
 
