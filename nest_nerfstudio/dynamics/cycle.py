@@ -56,25 +56,38 @@ def find_closure(path: Trajectory, closeness: float = 0.15) -> float | None:
     """Period of a path that ends where, and as fast as, it began: about as long as the path itself.
 
     What follows a movement from its state alone must then repeat; the period is where the ends meet on their
-    common tangent. What rests at both ends might rest on. It is taken to repeat too, and at once: the period
-    is the length of the path.
+    common tangent.
 
     Returns:
         None where the ends miss each other by more than `closeness` of the path's size (root mean square), or
-        by half of it at rest, or where their speeds differ by half. Ends are seen last and by few pictures.
+        where their speeds differ by half, or are small beside the others of the path: see `returns_to_rest`.
     """
     gap, span = path.values[0] - path.values[-1], path.t1 - path.t0
     first, last = path.slopes[0], path.slopes[-1]
     tangent = (first + last) / 2
     late = float(gap @ tangent / (tangent @ tangent).clamp_min(1e-12))
-    size = (path.values - path.values.mean(0)).square().sum(1).mean().sqrt()
-    typical = path.slopes.square().sum(1).mean().sqrt()
-    meets = (gap - late * tangent).norm() < closeness * size and abs(late) <= 0.05 * span
-    as_fast = (first - last).norm() <= 0.5 * tangent.norm() and tangent.norm() >= 0.3 * typical
-    if meets and as_fast:
-        return span + late
-    rests = all(_speed_at_start(ways) < 0.6 * typical for ways in (path, path.reversed()))
-    return span if rests and gap.norm() < 0.5 * size else None
+    meets = (gap - late * tangent).norm() < closeness * _size(path) and abs(late) <= 0.05 * span
+    as_fast = (first - last).norm() <= 0.5 * tangent.norm() and tangent.norm() >= 0.3 * _typical_speed(path)
+    return span + late if meets and as_fast else None
+
+
+def returns_to_rest(path: Trajectory) -> bool:
+    """Whether a path rests at both ends, and at the second about where it rested at the first.
+
+    Ends are seen last and by few pictures, so they may miss each other by half of the path's size.
+    """
+    gap, slow = path.values[0] - path.values[-1], 0.6 * _typical_speed(path)
+    rests = all(_speed_at_start(ways) < slow for ways in (path, path.reversed()))
+    return bool(rests and gap.norm() < 0.5 * _size(path))
+
+
+def _size(path: Trajectory) -> Float[Tensor, ""]:
+    """Root-mean-square distance of its nodes from their mean."""
+    return (path.values - path.values.mean(0)).square().sum(1).mean().sqrt()
+
+
+def _typical_speed(path: Trajectory) -> Float[Tensor, ""]:
+    return path.slopes.square().sum(1).mean().sqrt()
 
 
 def _speed_at_start(path: Trajectory) -> Float[Tensor, ""]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 
 from nest_nerfstudio.dynamics.base import Dynamics
-from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_closure, find_period
+from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_closure, find_period, returns_to_rest
 from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory, smooth_trajectory
 from nest_nerfstudio.dynamics.vector_field import VectorField, linear_fit, with_one
 from nest_nerfstudio.geometry.se3 import se3_plus
@@ -214,17 +214,18 @@ class LatentODE(Dynamics):
         if self.committed:
             raise RuntimeError("the ODE has taken over already; there is no free path left to explain")
         path, modes = self._principal_components(token_codes, arm)
-        period, reason = self._choose_period(path)
-        if period is None:
+        choice = self._choose_cycle(path)
+        if choice.period is None:
             start, gap = path.values[0], self._fit_field(self.vector_field, path)
             if gap <= self.config.largest_gap:
                 self._fit_field(self.backward_field, path.reversed())
         else:
-            start, modes, gap = self._fit_cycle(token_codes, period, arm)
+            start = self.oscillator.begin(choice.period, fixed=choice.period_is_known)
+            modes, gap = self._fit_cycle(token_codes, start, arm)
         self.committed.fill_(gap <= self.config.largest_gap)
-        self.cyclic.fill_(self.committed & (period is not None))
+        self.cyclic.fill_(self.committed & (choice.period is not None))
         self._dense.forget()
-        return Explanation(start, modes, gap, reason)
+        return Explanation(start, modes, gap, choice.reason)
 
     @torch.no_grad()
     def _principal_components(
@@ -250,25 +251,35 @@ class LatentODE(Dynamics):
         path, times = self.path(), torch.linspace(0, 1, count, device=token_codes.device)
         return torch.stack([self.pose_decoder(token_codes, z) for z in path(times.to(token_codes))])
 
-    def _choose_period(self, path: Trajectory) -> tuple[float | None, str]:
-        """The period if motion is to be cyclic, and why it is or is not."""
+    def _choose_cycle(self, path: Trajectory) -> _Choice:
+        """Whether motion is to be cyclic, and why."""
         if self.config.motion == "free":
-            return None, "free, as asked for"
-        period = self.config.period or find_period(path)
-        if period is None and (period := find_closure(path)) is not None:
-            at_rest = ", at rest (where it would stay with `motion free`)" if period == 1 else ""
-            return period, f"cyclic, {period:.3f} clips a cycle: the clip ends as it began{at_rest}"
+            return _Choice("free, as asked for")
+        period, known = self.config.period or find_period(path), self.config.period > 0
         if period is None:
-            return None, "free, as nothing was found to repeat within the clip"
+            return self._choose_from_ends(path)
         cycle = f"cyclic, {period:.3f} clips a cycle"
         if self.config.motion == "cyclic" or period >= 1:  # the clip holds nothing to judge it by
-            return period, f"{cycle}, as asked for"
+            return _Choice(f"{cycle}, as asked for", period, known)
         of_cycle, of_field = self._held_out_errors(path, period)
         compared = f"at the held-out end of the clip it is {of_cycle:.0%} of the motion off"
         compared += f", a free field {of_field:.0%}"
         if of_cycle <= 1.25 * of_field:  # about as good will do: a cycle cannot drift
-            return period, f"{cycle}: {compared}"
-        return None, f"free, not {cycle}: {compared}"
+            return _Choice(f"{cycle}: {compared}", period, known)
+        return _Choice(f"free, not {cycle}: {compared}")
+
+    def _choose_from_ends(self, path: Trajectory) -> _Choice:
+        """The same for a clip in which nothing is seen twice: it may be one cycle as it is.
+
+        What rests at both ends might rest on. It is taken to repeat too, and at once, as no picture tells
+        when its rest is over.
+        """
+        if (period := find_closure(path)) is not None:
+            return _Choice(f"cyclic, {period:.3f} clips a cycle: the clip ends as it began", period)
+        if returns_to_rest(path):
+            reason = "the clip ends as it began, at rest (where it would stay with `motion free`)"
+            return _Choice(f"cyclic, 1.000 clips a cycle: {reason}", 1.0, period_is_known=True)
+        return _Choice("free, as nothing was found to repeat within the clip")
 
     def _held_out_errors(self, path: Trajectory, period: float) -> tuple[float, float]:
         """How far a cycle and a free field, fitted to the clip without its end, are off there.
@@ -292,16 +303,14 @@ class LatentODE(Dynamics):
 
     @torch.no_grad()
     def _fit_cycle(
-        self, token_codes: Tensor, period: float, arm: float
-    ) -> tuple[Tensor, Float[Tensor, "k 6 m"], float]:
-        """Start state and modes of the Fourier series nearest to the observed motion; its share off that."""
-        # of rest at both ends no picture tells when it is over: `find_closure` gave the whole clip
-        start = self.oscillator.begin(period, fixed=self.config.period > 0 or period == 1)
+        self, token_codes: Tensor, start: Float[Tensor, " d"], arm: float
+    ) -> tuple[Float[Tensor, "k 6 m"], float]:
+        """Modes of the Fourier series nearest to the observed motion, and its share off that."""
         motion = _ways(self._observed_twists(token_codes, 4 * self.config.steps_per_clip + 1), arm)
         states = self.oscillator.orbit(start)(torch.linspace(0, 1, len(motion)).to(motion))
         fit = linear_fit(states, motion, _SMOOTHNESS)
         gap = _share_of_motion(with_one(states) @ fit - motion, motion)
-        return start, _as_modes(fit, arm), gap
+        return _as_modes(fit, arm), gap
 
     def _fit_field(self, field_: VectorField, path: Trajectory) -> float:
         """Fit F to a path; returns how far its roll-out is off, as a share of the motion's size."""
@@ -345,6 +354,14 @@ class LatentODE(Dynamics):
         """How far the roll-out is from a path, as a share of the motion's size."""
         rolled = self._integrate(field_, path.values[0], self.config.steps_per_clip)
         return _share_of_motion(rolled - path.values, path.values)
+
+
+class _Choice(NamedTuple):
+    """What kind of motion it is and why; a cycle has a period, in clips, which may be known already."""
+
+    reason: str
+    period: float | None = None
+    period_is_known: bool = False
 
 
 @dataclass(frozen=True)
