@@ -142,7 +142,7 @@ class _Skin(torch.autograd.Function):
 
         neighbors, weights, turns, *inputs = ctx.saved_tensors
         outputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
-        means, quats, _, *_ = inputs
+        means, quats, *_ = inputs
         v_means, v_quats, v_sh, *v_tokens = outputs
         count = len(means)
         chunks = [(i, min(i + kernels.CHUNK, count)) for i in range(0, count, kernels.CHUNK)]

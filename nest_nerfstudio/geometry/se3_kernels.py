@@ -88,6 +88,19 @@ def _stumpff_slopes(theta_sq, c0, c1, c2, c3):
 
 
 @kernel
+def _step(rho, phi, c2, c3):
+    """V ρ = ρ + c2 φ×ρ + c3 φ×(φ×ρ), and the two products."""
+    once = _cross(phi, rho)
+    twice = _cross(phi, once)
+    step = (
+        rho[0] + c2 * once[0] + c3 * twice[0],
+        rho[1] + c2 * once[1] + c3 * twice[1],
+        rho[2] + c2 * once[2] + c3 * twice[2],
+    )
+    return step, once, twice
+
+
+@kernel
 def plus_forward(quats, translations, xi, moved_quats, moved_translations):
     """T · exp ξ for each of K poses.
 
@@ -99,13 +112,7 @@ def plus_forward(quats, translations, xi, moved_quats, moved_translations):
     for k in range(len(xi)):
         q, rho, phi = quat_at(quats, k), _vector_at(xi, k, 0), _vector_at(xi, k, 3)
         c0, c1, c2, c3 = _stumpff(_dot(phi, phi))
-        once = _cross(phi, rho)
-        twice = _cross(phi, once)
-        step = (
-            rho[0] + c2 * once[0] + c3 * twice[0],
-            rho[1] + c2 * once[1] + c3 * twice[1],
-            rho[2] + c2 * once[2] + c3 * twice[2],
-        )
+        step, _, _ = _step(rho, phi, c2, c3)
         turned = multiply(q, (c0, 0.5 * c1 * phi[0], 0.5 * c1 * phi[1], 0.5 * c1 * phi[2]))
         way = _rotate(q, step)
         for i in range(4):
@@ -118,8 +125,8 @@ def plus_forward(quats, translations, xi, moved_quats, moved_translations):
 def plus_backward(quats, xi, v_moved_quats, v_moved_translations, v_quats, v_xi):
     """Gradients of `plus_forward`; that of the translations is `v_moved_translations` as it is.
 
-    With g the gradient of the step V ρ = ρ + c2 φ×ρ + c3 φ×(φ×ρ): its gradient in ρ is Vᵀ g, and what
-    c2 and c3 pass on to φ goes by 2φ, as they are functions of ‖φ‖².
+    With g the gradient of the step V ρ: its gradient in ρ is Vᵀ g, and what c2 and c3 pass on to φ goes by
+    2φ, as they are functions of ‖φ‖².
 
     Args:
         quats, xi: as for `plus_forward`.
@@ -131,13 +138,7 @@ def plus_backward(quats, xi, v_moved_quats, v_moved_translations, v_quats, v_xi)
         theta_sq = _dot(phi, phi)
         c0, c1, c2, c3 = _stumpff(theta_sq)
         slope1, slope2, slope3 = _stumpff_slopes(theta_sq, c0, c1, c2, c3)
-        once = _cross(phi, rho)
-        twice = _cross(phi, once)
-        step = (
-            rho[0] + c2 * once[0] + c3 * twice[0],
-            rho[1] + c2 * once[1] + c3 * twice[1],
-            rho[2] + c2 * once[2] + c3 * twice[2],
-        )
+        step, once, twice = _step(rho, phi, c2, c3)
         v_turned, v_way = quat_at(v_moved_quats, k), _vector_at(v_moved_translations, k, 0)
         turn = (c0, 0.5 * c1 * phi[0], 0.5 * c1 * phi[1], 0.5 * c1 * phi[2])
         by_turn, by_way = multiply(v_turned, conjugate(turn)), _rotate_vjp(q, step, v_way)
