@@ -12,7 +12,7 @@ from nest_nerfstudio.dynamics.cycle import _speed_at_start, recurrence
 from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
 from nest_nerfstudio.dynamics.trajectory import Trajectory, smooth_trajectory
 from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
-from nest_nerfstudio.geometry.se3 import se3_compose, se3_exp
+from nest_nerfstudio.geometry.se3 import se3_plus
 from nest_nerfstudio.losses.motion import as_rigid_as_possible_loss, nearest_tokens, smoothness_loss
 from nest_nerfstudio.losses.photometric import depth_loss
 from nest_nerfstudio.models.trainable_latent import TrainableLatent
@@ -41,7 +41,7 @@ class Scene:
     def posed(self) -> SceneLatent:
         latent = self.latent()
         twists = self.ode.twists(latent.motion, self.path(on_gpu(1))[0])
-        quats, translations = se3_compose((latent.quats, latent.translations), se3_exp(twists))
+        quats, translations = se3_plus((latent.quats, latent.translations), twists)
         return replace(latent, quats=quats, translations=translations)
 
 
