@@ -49,7 +49,7 @@ class NestPipeline(VanillaPipeline):
         """Load a checkpoint whole; nerfstudio's default leaves out what is missing, without a word.
 
         Raises:
-            ValueError: the checkpoint was made with other settings of the model.
+            ValueError: the checkpoint was made with other settings of the model, or by another version.
         """
         try:
             super().load_state_dict(state_dict, strict)
@@ -57,7 +57,8 @@ class NestPipeline(VanillaPipeline):
             details = [line.strip() for line in str(error).splitlines()[1:]]
             more = f" (and {len(details) - 1} more like it)" if len(details) > 1 else ""
             raise ValueError(
-                "the checkpoint does not fit this model: it was trained with other settings. Repeat those of "
-                "its config.yml, or train without --load-checkpoint and "
-                f"--load-dir. First difference: {details[0] if details else error}{more}"
+                "the checkpoint does not fit this model: it was trained with other settings, or by another "
+                "version of nest_nerfstudio. Repeat the settings of its config.yml, go back to that version, or "
+                "train without --load-checkpoint and --load-dir. "
+                f"First difference: {details[0] if details else error}{more}"
             ) from error
