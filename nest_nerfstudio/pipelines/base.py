@@ -58,7 +58,7 @@ class NestPipeline(VanillaPipeline):
             more = f" (and {len(details) - 1} more like it)" if len(details) > 1 else ""
             raise ValueError(
                 "the checkpoint does not fit this model: it was trained with other settings, or by another "
-                "version of nest_nerfstudio. Repeat the settings of its config.yml, go back to that version, or "
-                "train without --load-checkpoint and --load-dir. "
+                "version of nest_nerfstudio. Repeat the settings of its config.yml, go back to that version, "
+                "or train without --load-checkpoint and --load-dir. "
                 f"First difference: {details[0] if details else error}{more}"
             ) from error
