@@ -90,7 +90,8 @@ def print_solver(ode: LatentODE, latent: SceneLatent) -> None:
     print(f"state after the clip, {steps} rk4 steps against twice as many: {error:.1e} off, relative")
     print(f"order of convergence, from {steps} to {4 * steps} steps: {order:.2f}")
 
-    gap = _gradient_gap(_with(ode, adjoint=True), _with(ode, steps_per_clip=3 * steps), start)
+    as_fine = _with(ode, steps_per_clip=ode.ADJOINT_SUBSTEPS * steps)
+    gap = _gradient_gap(_with(ode, adjoint=True), as_fine, start)
     print(f"adjoint against direct gradient of steps as fine, relative: {gap:.1e}")
 
     calls: list[int] = []

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -30,6 +31,11 @@ sum_kernel = _compiler(cache=True, fastmath={"contract", "reassoc", "nsz"})
 
 inlined = _compiler(inline="always", fastmath={"contract"})
 """For helpers that take arrays, which LLVM alone would leave as calls."""
+
+
+def fits_kernels(x: Tensor) -> bool:
+    """Whether kernels take a tensor: on the CPU, in single or double precision."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 def as_array(x: Tensor) -> np.ndarray:

@@ -34,25 +34,23 @@ class Trajectory:
 
     def __call__(self, times: Float[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
         """The state at any times; Hermite basis functions as in Hairer, Nørsett, Wanner I, II.6."""
-        u, z0, z1, m0, m1 = self._interval(times)
-        rise = z1 - z0
-        bend = m0 + m1 - 2 * rise
-        return z0 + u * (m0 + u * (rise - m0 - bend + u * bend))
+        u, a, b, c, d = self._cubic(times)
+        return a + u * (b + u * (c + u * d))
 
     def slope(self, times: Float[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
         """dz/dt at times inside the span."""
-        u, z0, z1, m0, m1 = self._interval(times)
-        rise = z1 - z0
-        bend = m0 + m1 - 2 * rise
-        return (m0 + u * (2 * (rise - m0 - bend) + 3 * u * bend)) / self.step
+        u, _, b, c, d = self._cubic(times)
+        return (b + u * (2 * c + 3 * u * d)) / self.step
 
-    def _interval(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Place in its interval, 0…1, and the values and scaled slopes at both ends."""
+    def _cubic(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Place u in its interval, 0…1, and the polynomial a + bu + cu² + du³ there."""
         intervals = len(self.values) - 1
         position = ((times - self.t0) / self.step).clamp(0, intervals)
-        left = position.long().clamp_max(intervals - 1)
+        left = position.long().clamp(0, intervals - 1)
         m0, m1 = self.slopes[left] * self.step, self.slopes[left + 1] * self.step
-        return (position - left)[..., None], self.values[left], self.values[left + 1], m0, m1
+        start, rise = self.values[left], self.values[left + 1] - self.values[left]
+        bend = m0 + m1 - 2 * rise
+        return (position - left)[..., None], start, m0, rise - m0 - bend, bend
 
     def reversed(self) -> Trajectory:
         """The same path run backwards: z(−t) for −t1 ≤ t ≤ −t0."""

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nest_nerfstudio.compiled import as_array
+from nest_nerfstudio.compiled import as_array, fits_kernels
 from nest_nerfstudio.geometry.quaternion import (
     quat_conjugate,
     quat_multiply,
@@ -62,11 +62,10 @@ def skin(
         )
     if len(neighbors) != len(rest):
         raise ValueError(f"neighbors has {len(neighbors)} rows for {len(rest)} Gaussians; look them up again")
-    fused = rest.means.device.type == "cpu" and rest.means.dtype in (torch.float32, torch.float64)
-    if not fused:
+    sh_degree(rest.sh.shape[1])  # or it raises
+    if not fits_kernels(rest.means):
         return skin_reference(rest, poses, bind_poses, log_radii, neighbors)
-    moved = _Skin.apply(neighbors, bind_poses, rest.means, rest.quats, rest.sh, *poses, log_radii)
-    means, quats, sh = moved
+    means, quats, sh = _Skin.apply(neighbors, bind_poses, rest.means, rest.quats, rest.sh, *poses, log_radii)
     return Gaussians(means, quats, rest.scales, rest.opacities, sh)
 
 

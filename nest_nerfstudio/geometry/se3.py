@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nest_nerfstudio.compiled import as_array
+from nest_nerfstudio.compiled import as_array, fits_kernels
 from nest_nerfstudio.geometry.quaternion import (
     polynomial,
     quat_conjugate,
@@ -90,8 +90,13 @@ def se3_plus(pose: Pose, xi: Float[Tensor, "k 6"]) -> Pose:
     Args:
         pose: of K bodies: unit quaternions wxyz [K, 4] and translations [K, 3].
         xi: twists (ρ, φ), body frame: world units, then radians.
+
+    Raises:
+        ValueError: not one pose for each twist.
     """
-    if xi.device.type == "cpu" and xi.dtype in (torch.float32, torch.float64):
+    if not len(pose[0]) == len(pose[1]) == len(xi):
+        raise ValueError(f"{len(xi)} twists need as many poses, but there are {len(pose[0])}")
+    if fits_kernels(xi):
         return _Plus.apply(*pose, xi)
     return se3_compose(pose, se3_exp(xi))
 

@@ -169,3 +169,10 @@ def test_neighbors_of_other_gaussians_are_an_error() -> None:
     case.neighbors = case.neighbors[:40]
     with pytest.raises(ValueError, match="40 rows for 50"):
         case.run(skin)
+
+
+def test_harmonics_of_no_degree_are_an_error() -> None:
+    case = Case()
+    case.leaves[2] = case.leaves[2][:, :5]
+    with pytest.raises(ValueError, match="1, 4, 9 or 16 coefficients"):
+        case.run(skin)

@@ -118,3 +118,8 @@ def test_plus_of_no_bodies() -> None:
     quats, translations = se3_plus((torch.zeros(0, 4), torch.zeros(0, 3)), torch.zeros(0, 6))
     assert quats.shape == (0, 4)
     assert translations.shape == (0, 3)
+
+
+def test_plus_of_other_numbers_of_poses_and_twists_is_refused() -> None:
+    with pytest.raises(ValueError, match="5 twists need as many poses, but there are 4"):
+        se3_plus((torch.zeros(4, 4), torch.zeros(4, 3)), torch.zeros(5, 6))
