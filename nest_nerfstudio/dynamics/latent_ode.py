@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 
 from nest_nerfstudio.dynamics.base import Dynamics
-from nest_nerfstudio.dynamics.cycle import Orbit, Oscillator, find_closure, find_period, returns_to_rest
+from nest_nerfstudio.dynamics.cycle import (
+    Orbit,
+    Oscillator,
+    PictureErrors,
+    find_closure,
+    find_period,
+    find_period_in_pictures,
+    returns_to_rest,
+)
 from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory, smooth_trajectory
 from nest_nerfstudio.dynamics.vector_field import VectorField, linear_fit, with_one
 from nest_nerfstudio.geometry.se3 import se3_plus
@@ -203,13 +211,20 @@ class LatentODE(Dynamics):
         self._seen_twists = seen
         return math.inf if before is None else _share_of_motion(_ways(seen - before, arm), _ways(seen, arm))
 
-    def explain(self, token_codes: Float[Tensor, "k e"], arm: float = 1.0) -> Explanation:
+    def explain(
+        self,
+        token_codes: Float[Tensor, "k e"],
+        arm: float = 1.0,
+        picture_errors: Callable[[], PictureErrors] | None = None,
+    ) -> Explanation:
         """Find an ODE for the observed motion, and commit to it if it stays as near as `largest_gap`.
 
         Args:
             token_codes: of all tokens.
             arm: distance from its token at which a Gaussian lies, world units. A turn counts as the way that
                 it moves such a Gaussian: pictures show ways, and leave turns of a small part open.
+            picture_errors: asked where the tracks of the tokens do not recur, for whether the pictures do.
+                To a cycle that these show it commits however far it is from the tracks.
 
         Raises:
             RuntimeError: it has taken over already.
@@ -217,7 +232,7 @@ class LatentODE(Dynamics):
         if self.committed:
             raise RuntimeError("the ODE has taken over already; there is no free path left to explain")
         path, modes = self._principal_components(token_codes, arm)
-        choice = self._choose_cycle(path)
+        choice = self._choose_cycle(path, picture_errors)
         if choice.period is None:
             start, gap = path.values[0], self._fit_field(self.vector_field, path)
             if gap <= self.config.largest_gap:
@@ -225,7 +240,7 @@ class LatentODE(Dynamics):
         else:
             start = self.oscillator.begin(choice.period, fixed=choice.period_is_known)
             modes, gap = self._fit_cycle(token_codes, start, arm)
-        self.committed.fill_(gap <= self.config.largest_gap)
+        self.committed.fill_(gap <= self.config.largest_gap or choice.is_seen)
         self.cyclic.fill_(self.committed & (choice.period is not None))
         self._dense.forget()
         return Explanation(start, modes, gap, choice.reason)
@@ -254,13 +269,14 @@ class LatentODE(Dynamics):
         path, times = self.path(), torch.linspace(0, 1, count, device=token_codes.device)
         return torch.stack([self.pose_decoder(token_codes, z) for z in path(times.to(token_codes))])
 
-    def _choose_cycle(self, path: Trajectory) -> _Choice:
+    def _choose_cycle(self, path: Trajectory, picture_errors: Callable[[], PictureErrors] | None) -> _Choice:
         """Whether motion is to be cyclic, and why."""
         if self.config.motion == "free":
             return _Choice("free, as asked for")
         period, known = self.config.period or find_period(path), self.config.period > 0
         if period is None:
-            return self._choose_from_ends(path)
+            seen = find_period_in_pictures(picture_errors()) if picture_errors is not None else None
+            return self._choose_from_ends(path) if seen is None else _as_seen(seen)
         cycle = f"cyclic, {period:.3f} clips a cycle"
         if self.config.motion == "cyclic" or period >= 1:  # the clip holds nothing to judge it by
             return _Choice(f"{cycle}, as asked for", period, known)
@@ -360,11 +376,20 @@ class LatentODE(Dynamics):
 
 
 class _Choice(NamedTuple):
-    """What kind of motion it is and why; a cycle has a period, in clips, which may be known already."""
+    """What kind of motion it is and why; a cycle has a period, in clips, which may be known already.
+
+    `is_seen`: pictures have shown the cycle, so tracks need not.
+    """
 
     reason: str
     period: float | None = None
     period_is_known: bool = False
+    is_seen: bool = False
+
+
+def _as_seen(period: float) -> _Choice:
+    reason = "the pictures recur, where few leave the tracks open"
+    return _Choice(f"cyclic, {period:.3f} clips a cycle: {reason}", period, is_seen=True)
 
 
 @dataclass(frozen=True)

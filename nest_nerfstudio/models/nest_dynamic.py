@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Int
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from nest_nerfstudio.dynamics.base import StaticDynamics
+from nest_nerfstudio.dynamics.cycle import PictureErrors
 from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
 from nest_nerfstudio.dynamics.motions import Motion, play
 from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians
@@ -27,7 +29,12 @@ from nest_nerfstudio.geometry.se3 import se3_compose, se3_inverse
 from nest_nerfstudio.geometry.sh import rgb_to_sh
 from nest_nerfstudio.losses.motion import as_rigid_as_possible_loss, nearest_tokens, smoothness_loss
 from nest_nerfstudio.losses.photometric import depth_loss, photometric_loss
-from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig, over_background
+from nest_nerfstudio.models.gaussian_model import (
+    GaussianModel,
+    GaussianModelConfig,
+    composite,
+    over_background,
+)
 from nest_nerfstudio.models.trainable_latent import TrainableLatent
 from nest_nerfstudio.rasterizers.strategy import create_strategy
 from nest_nerfstudio.rasterizers.visibility import visible_shares
@@ -143,6 +150,8 @@ class NestDynamicModel(GaussianModel):
         self.register_buffer("opening", torch.zeros((), dtype=torch.float64))
         self.register_buffer("backdrop", torch.ones(3) if config.background == "white" else torch.zeros(3))
         self.register_buffer("missing", torch.zeros(()), persistent=False)
+        self.training_views: Callable[[int], list[Views]] | None = None
+        """So many training views at most, with pictures, to look for cycles in; None: tracks have to tell."""
         self.shown_motion: Motion | None = None  # in place of what was learned; see dynamics/motions.py
         self._step = 0
         self._info: dict[str, Any] = {}
@@ -277,7 +286,8 @@ class NestDynamicModel(GaussianModel):
 
     def commit(self, dynamics: LatentODE) -> None:
         """Let the ODE take over from the free path, if it stays near it; the log says what was found."""
-        found = dynamics.explain(self.latent().motion.token_codes, self._arm())
+        pictures = self._picture_errors if self.training_views is not None and self._has_few_times() else None
+        found = dynamics.explain(self.latent().motion.token_codes, self._arm(), pictures)
         CONSOLE.log(f"Motion is {found.reason}.")
         distance = f"its roll-out is {found.gap:.1%} of the motion off the free path"
         if not dynamics.committed:
@@ -289,6 +299,32 @@ class NestDynamicModel(GaussianModel):
             self.latent.start.copy_(found.start)
             self.latent.token_modes.copy_(found.modes)
         CONSOLE.log(f"Committed to the ODE: {distance}.")
+
+    @torch.no_grad()
+    def _picture_errors(self) -> PictureErrors:
+        """Of training pictures, halved until they are small, with the scene as at nodes of the free path and
+        between them.
+        """
+        assert self.training_views is not None
+        seen, times = [], []
+        for view in self.training_views(_COMPARED):
+            assert view.times is not None
+            picture, halvings = composite(view, self.backdrop)[0], 0
+            while max(view.width, view.height) >> halvings > 2 * _COMPARED_SIZE:
+                halvings += 1
+            small = downscale_views(view, 2**halvings)
+            seen.append((small, _shrink(picture, picture.new_empty(small.height, small.width), "mean")))
+            times.append(view.times[0])
+
+        def errors_at(time: Tensor) -> Tensor:
+            gaussians = self.gaussians_at(time)
+            drawn = [self._rasterize(gaussians, view, self.backdrop, "RGB").rgb[0] for view, _ in seen]
+            pairs = zip(drawn, seen, strict=True)
+            return torch.stack([(rgb - picture).square().mean() for rgb, (_, picture) in pairs])
+
+        nodes = len(cast(LatentODE, self.dynamics).path_values)
+        errors = [errors_at(time) for time in torch.linspace(0, 1, 2 * nodes - 1)]
+        return PictureErrors(torch.stack(errors, 1), torch.stack(times))
 
     def _arm(self) -> float:
         """How far Gaussians lie from their tokens, about: the median radius of skinning, world units."""
@@ -486,9 +522,13 @@ class NestDynamicModel(GaussianModel):
             "smoothness": self.config.smoothness_weight * smoothness_loss(deltas, neighbors),
             "attraction": self.config.attraction_weight * self.dynamics.attraction_loss(),
         }
-        if self._num_times < 2 * len(self.dynamics.path_values):
+        if self._has_few_times():
             losses["roughness"] = self.config.roughness_weight * self.dynamics.roughness()
         return losses
+
+    def _has_few_times(self) -> bool:
+        """Whether pictures are too few to tell what is between them: fewer than two for each node."""
+        return self._num_times < 2 * len(cast(LatentODE, self.dynamics).path_values)
 
     def _token_graph(self) -> tuple[Tensor, float]:
         """Nearest tokens of each token and their mean distance; found anew where tokens were placed anew."""
@@ -532,6 +572,10 @@ class NestDynamicModel(GaussianModel):
         return _shrink(seen, outputs["rgb"], "mean")
 
 
+_COMPARED = 48
+"""Pictures in which a cycle is looked for, at most, …"""
+_COMPARED_SIZE = 64
+"""… and pixels of their longer side, at least where they have as many, and at most twice that."""
 _NEARLY_DONE = 0.9
 """Fraction of the training by which what the pictures show should be there."""
 _EMPTY = -6.0

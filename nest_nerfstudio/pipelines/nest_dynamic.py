@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -63,6 +64,7 @@ class NestDynamicPipeline(NestPipeline):
         has_alpha = first["image"].shape[-1] == 4
         backdrop = None if has_alpha else parsed.alpha_color
         model.describe_images(has_alpha, "depth_image" in first, backdrop, len(self._train_times.unique()))
+        model.training_views = self._views_over_time
         seed_points = None
         if "points3D_xyz" in parsed.metadata:
             seed_points = parsed.metadata["points3D_xyz"], parsed.metadata["points3D_rgb"]
@@ -80,6 +82,11 @@ class NestDynamicPipeline(NestPipeline):
         order = (times - centre).abs().argsort()
         inside = len(times) if window is None else int(((times >= window[0]) & (times <= window[1])).sum())
         return [self._view(int(i)) for i in order[: max(8, inside)]]
+
+    def _views_over_time(self, most: int) -> list[Views]:
+        """Training views at even places of their order in time."""
+        order = self._train_times.argsort().tolist()
+        return [self._view(i) for i in order[:: math.ceil(len(order) / most)]]
 
     def _view(self, index: int) -> Views:
         datamanager = cast(DynamicDatamanager, self.datamanager)

@@ -7,8 +7,10 @@ from torchdiffeq import odeint
 from nest_nerfstudio.dynamics.cycle import (
     Orbit,
     Oscillator,
+    PictureErrors,
     find_closure,
     find_period,
+    find_period_in_pictures,
     recurrence,
     returns_to_rest,
 )
@@ -51,6 +53,46 @@ def test_rest_before_and_after_a_movement_is_no_period() -> None:
     path = smooth_trajectory(torch.stack([jump, sway], 1))
     assert recurrence(path.values)[55:58].min() < 0.1  # it does come back to where it was
     assert find_period(path) is None
+
+
+def pictures_of(true: Trajectory, count: int, misfit: float = 0.3) -> PictureErrors:
+    """Errors of a scene that meets its pictures, and is up to so much of the motion off between them."""
+    torch.manual_seed(0)
+    times, states = (torch.linspace(0, 1, n, dtype=torch.float64) for n in (count, 65))
+    size = (true.values - true.values.mean(0)).square().sum(1).mean()
+    away = misfit * size * torch.rand(65, dtype=torch.float64)
+    near = (1 - (times[:, None] - states).abs() * (count - 1)).clamp_min(0)
+    errors = (true(times)[:, None] - true(states)).square().sum(-1)
+    return PictureErrors(errors + (1 - near) * away, times)
+
+
+@pytest.mark.parametrize("pictures", [15, 30])
+@pytest.mark.parametrize("cycles", [1.25, 1.5, 2.0])
+def test_finds_the_period_in_few_pictures(cycles: float, pictures: int) -> None:
+    seen = pictures_of(gait(cycles), pictures)
+    assert find_period_in_pictures(seen) == pytest.approx(1 / cycles, rel=0.03)
+
+
+@pytest.mark.parametrize("cycles", [0.3, 0.5, 0.8, 1.0])
+def test_pictures_of_less_than_a_cycle_and_a_bit_have_no_period(cycles: float) -> None:
+    assert find_period_in_pictures(pictures_of(gait(cycles), 30)) is None
+
+
+def test_pictures_of_what_drifts_or_stands_still_have_no_period() -> None:
+    assert find_period_in_pictures(pictures_of(gait(2.0, drift=0.5), 30)) is None
+    assert find_period_in_pictures(pictures_of(smooth_trajectory(torch.zeros(33, 4).double()), 30)) is None
+
+
+def test_pictures_of_rest_before_and_after_a_movement_have_no_period() -> None:
+    t = torch.linspace(0, 1, 65, dtype=torch.float64)
+    jump = (-((t - 0.5) ** 2) / 0.02).exp()
+    assert find_period_in_pictures(pictures_of(smooth_trajectory(jump[:, None]), 30)) is None
+
+
+def test_a_period_that_few_pictures_were_taken_twice_of_is_none() -> None:
+    seen = pictures_of(gait(1.25), 30)
+    assert find_period_in_pictures(seen, fewest=13) is None
+    assert find_period_in_pictures(seen, fewest=12) is not None
 
 
 @pytest.mark.parametrize("cycles", [0.98, 1.0, 1.03])

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nest_nerfstudio.dynamics.cycle import PictureErrors
 from nest_nerfstudio.dynamics.latent_ode import Explanation, LatentODE, LatentODEConfig
 from nest_nerfstudio.dynamics.trajectory import Trajectory, smooth_trajectory
 from nest_nerfstudio.dynamics.vector_field import VectorField
@@ -283,6 +284,37 @@ def test_a_single_turn_is_not_called_cyclic() -> None:
     ode, codes = make_observed(0.9, explain_iterations=300)
     assert ode.explain(codes).reason.startswith("free, as nothing was found to repeat")
     assert ode.period is None
+
+
+def pictures_of_turns(turns: float) -> PictureErrors:
+    """Of a point that goes round, 15 of them."""
+    angles = 2 * math.pi * turns * torch.linspace(0, 1, 65)
+    errors = 1 - (angles[:: 64 // 14][:15, None] - angles).cos()
+    return PictureErrors(errors, torch.linspace(0, 1, 65)[:: 64 // 14][:15])
+
+
+def test_pictures_tell_of_a_cycle_that_tracks_do_not_show() -> None:
+    """Tokens come back to other places, as few pictures leave these open, and all pictures say a cycle."""
+    torch.manual_seed(0)
+    for pictures in (None, lambda: pictures_of_turns(1.6)):
+        ode, codes = make_observed(1.6, state_dim=8, explain_iterations=50)
+        put_path(ode, torch.cat([ode.path_values[:, :2], 4 * torch.linspace(0, 1, 33)[:, None]], 1))
+        found = ode.explain(codes, picture_errors=pictures)
+        assert bool(ode.cyclic) == (pictures is not None)
+        assert found.reason.startswith("free" if pictures is None else "cyclic")
+    assert ode.period == pytest.approx(1 / 1.6, rel=0.02)
+    assert ode.committed
+    assert found.gap > ode.config.largest_gap
+
+
+def test_pictures_are_not_asked_where_tracks_show_a_cycle() -> None:
+    ode, codes = make_observed(1.5, state_dim=8, explain_iterations=50)
+
+    def fail() -> PictureErrors:
+        raise AssertionError
+
+    ode.explain(codes, picture_errors=fail)
+    assert ode.period == pytest.approx(1 / 1.5, rel=0.01)
 
 
 def test_a_cycle_that_fades_is_left_to_the_field() -> None:

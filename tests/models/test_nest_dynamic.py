@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nest_nerfstudio.geometry.se3 import se3_apply, se3_exp
+from nest_nerfstudio.models.gaussian_model import composite
 from nest_nerfstudio.pipelines.trainer import NestTrainer
 from nest_nerfstudio.types import Views
 from tests.small_capture import blobs, write_capture
@@ -87,6 +88,28 @@ def test_few_frames_ask_for_a_smooth_path(capture: Path, tmp_path: Path) -> None
     assert float(losses()["roughness"]) == pytest.approx(expected)  # 24 times, 33 nodes
     model._num_times = 66
     assert "roughness" not in losses()
+
+
+def test_few_frames_are_searched_for_cycles_themselves(
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are few, and only there: errors of each picture with the scene as at each time."""
+    model = make_trainer(make_config(capture, tmp_path)).pipeline.dynamic_model
+    torch.nn.init.normal_(model.dynamics.pose_decoder.head[-1].weight)
+    found = []
+    monkeypatch.setattr(model.dynamics, "explain", lambda codes, arm, pictures: found.append(pictures) or ())
+    for times in (66, 24):
+        model._num_times = times
+        with pytest.raises(AttributeError):
+            model.commit(model.dynamics)
+    assert found[0] is None
+    errors, times = found[1]()
+    assert errors.shape == (24, 65)
+    torch.testing.assert_close(times, torch.linspace(0, 1, 24))
+    view = model.training_views(24)[5]
+    drawn = model._rasterize(model.gaussians_at(0.5), view, model.backdrop, "RGB").rgb
+    torch.testing.assert_close(errors[5, 32], (drawn - composite(view, model.backdrop)).square().mean())
+    assert errors.std(1).min() > 0
 
 
 def test_all_times_are_in_use_after_a_number_of_steps(capture: Path, tmp_path: Path) -> None:
