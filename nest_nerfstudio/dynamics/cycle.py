@@ -52,6 +52,13 @@ def _first_lag(r: Float[Tensor, " l"], minima: Int[Tensor, " m"]) -> float:
     return lag + 0.5 * (before - after) / (before - 2 * here + after)
 
 
+def _repeats_motion(states: Float[Tensor, "s d"], lag: int) -> bool:
+    """Whether states `lag` samples apart differ by less, root mean square, than they move meanwhile."""
+    before, after = states[:-lag], states[lag:]
+    moved = sum((part - part.mean(0)).square().sum(1).mean() for part in (before, after)) / 2
+    return bool((after - before).square().sum(1).mean() <= moved)
+
+
 class PictureErrors(NamedTuple):
     """How wrong pictures of a clip are when its scene stands as at other times.
 
@@ -81,14 +88,43 @@ def find_period_in_pictures(seen: PictureErrors, closeness: float = 0.65, fewest
     Returns:
         None where nothing recurs, or what does is rest.
     """
-    r, counts = _recurrence_in_pictures(seen)
+    twice = _seen_twice(seen)
+    r = torch.where(twice.usual > _REST, twice.missed / twice.usual, 1.0)
     minima = _minima(r, closeness)
-    minima = minima[counts[minima] >= fewest]
+    minima = minima[twice.counts[minima] >= fewest]
     return _first_lag(r, minima) / (len(r) - 1) if len(minima) else None
 
 
-def _recurrence_in_pictures(seen: PictureErrors) -> tuple[Float[Tensor, " s"], Int[Tensor, " s"]]:
-    """r(τ) for lags of 0, 1, … steps, 1 where what is seen twice is rest; from how many pictures."""
+def rests_in_pictures(seen: PictureErrors, overlap: float = 0.1) -> bool:
+    """Whether the scene rests at both ends of the clip, this share of it each, in the same place."""
+    twice = _seen_twice(seen)
+    lag = round((1 - overlap) * (len(twice.usual) - 1))
+    rests = twice.usual[lag] <= _REST and twice.missed[lag] <= _REST and twice.counts[lag] > 0
+    return bool(rests and twice.usual.max() > _REST)
+
+
+_REST = 0.25
+"""Of the error at any time: less at all times of a part of the clip is rest."""
+
+
+class _SeenTwice(NamedTuple):
+    """What pictures miss if the scene stands as it does a lag of 0, 1, … steps later or earlier.
+
+    Errors are beyond those at a picture's own time, of the mean over all times; of pictures that the lag does
+    not take beyond the clip.
+
+    Attributes:
+        missed: error at that time.
+        usual: mean error over the part of the clip into which the lag can take a picture.
+        counts: pictures.
+    """
+
+    missed: Float[Tensor, " s"]
+    usual: Float[Tensor, " s"]
+    counts: Int[Tensor, " s"]
+
+
+def _seen_twice(seen: PictureErrors) -> _SeenTwice:
     errors, count = seen.errors, seen.errors.shape[1]
 
     def at(steps: Tensor) -> Tensor:
@@ -105,15 +141,8 @@ def _recurrence_in_pictures(seen: PictureErrors) -> tuple[Float[Tensor, " s"], I
         missed += ((at(steps) - at(own)) * inside).sum(0)
         usual += (part * inside).sum(0)
         counts += inside.sum(0)
-    moves = usual / counts.clamp_min(1) > 0.25 * beyond.mean()
-    return torch.where(moves, missed / usual, 1.0), counts
-
-
-def _repeats_motion(states: Float[Tensor, "s d"], lag: int) -> bool:
-    """Whether states `lag` samples apart differ by less, root mean square, than they move meanwhile."""
-    before, after = states[:-lag], states[lag:]
-    moved = sum((part - part.mean(0)).square().sum(1).mean() for part in (before, after)) / 2
-    return bool((after - before).square().sum(1).mean() <= moved)
+    unit = (counts * beyond.mean()).clamp_min(1e-12)
+    return _SeenTwice(missed / unit, usual / unit, counts)
 
 
 def find_closure(path: Trajectory, closeness: float = 0.15) -> float | None:

@@ -22,6 +22,7 @@ from nest_nerfstudio.dynamics.cycle import (
     find_closure,
     find_period,
     find_period_in_pictures,
+    rests_in_pictures,
     returns_to_rest,
 )
 from nest_nerfstudio.dynamics.trajectory import Trajectory, fourier_trajectory, smooth_trajectory
@@ -275,8 +276,8 @@ class LatentODE(Dynamics):
             return _Choice("free, as asked for")
         period, known = self.config.period or find_period(path), self.config.period > 0
         if period is None:
-            seen = find_period_in_pictures(picture_errors()) if picture_errors is not None else None
-            return self._choose_from_ends(path) if seen is None else _as_seen(seen)
+            in_pictures = None if picture_errors is None else _choose_from_pictures(picture_errors())
+            return in_pictures or _choose_from_ends(path)
         cycle = f"cyclic, {period:.3f} clips a cycle"
         if self.config.motion == "cyclic" or period >= 1:  # the clip holds nothing to judge it by
             return _Choice(f"{cycle}, as asked for", period, known)
@@ -286,19 +287,6 @@ class LatentODE(Dynamics):
         if of_cycle <= 1.25 * of_field:  # about as good will do: a cycle cannot drift
             return _Choice(f"{cycle}: {compared}", period, known)
         return _Choice(f"free, not {cycle}: {compared}")
-
-    def _choose_from_ends(self, path: Trajectory) -> _Choice:
-        """The same for a clip in which nothing is seen twice: it may be one cycle as it is.
-
-        What rests at both ends might rest on. It is taken to repeat too, and at once, as no picture tells
-        when its rest is over.
-        """
-        if (period := find_closure(path)) is not None:
-            return _Choice(f"cyclic, {period:.3f} clips a cycle: the clip ends as it began", period)
-        if returns_to_rest(path):
-            reason = "the clip ends as it began, at rest (where it would stay with `motion free`)"
-            return _Choice(f"cyclic, 1.000 clips a cycle: {reason}", 1.0, period_is_known=True)
-        return _Choice("free, as nothing was found to repeat within the clip")
 
     def _held_out_errors(self, path: Trajectory, period: float) -> tuple[float, float]:
         """How far a cycle and a free field, fitted to the clip without its end, are off there.
@@ -387,9 +375,29 @@ class _Choice(NamedTuple):
     is_seen: bool = False
 
 
-def _as_seen(period: float) -> _Choice:
-    reason = "the pictures recur, where few leave the tracks open"
-    return _Choice(f"cyclic, {period:.3f} clips a cycle: {reason}", period, is_seen=True)
+def _choose_from_pictures(seen: PictureErrors) -> _Choice | None:
+    """A cycle that pictures show, where tracks do not recur."""
+    if (period := find_period_in_pictures(seen)) is not None:
+        reason = "the pictures recur, where few leave the tracks open"
+        return _Choice(f"cyclic, {period:.3f} clips a cycle: {reason}", period, is_seen=True)
+    return _from_rest_to_rest()._replace(is_seen=True) if rests_in_pictures(seen) else None
+
+
+def _choose_from_ends(path: Trajectory) -> _Choice:
+    """The kind of motion of a clip in which nothing is seen twice: it may be one cycle as it is."""
+    if (period := find_closure(path)) is not None:
+        return _Choice(f"cyclic, {period:.3f} clips a cycle: the clip ends as it began", period)
+    if returns_to_rest(path):
+        return _from_rest_to_rest()
+    return _Choice("free, as nothing was found to repeat within the clip")
+
+
+def _from_rest_to_rest() -> _Choice:
+    """What rests at both ends might rest on. It is taken to repeat too, and at once, as no picture tells when
+    its rest is over.
+    """
+    reason = "the clip ends as it began, at rest (where it would stay with `motion free`)"
+    return _Choice(f"cyclic, 1.000 clips a cycle: {reason}", 1.0, period_is_known=True)
 
 
 @dataclass(frozen=True)

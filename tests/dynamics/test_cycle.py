@@ -12,6 +12,7 @@ from nest_nerfstudio.dynamics.cycle import (
     find_period,
     find_period_in_pictures,
     recurrence,
+    rests_in_pictures,
     returns_to_rest,
 )
 from nest_nerfstudio.dynamics.trajectory import Trajectory, smooth_trajectory
@@ -80,13 +81,26 @@ def test_pictures_of_less_than_a_cycle_and_a_bit_have_no_period(cycles: float) -
 
 def test_pictures_of_what_drifts_or_stands_still_have_no_period() -> None:
     assert find_period_in_pictures(pictures_of(gait(2.0, drift=0.5), 30)) is None
-    assert find_period_in_pictures(pictures_of(smooth_trajectory(torch.zeros(33, 4).double()), 30)) is None
+    still = pictures_of(smooth_trajectory(torch.zeros(33, 4).double()), 30)
+    assert find_period_in_pictures(still) is None
+    assert not rests_in_pictures(still)
 
 
 def test_pictures_of_rest_before_and_after_a_movement_have_no_period() -> None:
     t = torch.linspace(0, 1, 65, dtype=torch.float64)
     jump = (-((t - 0.5) ** 2) / 0.02).exp()
-    assert find_period_in_pictures(pictures_of(smooth_trajectory(jump[:, None]), 30)) is None
+    seen = pictures_of(smooth_trajectory(jump[:, None]), 30)
+    assert find_period_in_pictures(seen) is None
+    assert rests_in_pictures(seen)
+
+
+def test_rest_in_two_places_and_motion_at_an_end_are_no_rest_in_pictures() -> None:
+    t = torch.linspace(0, 1, 65, dtype=torch.float64)
+    there = ((t - 0.5) * 20).tanh()
+    late = (-((t - 0.9) ** 2) / 0.02).exp()
+    for motion in (there, late):
+        assert not rests_in_pictures(pictures_of(smooth_trajectory(motion[:, None]), 30))
+    assert not rests_in_pictures(pictures_of(gait(1.0), 30))
 
 
 def test_a_period_that_few_pictures_were_taken_twice_of_is_none() -> None:

@@ -307,6 +307,17 @@ def test_pictures_tell_of_a_cycle_that_tracks_do_not_show() -> None:
     assert found.gap > ode.config.largest_gap
 
 
+def test_pictures_tell_of_rest_that_tracks_do_not_show() -> None:
+    t = torch.linspace(0, 1, 65)
+    height = (-(((t - 0.5) / 0.15) ** 2)).exp()
+    seen = PictureErrors((height[::4, None] - height).square(), t[::4])
+    ode, codes = make_observed(0.6, state_dim=8, explain_iterations=50)
+    found = ode.explain(codes, picture_errors=lambda: seen)
+    assert ode.period == 1.0
+    assert ode.oscillator.fixed
+    assert "at rest" in found.reason
+
+
 def test_pictures_are_not_asked_where_tracks_show_a_cycle() -> None:
     ode, codes = make_observed(1.5, state_dim=8, explain_iterations=50)
 
