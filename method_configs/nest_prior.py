@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from nerfstudio.configs.base_config import LoggingConfig, MachineConfig
+from nerfstudio.engine.optimizers import OptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from nest_nerfstudio.data.scenes_datamanager import MultiSceneDatamanagerConfig
+from nest_nerfstudio.pipelines.muon import MuonConfig
 from nest_nerfstudio.pipelines.nest_prior import NestPriorPipelineConfig
 from nest_nerfstudio.pipelines.schedules import FusedAdamConfig, ProgressSchedulerConfig
 from nest_nerfstudio.pipelines.trainer import NestTrainerConfig
@@ -14,9 +16,9 @@ from nest_nerfstudio.pipelines.trainer import NestTrainerConfig
 _ON_CUDA = torch.cuda.is_available()
 
 
-def _adam(lr: float) -> dict:
+def _scheduled(optimizer: OptimizerConfig) -> dict:
     return {
-        "optimizer": FusedAdamConfig(lr=lr, eps=1e-8, max_norm=1.0),
+        "optimizer": optimizer,
         "scheduler": ProgressSchedulerConfig(final_ratio=0.02, hold_until=0.5, warmup=0.02),
     }
 
@@ -36,9 +38,9 @@ nest_prior = MethodSpecification(
             datamanager=MultiSceneDatamanagerConfig(scenes_per_batch=4 if _ON_CUDA else 1, edit_states=1)
         ),
         optimizers={
-            "encoder": _adam(1e-3),
-            "field": _adam(1e-3),
-            "weights": _adam(1e-2),
+            "encoder": _scheduled(MuonConfig(lr=1e-3, max_norm=1.0)),
+            "field": _scheduled(MuonConfig(lr=1e-3, max_norm=1.0)),
+            "weights": _scheduled(FusedAdamConfig(lr=1e-2, eps=1e-8, max_norm=1.0)),
         },
     ),
     description="One equivariant encoder and one Gaussian field for many scenes.",
