@@ -49,6 +49,20 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "eps": eps, "momentum": momentum, "betas": betas})
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from another's state.
+
+        Raises:
+            ValueError: it is that of another kind of optimizer.
+        """
+        kept = {name for state in state_dict["state"].values() for name in state}
+        if strange := kept - {"momentum", "step", "mean", "square"}:
+            raise ValueError(
+                f"the checkpoint holds {', '.join(sorted(strange))} of another optimizer than Muon; go on with "
+                "the one that the run's config.yml names, or train anew"
+            )
+        super().load_state_dict(state_dict)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of all parameters that have a gradient."""

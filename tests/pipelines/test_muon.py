@@ -101,3 +101,12 @@ def test_no_gradient_in_a_matrix_is_no_step() -> None:
     (0 * parameter).sum().backward()
     optimizer.step()
     torch.testing.assert_close(parameter.detach(), before)
+
+
+def test_the_state_of_another_optimizer_is_refused() -> None:
+    parameter = nn.Parameter(torch.randn(8, 8))
+    other = torch.optim.Adam([parameter])
+    parameter.sum().backward()
+    other.step()
+    with pytest.raises(ValueError, match="exp_avg, exp_avg_sq of another optimizer than Muon"):
+        Muon([parameter], lr=1.0).load_state_dict(other.state_dict())
