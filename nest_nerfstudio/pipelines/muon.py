@@ -58,8 +58,8 @@ class Muon(torch.optim.Optimizer):
         kept = {name for state in state_dict["state"].values() for name in state}
         if strange := kept - {"momentum", "step", "mean", "square"}:
             raise ValueError(
-                f"the checkpoint holds {', '.join(sorted(strange))} of another optimizer than Muon; go on with "
-                "the one that the run's config.yml names, or train anew"
+                f"the checkpoint holds {', '.join(sorted(strange))} of another optimizer than Muon; go on "
+                "with the one that the run's config.yml names, or train anew"
             )
         super().load_state_dict(state_dict)
 
