@@ -81,8 +81,8 @@ def find_period_in_pictures(seen: PictureErrors, closeness: float = 0.65, fewest
 
     Args:
         seen: the errors.
-        closeness: r at most. With 15 to 30 pictures it is 0.03 to 0.6 a period apart, where no cycle is seen
-            twice above 0.8.
+        closeness: r at most. With 15 to 30 pictures it is 0.03 to 0.6 a period apart, and above 0.95
+            everywhere where nothing is seen twice (benchmarks/RESULTS.md).
         fewest: pictures that must have been seen twice.
 
     Returns:

@@ -73,8 +73,9 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    ways = self._of_matrix if _is_matrix(parameter) else self._of_adam
-                    parameter.sub_(ways(parameter.grad, self.state[parameter], group), alpha=group["lr"])
+                    direction = self._of_matrix if _is_matrix(parameter) else self._of_adam
+                    step = direction(parameter.grad, self.state[parameter], group)
+                    parameter.sub_(step, alpha=group["lr"])
         return loss
 
     @staticmethod
