@@ -378,7 +378,7 @@ class _Choice(NamedTuple):
 def _choose_from_pictures(seen: PictureErrors) -> _Choice | None:
     """A cycle that pictures show, where tracks do not recur."""
     if (period := find_period_in_pictures(seen)) is not None:
-        reason = "the pictures recur, where few leave the tracks open"
+        reason = "the pictures recur, which are too few to show it in the tracks of tokens"
         return _Choice(f"cyclic, {period:.3f} clips a cycle: {reason}", period, is_seen=True)
     return _from_rest_to_rest()._replace(is_seen=True) if rests_in_pictures(seen) else None
 
