@@ -125,24 +125,25 @@ class _SeenTwice(NamedTuple):
 
 
 def _seen_twice(seen: PictureErrors) -> _SeenTwice:
-    errors, count = seen.errors, seen.errors.shape[1]
-
-    def at(steps: Tensor) -> Tensor:
-        lower = steps.floor().clamp(0, count - 2).long()
-        return errors.gather(1, lower).lerp(errors.gather(1, lower + 1), steps - lower)
-
-    own = (seen.times * (count - 1))[:, None].to(errors)
-    lags = torch.arange(count, device=errors.device)
-    beyond = errors - at(own)
+    count = seen.errors.shape[1]
+    own = (seen.times * (count - 1))[:, None].to(seen.errors)
+    beyond = seen.errors - _at(seen.errors, own)
+    lags = torch.arange(count, device=beyond.device)
     of_start, of_end = (part.cumsum(1) / (lags + 1) for part in (beyond, beyond.flip(1)))
-    missed, usual, counts = errors.new_zeros(count), errors.new_zeros(count), torch.zeros_like(lags)
+    missed, usual, counts = beyond.new_zeros(count), beyond.new_zeros(count), torch.zeros_like(lags)
     for steps, part in ((own + lags, of_end.flip(1)), (own - lags, of_start.flip(1))):
         inside = (steps >= 0) & (steps <= count - 1)
-        missed += ((at(steps) - at(own)) * inside).sum(0)
+        missed += (_at(beyond, steps) * inside).sum(0)
         usual += (part * inside).sum(0)
         counts += inside.sum(0)
     unit = (counts * beyond.mean()).clamp_min(1e-12)
     return _SeenTwice(missed / unit, usual / unit, counts)
+
+
+def _at(rows: Float[Tensor, "n s"], steps: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
+    """Each row at places between its numbers, linearly; beyond its ends on in a straight line."""
+    lower = steps.floor().clamp(0, rows.shape[1] - 2).long()
+    return rows.gather(1, lower).lerp(rows.gather(1, lower + 1), steps - lower)
 
 
 def find_closure(path: Trajectory, closeness: float = 0.15) -> float | None:

@@ -38,7 +38,8 @@ class LatentODEConfig(InstantiateConfig):
     _target: type = field(default_factory=lambda: LatentODE)
     motion: Literal["auto", "free", "cyclic"] = "auto"
     """Whether motion repeats itself. auto: yes where that predicts what follows the first cycle, held out,
-    about as well as a free field does, and where a clip ends as it began, moving or at rest."""
+    about as well as a free field does, where pictures recur that are too few to show it in the tracks of
+    tokens, and where a clip ends as it began, moving or at rest."""
     period: float = 0.0
     """Length of a cycle of cyclic motion, in clips, which is kept; 0: found where the motion recurs, and
     learned on from the pictures."""
