@@ -27,6 +27,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 from torch import Tensor
 
+from nest_nerfstudio.data.clouds import read_cloud
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
 EVAL_SPLITS = ("val", "test")
@@ -545,12 +547,9 @@ def _seed_points(capture: Capture) -> dict[str, Tensor]:
         raise FileNotFoundError(
             f"the seed points {path} are missing; remove `ply_file_path` to start without"
         )
-    import open3d  # slow to import, so only where it is needed
-
-    cloud = open3d.io.read_point_cloud(str(path))  # pyright: ignore[reportArgumentType]
-    xyz = torch.from_numpy(np.asarray(cloud.points, dtype=np.float32))
-    if not len(xyz):
-        raise ValueError(f"no points could be read from {path}; remove `ply_file_path` to start without")
-    rgb = np.asarray(cloud.colors) if cloud.has_colors() else np.full((len(xyz), 3), 0.5)
-    xyz = (xyz @ capture.transform[:, :3].T + capture.transform[:, 3]) * capture.scale
-    return {"points3D_xyz": xyz, "points3D_rgb": torch.from_numpy((rgb * 255).round().astype(np.uint8))}
+    try:
+        cloud = read_cloud(path, grey=True)
+    except ValueError as error:
+        raise ValueError(f"{error}; remove `ply_file_path` to start without") from None
+    xyz = (cloud.positions @ capture.transform[:, :3].T + capture.transform[:, 3]) * capture.scale
+    return {"points3D_xyz": xyz, "points3D_rgb": (cloud.rgb * 255).round().to(torch.uint8)}

@@ -236,6 +236,26 @@ class NestPriorModel(GaussianModel):
             self._encoded = held
         return held[1]
 
+    def latent_of_cloud(self, points: Points) -> SceneLatent:
+        """Z of a coloured point cloud in the frame of the scenes that were trained on (z up, world units).
+
+        Raises:
+            ValueError: the model has never seen clouds, or this one lies outside of what it knows.
+        """
+        if self.config.from_points <= 0:
+            raise ValueError(
+                "this model was trained on pictures alone; one that reads clouds too is trained with "
+                "--pipeline.model.from-points 0.25"
+            )
+        radius = self.config.encoder.radius
+        reach = (points.positions - self.encoder.centre(None, points)).norm(dim=1).max().item()
+        if reach > _TOO_FAR * radius:
+            raise ValueError(
+                f"the cloud reaches {reach:.3g} units from the middle, and the model knows scenes within "
+                f"{radius:.3g}: shift and scale it to the size of the scenes that it was trained on"
+            )
+        return self.encoder(None, points)
+
     def refine(self, latent: SceneLatent, context: Views) -> SceneLatent:
         """The latent, optimised on its context: `refine_steps` for each view beyond the first."""
 
@@ -299,6 +319,8 @@ class NestPriorModel(GaussianModel):
         return found
 
 
+_TOO_FAR = 1.5
+"""Radii of the ball that scenes lie in."""
 _NOTHING = torch.zeros(3)
 """Black, behind pictures that have no alpha."""
 

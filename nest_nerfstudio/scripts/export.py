@@ -1,13 +1,17 @@
-"""`nest-export`: a trained scene, at one time or a sequence of times, in formats that other programs read."""
+"""`nest-export`: trained scenes in formats that other programs read.
+
+`splat`: one that moves, at one time or a sequence of times. `scenes`: those that a nest-prior encodes.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,10 +22,11 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
+from nest_nerfstudio.data.clouds import read_cloud
 from nest_nerfstudio.geometry.quaternion import quat_multiply, quat_normalize, rotmat_to_quat
 from nest_nerfstudio.geometry.sh import MAX_DEGREE, rotate_sh
 from nest_nerfstudio.geometry.sh import sh_degree as degree_of_sh
-from nest_nerfstudio.types import Gaussians
+from nest_nerfstudio.types import Gaussians, Points, SceneLatent
 
 _OPACITY_MARGIN = 1e-6  # keeps the logits of 0 and 1 finite
 _PLY_TYPES = {
@@ -36,6 +41,19 @@ class MovingScene(Protocol):
 
     def gaussians_at(self, time: float) -> Gaussians:
         """The scene at a clip time, activated values, nerfstudio's world frame."""
+        ...
+
+
+@runtime_checkable
+class ManyScenes(Protocol):
+    """What a model of many scenes must offer to be exported."""
+
+    def latent_of(self, scene: int, num_views: int, refined: bool) -> SceneLatent:
+        """A scene, encoded from so many of its pictures."""
+        ...
+
+    def latent_of_cloud(self, points: Points) -> SceneLatent:
+        """A coloured point cloud, encoded."""
         ...
 
 
@@ -70,18 +88,83 @@ def splat(
         ValueError: times that make no sequence, a run of another method, or a scene without Gaussians.
     """
     paths = {output_dir / f"splat_t{time:.4f}.ply": time for time in _times(times, num_times, t0, t1)}
-    model, transform, scale = _load(load_config)
+    pipeline = _load(load_config, MovingScene, "use `nest-export scenes` or nerfstudio's ns-export")
+    model, parsed = pipeline.model, pipeline.datamanager.train_dataparser_outputs
     output_dir.mkdir(parents=True, exist_ok=True)
     for path, time in track(paths.items(), "Writing splats", console=CONSOLE, disable=len(paths) == 1):
         with torch.no_grad():
-            gaussians = _only_finite(model.gaussians_at(time), time)
+            gaussians = _only_finite(model.gaussians_at(time), f"t = {time:.4f}")
             if original_frame:
+                transform, scale = parsed.dataparser_transform, float(parsed.dataparser_scale)
                 gaussians = undo_transform(gaussians, transform, scale)
         write_splat_ply(path, gaussians if sh_degree is None else with_sh_degree(gaussians, sh_degree))
-    CONSOLE.print(
-        f"Wrote {len(paths)} file(s): {', '.join(str(p) for p in list(paths)[:3])}{' …' * (len(paths) > 3)}"
-    )
+    CONSOLE.print(_wrote(list(paths)))
     return list(paths)
+
+
+def scenes(
+    load_config: Path,
+    output_dir: Path,
+    names: tuple[str, ...] = (),
+    clouds: tuple[Path, ...] = (),
+    data: Path | None = None,
+    scene_format: str | None = None,
+    num_views: int = 8,
+    refined: bool = True,
+    sh_degree: int | None = None,
+) -> list[Path]:
+    """Encode scenes with a trained nest-prior and write a 3D Gaussian Splatting PLY file of each: `NAME.ply`.
+
+    Args:
+        load_config: the run's `config.yml`.
+        output_dir: where the files go; made if it is not there.
+        names: of the scenes; without names and clouds, all that were held out, or all of `data`.
+        data: other scenes than those of the training: a folder with `scenes.json`, …
+        scene_format: … or one scene that this parser of nerfstudio's reads (`nerfstudio-data`, …).
+        clouds: files of coloured points to encode too, in the frame and at the scale of the scenes.
+        num_views: pictures to encode a scene from; fewer where it has fewer.
+        refined: also optimise each latent on its pictures (seconds a scene).
+        sh_degree: write spherical harmonics of exactly this degree (0 to 3), cut or filled with zeros.
+
+    Returns:
+        The files, clouds last.
+
+    Raises:
+        FileNotFoundError: no such run or cloud.
+        ValueError: a scene that is not there, two of one name, a run of another method, a model that does not
+            read clouds.
+    """
+    if num_views < 1:
+        raise ValueError(f"--num-views {num_views} must be 1 or more")
+
+    def read_other(config: Any) -> None:
+        if data is not None:
+            parser = config.pipeline.datamanager.dataparser
+            config.pipeline.datamanager.data = parser.data = data
+            parser.holdout, parser.scenes, parser.scene_parser = 1, (), None
+            if scene_format is not None:
+                parser.scenes, parser.scene_format = (Path(),), scene_format
+
+    pipeline = _load(load_config, ManyScenes, "use `nest-export splat` or nerfstudio's ns-export", read_other)
+    model, index = pipeline.model, pipeline.datamanager.index
+    numbers = [index.find(name) for name in names] or ([] if clouds else pipeline.datamanager.held_out)
+    chosen: list[tuple[str, int | Points]] = [(index.entries[i].name, i) for i in numbers]
+    chosen += [(path.stem, read_cloud(path)) for path in clouds]
+    paths = [output_dir / f"{name}.ply" for name, _ in chosen]
+    if len(set(paths)) < len(paths):
+        raise ValueError("two scenes or clouds have one name, so one file; write them into two folders")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for path, (_, what) in zip(paths, track(chosen, "Encoding", console=CONSOLE), strict=True):
+        with torch.no_grad():
+            latent = (
+                model.latent_of_cloud(what)
+                if isinstance(what, Points)
+                else model.latent_of(what, num_views, refined)
+            )
+            gaussians = _only_finite(model.field(latent), path.stem)
+        write_splat_ply(path, gaussians if sh_degree is None else with_sh_degree(gaussians, sh_degree))
+    CONSOLE.print(_wrote(paths))
+    return paths
 
 
 def write_splat_ply(path: Path, gaussians: Gaussians) -> None:
@@ -205,32 +288,40 @@ def _times(times: tuple[float, ...], num_times: int | None, t0: float, t1: float
     return list(times)
 
 
-def _load(load_config: Path) -> tuple[MovingScene, Tensor, float]:
-    """Model of a run, without its images, and the transform and scale of its data parser."""
+def _load(
+    load_config: Path, wanted: type, otherwise: str, change: Callable[[Any], None] = lambda _: None
+) -> Any:
+    """Pipeline of a run whose model is of a kind, without its images; other models are not built.
+
+    Args:
+        load_config: the run's `config.yml`.
+        wanted: what its model has to be.
+        otherwise: what to do where it is not.
+        change: changes the run's config before anything is built.
+    """
     if not load_config.is_file():
         raise FileNotFoundError(f"no run at {load_config}; give the config.yml that ns-train wrote")
     from nerfstudio.utils.eval_utils import eval_setup  # imports every method that is installed
 
-    _, pipeline, _, _ = eval_setup(load_config, test_mode="inference", update_config_callback=_require_motion)
-    parsed = cast(Any, pipeline.datamanager).train_dataparser_outputs
-    return cast(MovingScene, pipeline.model), parsed.dataparser_transform, float(parsed.dataparser_scale)
+    def require(config: Any) -> Any:
+        if not issubclass(config.pipeline.model._target, wanted):
+            raise ValueError(f"this does not export {config.method_name}; {otherwise}")
+        change(config)
+        return config
+
+    return eval_setup(load_config, test_mode="inference", update_config_callback=require)[1]
 
 
-def _require_motion(config: Any) -> Any:
-    """Refuse other methods before their models are built."""
-    if not issubclass(config.pipeline.model._target, MovingScene):
-        raise ValueError(
-            f"{config.method_name} is no method of nest_nerfstudio; use nerfstudio's ns-export for it"
-        )
-    return config
+def _wrote(paths: list[Path]) -> str:
+    return f"Wrote {len(paths)} file(s): {', '.join(map(str, paths[:3]))}{' …' * (len(paths) > 3)}"
 
 
-def _only_finite(gaussians: Gaussians, time: float) -> Gaussians:
+def _only_finite(gaussians: Gaussians, name: str) -> Gaussians:
     parts = {name: getattr(gaussians, name) for name in ("means", "quats", "scales", "opacities", "sh")}
     good = torch.stack([torch.isfinite(part[:, None].flatten(1)).all(1) for part in parts.values()]).all(0)
     dropped = int((~good).sum())
     if dropped:
-        CONSOLE.print(f"t = {time:.4f}: left out {dropped} of {len(good)} Gaussians that are not finite")
+        CONSOLE.print(f"{name}: left out {dropped} of {len(good)} Gaussians that are not finite")
     return Gaussians(**{name: part[good] for name, part in parts.items()})
 
 
@@ -283,7 +374,9 @@ def _read_vertices(path: Path) -> np.ndarray:
 def entrypoint() -> None:
     """The `nest-export` command."""
     try:
-        tyro.extras.subcommand_cli_from_dict({"splat": splat}, prog="nest-export", description=__doc__)
+        tyro.extras.subcommand_cli_from_dict(
+            {"splat": splat, "scenes": scenes}, prog="nest-export", description=__doc__
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"nest-export: {error}")
 

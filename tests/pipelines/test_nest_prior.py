@@ -6,13 +6,19 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+import trimesh
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.eval_utils import eval_setup
 
+from nest_nerfstudio.data.clouds import read_cloud
 from nest_nerfstudio.edits.actions import apply_edit
 from nest_nerfstudio.pipelines.trainer import NestTrainer
+from nest_nerfstudio.scripts import export
+from nest_nerfstudio.scripts.export import read_splat_ply
 from nest_nerfstudio.types import Edit, SunSky
 from tests.ball_scenes import NUM_SCENES, make_prior_config, write_ball_scenes
 
@@ -136,6 +142,57 @@ def test_an_unknown_light_is_told_from_half_of_its_pictures(trained: NestTrainer
         known = model._in_state(latent, sample.edit, Edit(light=SunSky(sun=1.0)), views)
     assert known is not None
     assert known[1] is views
+
+
+def test_exported_scenes_are_what_the_model_decodes(
+    scenes: Path, trained: NestTrainer, tmp_path: Path
+) -> None:
+    config, model = trained.base_dir / "config.yml", trained.pipeline.model
+    data = trained.pipeline.datamanager
+    (path,) = export.scenes(config, tmp_path, num_views=4, refined=False)  # the one that is held out
+    assert path == tmp_path / f"{data.index.entries[data.held_out[0]].name}.ply"
+    found = read_splat_ply(path)
+    with torch.no_grad():
+        expected = model.field(model.latent_of(data.held_out[0], 4))
+    torch.testing.assert_close(found.means, expected.means)
+    torch.testing.assert_close(found.sh, expected.sh)
+    (again,) = export.scenes(config, tmp_path / "refined", (path.stem,), num_views=4)
+    assert not torch.allclose(read_splat_ply(again).means, found.means, atol=1e-4)
+    everything = export.scenes(config, tmp_path / "all", data=scenes, num_views=4, refined=False)
+    assert {p.stem for p in everything} == {entry.name for entry in data.index.entries}
+    assert (tmp_path / "all" / path.name).read_bytes() == path.read_bytes()
+    with pytest.raises(ValueError, match="--num-views 0"):
+        export.scenes(config, tmp_path, num_views=0)
+    with pytest.raises(ValueError, match="no scene moon"):
+        export.scenes(config, tmp_path, ("moon",))
+    with pytest.raises(ValueError, match="two scenes or clouds have one name"):
+        export.scenes(config, tmp_path, (path.stem,), (write_cloud(tmp_path / path.name),))
+    with pytest.raises(ValueError, match="does not export nest-prior; use `nest-export scenes`"):
+        export.splat(config, tmp_path)
+
+
+def write_cloud(path: Path, size: float = 0.5) -> Path:
+    """Points on a sphere, red above and blue below."""
+    places = F.normalize(torch.randn(800, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    above = places[:, 2:].numpy() > 0
+    colors = np.where(above, [[255, 0, 0]], [[0, 0, 255]]).astype(np.uint8)
+    trimesh.PointCloud(size * places.numpy(), colors).export(str(path))
+    return path
+
+
+def test_clouds_are_encoded_by_models_that_have_seen_some(trained: NestTrainer, tmp_path: Path) -> None:
+    model, cloud = trained.pipeline.model, write_cloud(tmp_path / "sphere.ply")
+    with pytest.raises(ValueError, match=r"trained on pictures alone.*from-points"):
+        export.scenes(trained.base_dir / "config.yml", tmp_path, clouds=(cloud,))
+    before, model.config.from_points = model.config.from_points, 0.5
+    try:
+        with pytest.raises(ValueError, match=r"reaches 40 units .* within 1\.25: shift and scale"):
+            model.latent_of_cloud(read_cloud(write_cloud(tmp_path / "large.ply", 40.0)))
+        with torch.no_grad():
+            latent = model.latent_of_cloud(read_cloud(cloud))
+    finally:
+        model.config.from_points = before
+    assert latent.translations.norm(dim=1).median() == pytest.approx(0.5, abs=0.1)
 
 
 def test_points_can_stand_in_for_views_in_training(trained: NestTrainer) -> None:

@@ -339,7 +339,7 @@ def test_bad_arguments(run: SimpleNamespace, arguments: dict, message: str) -> N
 
 def test_other_methods_are_refused_before_they_are_built(run: SimpleNamespace) -> None:
     run.target = object
-    with pytest.raises(ValueError, match="some-method is no method of nest_nerfstudio"):
+    with pytest.raises(ValueError, match="does not export some-method; use"):
         splat(run.config, run.out)
 
 
