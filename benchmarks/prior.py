@@ -4,6 +4,7 @@ python benchmarks/prior.py scores RUN/config.yml
 python benchmarks/prior.py baselines ../shared/data/scenes
 python benchmarks/prior.py exactness RUN/config.yml
 python benchmarks/prior.py rotated RUN/config.yml
+python benchmarks/prior.py clouds RUN/config.yml
 python benchmarks/prior.py cost --plot cost.png
 """
 
@@ -26,6 +27,7 @@ from nest_nerfstudio.data.scenes import read_index
 from nest_nerfstudio.data.scenes_library import SceneLibrary
 from nest_nerfstudio.data.scenes_sampling import eval_sample
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
+from nest_nerfstudio.encoders.lift import hull_points
 from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
 from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
@@ -149,6 +151,37 @@ def rotated(load_config: Path) -> None:
                 found[name].append(psnr(shown, over_white(views)))
         before, after = np.mean(found["is"]), np.mean(found["turned"])
         print(f"| {count} | {before:.3f} | {after:.3f} | {before - after:+.3f} |", flush=True)
+
+
+@torch.no_grad()
+def clouds(load_config: Path, counts: tuple[int, ...] = (4, 8, 18)) -> None:
+    """PSNR on unseen views of unseen scenes, from so many views and from the coloured cloud of their hull.
+
+    Args:
+        load_config: config.yml of a run with `from_points`.
+        counts: numbers of views.
+    """
+    pipeline = eval_setup(load_config, test_mode="test")[1]
+    model = pipeline.model
+    encoder = model.config.encoder
+    print("| views | encoded | points of their hull | encoded |")
+    print("|---|---|---|---|")
+    for count in counts:
+        found = defaultdict(list)
+        for sample in pipeline.datamanager.eval_samples(count):
+            centre = model.encoder.centre(sample.context)
+            points = hull_points(sample.context, centre, encoder.radius, encoder.proposals.cells // 2)
+            views = sample.targets[0][1]
+            found["points"].append(len(points))
+            for name, latent in (
+                ("views", model.encoder(sample.context)),
+                ("cloud", model.latent_of_cloud(points)),
+            ):
+                found[name].append(psnr(model.render(latent, views).rgb, over_white(views)))
+        means = {name: np.mean(values) for name, values in found.items()}
+        print(
+            f"| {count} | {means['views']:.2f} | {means['points']:.0f} | {means['cloud']:.2f} |", flush=True
+        )
 
 
 def _is_learned(module: torch.nn.Module, name: str) -> bool:
@@ -354,6 +387,7 @@ if __name__ == "__main__":
             "baselines": baselines,
             "exactness": exactness,
             "rotated": rotated,
+            "clouds": clouds,
             "cost": cost,
         }
     )
