@@ -136,6 +136,8 @@ def scenes(
     """
     if num_views < 1:
         raise ValueError(f"--num-views {num_views} must be 1 or more")
+    if scene_format is not None and data is None:
+        raise ValueError(f"--scene-format {scene_format} says how to read --data, which is not given")
 
     def read_other(config: Any) -> None:
         if data is not None:

@@ -161,6 +161,11 @@ def test_exported_scenes_are_what_the_model_decodes(
     everything = export.scenes(config, tmp_path / "all", data=scenes, num_views=4, refined=False)
     assert {p.stem for p in everything} == {entry.name for entry in data.index.entries}
     assert (tmp_path / "all" / path.name).read_bytes() == path.read_bytes()
+    one = data.index.entries[0].folder
+    (alone,) = export.scenes(config, tmp_path / "one", data=one, scene_format="blender-data", refined=False)
+    assert alone.name == f"{one.name}.ply"
+    with pytest.raises(ValueError, match="--scene-format blender-data says how to read --data"):
+        export.scenes(config, tmp_path, scene_format="blender-data")
     with pytest.raises(ValueError, match="--num-views 0"):
         export.scenes(config, tmp_path, num_views=0)
     with pytest.raises(ValueError, match="no scene moon"):
