@@ -247,6 +247,7 @@ class NestPriorModel(GaussianModel):
                 "this model was trained on pictures alone; one that reads clouds too is trained with "
                 "--pipeline.model.from-points 0.25"
             )
+        points = Points(points.positions.to(self.device), points.rgb.to(self.device))
         radius = self.config.encoder.radius
         reach = (points.positions - self.encoder.centre(None, points)).norm(dim=1).max().item()
         if reach > _TOO_FAR * radius:
