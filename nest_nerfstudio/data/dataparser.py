@@ -542,14 +542,9 @@ def _seed_points(capture: Capture) -> dict[str, Tensor]:
     name = capture.meta.get("ply_file_path")
     if not name:
         return {}
-    path = capture.folder / name
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the seed points {path} are missing; remove `ply_file_path` to start without"
-        )
     try:
-        cloud = read_cloud(path, grey=True)
-    except ValueError as error:
-        raise ValueError(f"{error}; remove `ply_file_path` to start without") from None
+        cloud = read_cloud(capture.folder / name, grey=True)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"the seed points: {error}; remove `ply_file_path` to start without") from None
     xyz = (cloud.positions @ capture.transform[:, :3].T + capture.transform[:, 3]) * capture.scale
     return {"points3D_xyz": xyz, "points3D_rgb": (cloud.rgb * 255).round().to(torch.uint8)}

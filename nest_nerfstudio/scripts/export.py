@@ -95,8 +95,8 @@ def splat(
         with torch.no_grad():
             gaussians = _only_finite(model.gaussians_at(time), f"t = {time:.4f}")
             if original_frame:
-                transform, scale = parsed.dataparser_transform, float(parsed.dataparser_scale)
-                gaussians = undo_transform(gaussians, transform, scale)
+                scale = float(parsed.dataparser_scale)
+                gaussians = undo_transform(gaussians, parsed.dataparser_transform, scale)
         write_splat_ply(path, gaussians if sh_degree is None else with_sh_degree(gaussians, sh_degree))
     CONSOLE.print(_wrote(list(paths)))
     return list(paths)
@@ -138,16 +138,12 @@ def scenes(
         raise ValueError(f"--num-views {num_views} must be 1 or more")
     if scene_format is not None and data is None:
         raise ValueError(f"--scene-format {scene_format} says how to read --data, which is not given")
-
-    def read_other(config: Any) -> None:
-        if data is not None:
-            parser = config.pipeline.datamanager.dataparser
-            config.pipeline.datamanager.data = parser.data = data
-            parser.holdout, parser.scenes, parser.scene_parser = 1, (), None
-            if scene_format is not None:
-                parser.scenes, parser.scene_format = (Path(),), scene_format
-
-    pipeline = _load(load_config, ManyScenes, "use `nest-export splat` or nerfstudio's ns-export", read_other)
+    pipeline = _load(
+        load_config,
+        ManyScenes,
+        "use `nest-export splat` or nerfstudio's ns-export",
+        lambda config: _read_instead(config, data, scene_format),
+    )
     model, index = pipeline.model, pipeline.datamanager.index
     numbers = [index.find(name) for name in names] or ([] if clouds else pipeline.datamanager.held_out)
     chosen: list[tuple[str, int | Points]] = [(index.entries[i].name, i) for i in numbers]
@@ -314,16 +310,27 @@ def _load(
     return eval_setup(load_config, test_mode="inference", update_config_callback=require)[1]
 
 
+def _read_instead(config: Any, data: Path | None, scene_format: str | None) -> None:
+    """Have a run of nest-prior read other scenes than its own, if any are given, and hold all of them out."""
+    if data is None:
+        return
+    manager = config.pipeline.datamanager
+    manager.data = manager.dataparser.data = data
+    manager.dataparser.holdout, manager.dataparser.scenes, manager.dataparser.scene_parser = 1, (), None
+    if scene_format is not None:
+        manager.dataparser.scenes, manager.dataparser.scene_format = (Path(),), scene_format
+
+
 def _wrote(paths: list[Path]) -> str:
     return f"Wrote {len(paths)} file(s): {', '.join(map(str, paths[:3]))}{' …' * (len(paths) > 3)}"
 
 
-def _only_finite(gaussians: Gaussians, name: str) -> Gaussians:
+def _only_finite(gaussians: Gaussians, owner: str) -> Gaussians:
     parts = {name: getattr(gaussians, name) for name in ("means", "quats", "scales", "opacities", "sh")}
     good = torch.stack([torch.isfinite(part[:, None].flatten(1)).all(1) for part in parts.values()]).all(0)
     dropped = int((~good).sum())
     if dropped:
-        CONSOLE.print(f"{name}: left out {dropped} of {len(good)} Gaussians that are not finite")
+        CONSOLE.print(f"{owner}: left out {dropped} of {len(good)} Gaussians that are not finite")
     return Gaussians(**{name: part[good] for name, part in parts.items()})
 
 
