@@ -23,9 +23,9 @@ import tyro
 from nerfstudio.utils.eval_utils import eval_setup
 from torch import Tensor
 
-from nest_nerfstudio.data.scenes import read_index
-from nest_nerfstudio.data.scenes_library import SceneLibrary
-from nest_nerfstudio.data.scenes_sampling import eval_sample
+from nest_nerfstudio.data.scenes.library import SceneLibrary
+from nest_nerfstudio.data.scenes.reader import read_index
+from nest_nerfstudio.data.scenes.sampling import eval_sample
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
 from nest_nerfstudio.encoders.lift import hull_points
 from nest_nerfstudio.fields.bound_gaussians import BoundGaussians

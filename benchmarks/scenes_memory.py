@@ -66,7 +66,7 @@ class ScenesMemory:
 
     def _draw(self, folder: Path) -> dict[str, float]:
         # Here, since a process counts its parent's peak as its own: the parent must stay small.
-        from nest_nerfstudio.data.scenes_datamanager import MultiSceneDatamanagerConfig
+        from nest_nerfstudio.data.scenes.datamanager import MultiSceneDatamanagerConfig
 
         config = MultiSceneDatamanagerConfig(data=folder, cache_megabytes=self.cache_megabytes, edit_states=1)
         manager = config.setup()

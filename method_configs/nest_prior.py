@@ -7,7 +7,7 @@ from nerfstudio.configs.base_config import LoggingConfig, MachineConfig
 from nerfstudio.engine.optimizers import OptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from nest_nerfstudio.data.scenes_datamanager import MultiSceneDatamanagerConfig
+from nest_nerfstudio.data.scenes.datamanager import MultiSceneDatamanagerConfig
 from nest_nerfstudio.pipelines.muon import MuonConfig
 from nest_nerfstudio.pipelines.nest_prior import NestPriorPipelineConfig
 from nest_nerfstudio.pipelines.schedules import FusedAdamConfig, ProgressSchedulerConfig

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
-from nest_nerfstudio.data.scenes_parser import NestScenesConfig
+from nest_nerfstudio.data.scenes.dataparser import NestScenesConfig
 
 nest_scenes = DataParserSpecification(
     config=NestScenesConfig(),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nest_nerfstudio.data.synthetic import MovingSceneConfig, make_toy_scene
+from nest_nerfstudio.synthesis.figures import MovingSceneConfig, make_toy_scene
 from tests.ball_scenes import make_prior_config, write_ball_scenes
 from tests.small_capture import SIZE
 

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from nest_nerfstudio.data.edits import edit_problems, is_finite
-from nest_nerfstudio.data.rendering import OBJECT_RADIUS
+from nest_nerfstudio.data.scenes.edits import edit_problems, is_finite
+from nest_nerfstudio.synthesis.rendering import OBJECT_RADIUS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 ROTATION_TOLERANCE = 1e-3  # on R Rᵀ − I

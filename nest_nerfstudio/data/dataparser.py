@@ -27,7 +27,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 from torch import Tensor
 
-from nest_nerfstudio.data.clouds import read_cloud
+from nest_nerfstudio.io.point_clouds import read_cloud
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")

@@ -12,7 +12,7 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from nest_nerfstudio.geometry.cameras import ray_lengths
+from nest_nerfstudio.cameras import ray_lengths
 from nest_nerfstudio.geometry.sh import MAX_DEGREE
 from nest_nerfstudio.models.metrics import ImageMetrics
 from nest_nerfstudio.rasterizers import create_rasterizer

@@ -16,6 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 
+from nest_nerfstudio.cameras import cameras_to_views, downscale_views
 from nest_nerfstudio.dynamics.base import StaticDynamics
 from nest_nerfstudio.dynamics.cycle import PictureErrors
 from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
@@ -23,7 +24,6 @@ from nest_nerfstudio.dynamics.motions import Motion, play
 from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians
 from nest_nerfstudio.fields.deformation_mlp import DeformedGaussians
 from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
-from nest_nerfstudio.geometry.cameras import cameras_to_views, downscale_views
 from nest_nerfstudio.geometry.points import farthest_points
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_inverse
 from nest_nerfstudio.geometry.sh import rgb_to_sh
@@ -36,8 +36,8 @@ from nest_nerfstudio.models.gaussian_model import (
     over_background,
 )
 from nest_nerfstudio.models.trainable_latent import TrainableLatent
-from nest_nerfstudio.rasterizers.strategy import create_strategy
 from nest_nerfstudio.rasterizers.visibility import visible_shares
+from nest_nerfstudio.training.strategy import create_strategy
 from nest_nerfstudio.types import Gaussians, SceneLatent, Views
 from nest_nerfstudio.viewer.controls import DynamicViewerControls
 

@@ -11,11 +11,11 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 from torch.nn import Parameter
 
+from nest_nerfstudio.cameras import cameras_to_views
 from nest_nerfstudio.edits.actions import apply_edit, sun_sky_light
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
 from nest_nerfstudio.encoders.lift import hull_points, sort_views
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
-from nest_nerfstudio.geometry.cameras import cameras_to_views
 from nest_nerfstudio.losses.multi_task import UncertaintyWeights
 from nest_nerfstudio.losses.photometric import depth_loss, photometric_loss
 from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig, composite

@@ -12,8 +12,8 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from nest_nerfstudio.cameras import cameras_to_views
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
-from nest_nerfstudio.geometry.cameras import cameras_to_views
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
 from nest_nerfstudio.pipelines.base import NestPipeline
 from nest_nerfstudio.types import Views

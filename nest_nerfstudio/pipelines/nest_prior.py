@@ -14,7 +14,7 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from rich.progress import track
 
-from nest_nerfstudio.data.scenes_datamanager import MultiSceneDatamanager, MultiSceneDatamanagerConfig
+from nest_nerfstudio.data.scenes.datamanager import MultiSceneDatamanager, MultiSceneDatamanagerConfig
 from nest_nerfstudio.models.nest_prior import NestPriorModel, NestPriorModelConfig
 from nest_nerfstudio.pipelines.base import NestPipeline
 from nest_nerfstudio.types import SceneSample

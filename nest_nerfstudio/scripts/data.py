@@ -11,8 +11,7 @@ from typing import Annotated
 import tyro
 
 from nest_nerfstudio.data.check import check_dataset
-from nest_nerfstudio.data.gltf import gltf_figure
-from nest_nerfstudio.data.synthetic import (
+from nest_nerfstudio.synthesis.figures import (
     EDITS,
     EditedScenesConfig,
     EditName,
@@ -22,7 +21,8 @@ from nest_nerfstudio.data.synthetic import (
     make_scenes,
     make_toy_scene,
 )
-from nest_nerfstudio.data.toy import CATEGORIES, random_figure
+from nest_nerfstudio.synthesis.gltf import gltf_figure
+from nest_nerfstudio.synthesis.toy import CATEGORIES, random_figure
 
 Flags = Annotated[MovingSceneConfig, tyro.conf.arg(name="")]
 JOBS = min(os.cpu_count() or 1, 8)

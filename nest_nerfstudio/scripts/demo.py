@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw
 
-from nest_nerfstudio.data.rendering import CAMERA_ANGLE_X, CAMERA_RADIUS, look_at_origin
+from nest_nerfstudio.synthesis.rendering import CAMERA_ANGLE_X, CAMERA_RADIUS, look_at_origin
 
 FRAMES_PER_SECOND = 24
 

@@ -22,10 +22,10 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from nest_nerfstudio.data.clouds import read_cloud
 from nest_nerfstudio.geometry.quaternion import quat_multiply, quat_normalize, rotmat_to_quat
 from nest_nerfstudio.geometry.sh import MAX_DEGREE, rotate_sh
 from nest_nerfstudio.geometry.sh import sh_degree as degree_of_sh
+from nest_nerfstudio.io.point_clouds import read_cloud
 from nest_nerfstudio.types import Gaussians, Points, SceneLatent
 
 _OPACITY_MARGIN = 1e-6  # keeps the logits of 0 and 1 finite

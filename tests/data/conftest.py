@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_scenes import orbit, write_image
+
+from tests.data.small_scenes import orbit, write_image
 
 
 @pytest.fixture

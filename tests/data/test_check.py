@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from small_scenes import edit_json, write_image
 
 from nest_nerfstudio.data.check import check_dataset
+from tests.data.small_scenes import edit_json, write_image
 
 Spoil = Callable[[dict[str, Any]], object]
 

@@ -13,10 +13,10 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.dnerf_dataparser import DNeRFDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
-from small_scenes import edit_json, orbit, write_image
 
 from nest_nerfstudio.data.dataparser import NestDynamicDataParser, NestDynamicDataParserConfig
 from nest_nerfstudio.data.dataset import DynamicDataset
+from tests.data.small_scenes import edit_json, orbit, write_image
 
 
 def parse(data: Path, split: str = "train", **options: Any) -> DataparserOutputs:

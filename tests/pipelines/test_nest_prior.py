@@ -14,8 +14,8 @@ import trimesh
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.eval_utils import eval_setup
 
-from nest_nerfstudio.data.clouds import read_cloud
 from nest_nerfstudio.edits.actions import apply_edit
+from nest_nerfstudio.io.point_clouds import read_cloud
 from nest_nerfstudio.pipelines.trainer import NestTrainer
 from nest_nerfstudio.scripts import export
 from nest_nerfstudio.scripts.export import read_splat_ply

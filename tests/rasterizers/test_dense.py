@@ -9,11 +9,11 @@ from gsplat.cuda._torch_impl import (
     _quat_scale_to_covar_preci,
     _spherical_harmonics,
 )
-from raster_cases import INPUTS, Case, make_case, relative_error
 
 from nest_nerfstudio.rasterizers import dense
 from nest_nerfstudio.rasterizers.dense import Camera, DenseRasterizer, composite, project
 from nest_nerfstudio.types import Gaussians
+from tests.rasterizers.raster_cases import INPUTS, Case, make_case, relative_error
 
 
 def pixel_by_pixel(

@@ -8,11 +8,20 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raster_cases import INPUTS, KINDS, Case, draw, firm_pixels, make_case, pixel_weights, relative_error
 
 from nest_nerfstudio.rasterizers.dense import DenseRasterizer
 from nest_nerfstudio.rasterizers.numba_cpu import NumbaRasterizer
 from nest_nerfstudio.types import Gaussians
+from tests.rasterizers.raster_cases import (
+    INPUTS,
+    KINDS,
+    Case,
+    draw,
+    firm_pixels,
+    make_case,
+    pixel_weights,
+    relative_error,
+)
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 

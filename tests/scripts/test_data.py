@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nest_nerfstudio.scripts.data import entrypoint
-from tests.data.small_glb import arm
+from tests.synthesis.small_glb import arm
 
 TINY = ("--size", 16, "--samples", 1)
 

@@ -8,7 +8,8 @@ from unittest.mock import Mock
 import pytest
 import viser
 from nerfstudio.viewer.control_panel import ControlPanel
-from waiting import free_port
+
+from tests.viewer.waiting import free_port
 
 
 @pytest.fixture(scope="session")

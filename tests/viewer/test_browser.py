@@ -17,9 +17,9 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from waiting import eventually, free_port
 
 from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
+from tests.viewer.waiting import eventually, free_port
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")

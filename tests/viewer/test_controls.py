@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from waiting import eventually
 
 from nest_nerfstudio.types import MotionCode, SceneLatent
 from nest_nerfstudio.viewer.base import FAR_DEPTH
 from nest_nerfstudio.viewer.controls import DynamicViewerControls
+from tests.viewer.waiting import eventually
 
 
 def latent_at(t: float) -> SceneLatent:

@@ -6,9 +6,9 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from waiting import eventually
 
 from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
+from tests.viewer.waiting import eventually
 
 NAMES = ["cow", "wolf", "trex"]
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from many_scenes import write_index, write_scene, write_scenes
 from PIL import Image
-from small_scenes import edit_json, orbit, write_image
 
-from nest_nerfstudio.data.scenes import read_index
-from nest_nerfstudio.data.scenes_library import SceneLibrary
-from nest_nerfstudio.data.scenes_sampling import SceneSampleDataset, eval_sample, load_steps, step_draws
+from nest_nerfstudio.data.scenes.library import SceneLibrary
+from nest_nerfstudio.data.scenes.reader import read_index
+from nest_nerfstudio.data.scenes.sampling import SceneSampleDataset, eval_sample, load_steps, step_draws
 from nest_nerfstudio.types import SceneSample, Views
+from tests.data.scenes.many_scenes import write_index, write_scene, write_scenes
+from tests.data.small_scenes import edit_json, orbit, write_image
 
 
 @pytest.fixture

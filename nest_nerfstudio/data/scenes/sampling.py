@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from nest_nerfstudio.data.scenes import Scene, State, bad_scenes_left_out
-from nest_nerfstudio.data.scenes_library import SceneLibrary
+from nest_nerfstudio.data.scenes.library import SceneLibrary
+from nest_nerfstudio.data.scenes.reader import Scene, State, bad_scenes_left_out
 from nest_nerfstudio.types import SceneSample, Views
 
 

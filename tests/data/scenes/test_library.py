@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from many_scenes import write_scene, write_scenes
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
-from small_scenes import edit_json, write_image
 
-from nest_nerfstudio.data.scenes import index_folders, read_index
-from nest_nerfstudio.data.scenes_library import BoundedCache, SceneLibrary
-from nest_nerfstudio.geometry.cameras import cameras_to_views
+from nest_nerfstudio.cameras import cameras_to_views
+from nest_nerfstudio.data.scenes.library import BoundedCache, SceneLibrary
+from nest_nerfstudio.data.scenes.reader import index_folders, read_index
+from tests.data.scenes.many_scenes import write_scene, write_scenes
+from tests.data.small_scenes import edit_json, write_image
 
 PICTURE_MEGABYTES = 12 * 8 * 4 / 2**20
 

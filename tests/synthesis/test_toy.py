@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nest_nerfstudio.data.rendering import OBJECT_RADIUS
-from nest_nerfstudio.data.toy import CATEGORIES, WALKER, Part, part_mesh, random_figure, superellipsoid
+from nest_nerfstudio.synthesis.rendering import OBJECT_RADIUS
+from nest_nerfstudio.synthesis.toy import CATEGORIES, WALKER, Part, part_mesh, random_figure, superellipsoid
 
 
 def assert_closed_and_outward(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray) -> float:

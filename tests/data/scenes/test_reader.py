@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 import tyro
-from many_scenes import EDITS, write_index, write_scene, write_scenes
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
-from small_scenes import edit_json, write_image
 
+from nest_nerfstudio.cameras import cameras_to_views
 from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
-from nest_nerfstudio.data.edits import read_edits
-from nest_nerfstudio.data.scenes import (
+from nest_nerfstudio.data.scenes.dataparser import NestScenesConfig, parser_named
+from nest_nerfstudio.data.scenes.edits import read_edits
+from nest_nerfstudio.data.scenes.reader import (
     Scene,
     ScenesIndex,
     State,
@@ -28,9 +28,9 @@ from nest_nerfstudio.data.scenes import (
     read_index,
     read_scene,
 )
-from nest_nerfstudio.data.scenes_parser import NestScenesConfig, parser_named
-from nest_nerfstudio.geometry.cameras import cameras_to_views
 from nest_nerfstudio.types import Edit, SunSky
+from tests.data.scenes.many_scenes import EDITS, write_index, write_scene, write_scenes
+from tests.data.small_scenes import edit_json, write_image
 
 BASE = State("base", 0.0)
 
@@ -380,7 +380,7 @@ def test_settings_from_the_command_line(tmp_path: Path) -> None:
 
 def test_the_parser_imports_neither_configs_nor_data_managers() -> None:
     """nerfstudio loads it while its own configs are being put together."""
-    code = "import sys, nest_nerfstudio.data.scenes_parser; print(*sys.modules)"
+    code = "import sys, nest_nerfstudio.data.scenes.dataparser; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
     assert "nerfstudio.data.dataparsers.base_dataparser" in loaded

@@ -6,16 +6,16 @@ from typing import Literal
 import pytest
 import torch
 from gsplat.strategy import DefaultStrategy, MCMCStrategy
-from raster_cases import make_case
 
 from nest_nerfstudio.rasterizers.numba_cpu import NumbaRasterizer
-from nest_nerfstudio.rasterizers.strategy import (
+from nest_nerfstudio.training.strategy import (
     MAX_RATIO,
     TorchMCMCStrategy,
     compute_relocation,
     create_strategy,
 )
 from nest_nerfstudio.types import Gaussians
+from tests.rasterizers.raster_cases import make_case
 
 Params = dict[str, torch.nn.Parameter]
 

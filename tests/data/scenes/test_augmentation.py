@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nest_nerfstudio.data.augmentation import Augmentation, mirror, scale, swap_channels, turn
+from nest_nerfstudio.data.scenes.augmentation import Augmentation, mirror, scale, swap_channels, turn
 from nest_nerfstudio.geometry.color import shift_hue
 from nest_nerfstudio.rasterizers.dense import DenseRasterizer
 from nest_nerfstudio.types import Edit, Gaussians, SceneSample, SunSky, Views

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from small_scenes import orbit, write_image
+from tests.data.small_scenes import orbit, write_image
 
 EDITS = {
     "base": {},

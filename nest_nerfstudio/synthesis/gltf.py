@@ -21,7 +21,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation, Slerp
 from trimesh.util import triangle_strips_to_faces
 
-from nest_nerfstudio.data.rendering import Bsdf, Figure, Mesh, fitted, from_srgb
+from nest_nerfstudio.synthesis.rendering import Bsdf, Figure, Mesh, fitted, from_srgb
 
 Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 """glTF's frame (y up, facing +z) to the data sets' (z up, facing -y)."""

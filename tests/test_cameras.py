@@ -8,7 +8,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from nest_nerfstudio.geometry.cameras import cameras_to_views, ray_lengths, viewmats_to_c2w
+from nest_nerfstudio.cameras import cameras_to_views, ray_lengths, viewmats_to_c2w
 
 WIDTH, HEIGHT = 12, 8
 

@@ -15,7 +15,7 @@ import tyro
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 
-from nest_nerfstudio.data.scenes import (
+from nest_nerfstudio.data.scenes.reader import (
     ScenesIndex,
     bad_scenes_left_out,
     index_folders,

@@ -4,16 +4,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from many_scenes import write_scenes
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerElement
 
-from nest_nerfstudio.data.scenes_datamanager import MultiSceneDatamanager, MultiSceneDatamanagerConfig
-from nest_nerfstudio.data.scenes_parser import NestScenesConfig
+from nest_nerfstudio.data.scenes.datamanager import MultiSceneDatamanager, MultiSceneDatamanagerConfig
+from nest_nerfstudio.data.scenes.dataparser import NestScenesConfig
 from nest_nerfstudio.types import SceneSample
+from tests.data.scenes.many_scenes import write_scenes
 
 
 @pytest.fixture

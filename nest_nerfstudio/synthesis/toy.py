@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.colors import hsv_to_rgb
 
-from nest_nerfstudio.data.rendering import Bsdf, Figure, Mesh, fitted, rotation_matrix
+from nest_nerfstudio.synthesis.rendering import Bsdf, Figure, Mesh, fitted, rotation_matrix
 
 Vector = tuple[float, float, float]
 

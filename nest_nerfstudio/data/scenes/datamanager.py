@@ -16,13 +16,13 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConf
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from nest_nerfstudio.data.augmentation import Augmentation
 from nest_nerfstudio.data.datamanager import VanillaByName
 from nest_nerfstudio.data.dataset import DynamicDataset
-from nest_nerfstudio.data.scenes import ScenesIndex, bad_scenes_left_out
-from nest_nerfstudio.data.scenes_library import SceneLibrary
-from nest_nerfstudio.data.scenes_parser import NestScenes, NestScenesConfig, scenes_of
-from nest_nerfstudio.data.scenes_sampling import (
+from nest_nerfstudio.data.scenes.augmentation import Augmentation
+from nest_nerfstudio.data.scenes.dataparser import NestScenes, NestScenesConfig, scenes_of
+from nest_nerfstudio.data.scenes.library import SceneLibrary
+from nest_nerfstudio.data.scenes.reader import ScenesIndex, bad_scenes_left_out
+from nest_nerfstudio.data.scenes.sampling import (
     SceneSampleDataset,
     context_views,
     eval_sample,

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.spatial.transform import Rotation
-from small_glb import ARM, QUARTER_TURN_Z, GlbWriter, animate, arm, triangle
 
-from nest_nerfstudio.data.gltf import Channel, gltf_figure, load_glb
-from nest_nerfstudio.data.rendering import OBJECT_RADIUS, Mesh, from_srgb
+from nest_nerfstudio.synthesis.gltf import Channel, gltf_figure, load_glb
+from nest_nerfstudio.synthesis.rendering import OBJECT_RADIUS, Mesh, from_srgb
+from tests.synthesis.small_glb import ARM, QUARTER_TURN_Z, GlbWriter, animate, arm, triangle
 
 REST = (0.0, 0.0, 0.0, 1.0)
 

@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
-from nest_nerfstudio.data.rendering import Cameras, Figure, Sensor, Shot, require_mitsuba, take_all
-from nest_nerfstudio.data.toy import WALKER
+from nest_nerfstudio.synthesis.rendering import Cameras, Figure, Sensor, Shot, require_mitsuba, take_all
+from nest_nerfstudio.synthesis.toy import WALKER
 from nest_nerfstudio.types import Edit, SunSky
 
 Split = Literal["train", "val", "test", "future"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 import trimesh
 
-from nest_nerfstudio.data.clouds import read_cloud
+from nest_nerfstudio.io.point_clouds import read_cloud
 
 PLACES = np.array([[0.0, 0.5, -1.0], [0.25, 0.0, 2.0], [1.0, 1.0, 1.0]])
 COLORS = np.array([[255, 0, 51], [0, 102, 0], [204, 255, 255]], dtype=np.uint8)

@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from nest_nerfstudio.data.check import check_dataset
-from nest_nerfstudio.data.edits import read_edits
-from nest_nerfstudio.data.rendering import Cameras
-from nest_nerfstudio.data.synthetic import (
+from nest_nerfstudio.data.scenes.edits import read_edits
+from nest_nerfstudio.synthesis.figures import (
     EditedScenesConfig,
     MovingSceneConfig,
     NamedFigure,
@@ -24,7 +23,8 @@ from nest_nerfstudio.data.synthetic import (
     make_scenes,
     make_toy_scene,
 )
-from nest_nerfstudio.data.toy import random_figure
+from nest_nerfstudio.synthesis.rendering import Cameras
+from nest_nerfstudio.synthesis.toy import random_figure
 from nest_nerfstudio.types import Edit, SunSky
 
 TINY = MovingSceneConfig(size=24, train=2, val=1, test=1, future=1, samples=4)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nest_nerfstudio.data import rendering
-from nest_nerfstudio.data.rendering import (
+from nest_nerfstudio.synthesis import rendering
+from nest_nerfstudio.synthesis.rendering import (
     CAMERA_ANGLE_X,
     CAMERA_RADIUS,
     OBJECT_RADIUS,
@@ -30,7 +30,7 @@ from nest_nerfstudio.data.rendering import (
     take_all,
     to_srgb,
 )
-from nest_nerfstudio.data.toy import WALKER
+from nest_nerfstudio.synthesis.toy import WALKER
 from nest_nerfstudio.types import Edit, SunSky
 
 RED: Bsdf = {"type": "diffuse", "reflectance": {"type": "rgb", "value": [0.8, 0.1, 0.1]}}

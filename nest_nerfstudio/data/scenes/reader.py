@@ -20,6 +20,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from nest_nerfstudio.cameras import cameras_to_views
 from nest_nerfstudio.data.dataparser import (
     Capture,
     check_files,
@@ -30,8 +31,7 @@ from nest_nerfstudio.data.dataparser import (
     read_transforms,
 )
 from nest_nerfstudio.data.dataset import DynamicDataset
-from nest_nerfstudio.data.edits import BASE, read_edits
-from nest_nerfstudio.geometry.cameras import cameras_to_views
+from nest_nerfstudio.data.scenes.edits import BASE, read_edits
 from nest_nerfstudio.types import Edit, Views
 
 INDEX_FILE = "scenes.json"

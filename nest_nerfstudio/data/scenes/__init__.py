@@ -1,0 +1,1 @@
+"""Many scenes: their index, files, sampling and data manager."""

@@ -1,0 +1,1 @@
+"""Files of other programs: splat PLY and point clouds."""

@@ -1,0 +1,1 @@
+"""Data sets rendered from glTF models and from procedural figures (extra `synth`)."""
