@@ -1,1 +1,1 @@
-"""What training minimises: pure functions of predictions and targets."""
+"""Training losses: pure functions of predictions and targets."""

@@ -1,4 +1,4 @@
-"""What makes the motion of tokens plausible."""
+"""Losses that regularise the motion of tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nest_nerfstudio.geometry.points import nearest
 from nest_nerfstudio.geometry.quaternion import quat_rotate
 from nest_nerfstudio.geometry.se3 import Pose
 
@@ -13,36 +14,55 @@ from nest_nerfstudio.geometry.se3 import Pose
 def as_rigid_as_possible_loss(
     deltas: Pose, rest: Float[Tensor, "k 3"], neighbors: Int[Tensor, "k j"], spacing: float
 ) -> Float[Tensor, ""]:
-    """Neighbouring tokens keep their offsets, turned with the token.
+    """As-rigid-as-possible energy: neighbouring tokens keep their offsets, rotated with the token.
 
-    mean ‖(x_j − x_k) − R_k (p_j − p_k)‖ / spacing: the as-rigid-as-possible energy (Sorkine and Alexa 2007)
-    with the tokens' own rotations, and the norm unsquared, so that a few true joints cost little.
+    mean_{k, j} ‖(x_j − x_k) − R_k (p_j − p_k)‖ / spacing (Sorkine and Alexa 2007), with R_k the token's own
+    rotation and the norm not squared, so that a few true joints cost little.
 
     Args:
-        deltas: motion of each token from its rest place: (quats [K, 4], translations [K, 3]), world frame.
-        rest: where the tokens were bound, world units.
-        neighbors: nearest tokens of each token.
-        spacing: typical distance between tokens, world units.
+        deltas: motion of each token from its rest position: (quats [K, 4], translations [K, 3]), world frame.
+        rest: p, positions of the tokens at rest, world units.
+        neighbors: indices of the neighbours of each token, from `nearest_tokens`.
+        spacing: typical distance between neighbouring tokens, world units.
+
+    Returns:
+        The energy; relative to `spacing`, without unit.
     """
     quats, translations = deltas
     moved = quat_rotate(quats, rest) + translations
     offsets = rest[neighbors] - rest[:, None]
-    stretched = moved[neighbors] - moved[:, None] - quat_rotate(quats[:, None], offsets)
-    return _norm(stretched).mean() / spacing
+    residuals = moved[neighbors] - moved[:, None] - quat_rotate(quats[:, None], offsets)
+    return _norm(residuals).mean() / spacing
 
 
 def smoothness_loss(deltas: Pose, neighbors: Int[Tensor, "k j"]) -> Float[Tensor, ""]:
-    """Neighbouring tokens turn alike: mean distance of their rotations, ‖q_j − q_k‖."""
+    """Mean difference of the rotations of neighbouring tokens, mean_{k, j} ‖q_j − q_k‖.
+
+    Args:
+        deltas: motion of each token from its rest position: (quats [K, 4], translations [K, 3]), world frame.
+        neighbors: indices of the neighbours of each token, from `nearest_tokens`.
+    """
     quats, _ = deltas
     return _norm(quats[neighbors] - quats[:, None]).mean()
 
 
 def _norm(x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b"]:
-    """Euclidean norm whose gradient is finite at zero."""
+    """Euclidean norm with a finite gradient at zero."""
     return (x.square().sum(-1) + 1e-12).sqrt()
 
 
 def nearest_tokens(points: Float[Tensor, "k 3"], count: int) -> Int[Tensor, "k j"]:
-    """Indices of the `count` nearest other tokens of each token (fewer where there are fewer)."""
+    """Find the `count` nearest other tokens of each token (fewer if there are fewer).
+
+    Args:
+        points: positions of the tokens, world units.
+        count: neighbours per token.
+
+    Returns:
+        Indices, nearest first; never the token itself, even if others stand at the same position.
+    """
     count = min(count, len(points) - 1)
-    return torch.cdist(points, points).topk(count + 1, largest=False).indices[:, 1:]
+    _, found = nearest(points, points, count + 1)
+    drop = found == torch.arange(len(points), device=points.device)[:, None]
+    drop[~drop.any(1), -1] = True  # so many tokens at one position that the token itself is not listed
+    return found[~drop].view(len(points), count)

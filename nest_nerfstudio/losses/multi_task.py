@@ -1,4 +1,4 @@
-"""Several losses as one, with weights that are learned."""
+"""Learned weights of several losses."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class UncertaintyWeights(nn.Module):
-    """Σ_i exp(−s_i) L_i + s_i with a learned s_i for each task: homoscedastic uncertainty.
+    """Weights losses by their homoscedastic uncertainty: Σ_i exp(−s_i) L_i + s_i with a learned s_i per task.
 
     Source: A. Kendall, Y. Gal, R. Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses, 2018, for
-    losses that are absolute errors. A task's optimal weight is one over its loss.
+    losses that are absolute errors. The optimal weight of a task is one over its loss.
 
     Args:
         tasks: names of the losses.
-        learned: without it the losses are added as they are.
+        learned: learn the weights; if False all weights are one.
     """
 
     def __init__(self, tasks: Iterable[str], learned: bool = True) -> None:
@@ -26,12 +26,19 @@ class UncertaintyWeights(nn.Module):
         )
 
     def forward(self, losses: dict[str, Tensor], shares: dict[str, float] | None = None) -> dict[str, Tensor]:
-        """The weighted losses, whose sum is to be minimised.
+        """Weight the losses.
 
         Args:
-            losses: of the tasks at hand; means over all samples, where those without a task count as 0.
-            shares: of the samples that have each task; None: all do. s_i is counted as often as its task
-                occurs, so that the result is linear in the samples.
+            losses: loss of each task in this batch: the mean over all samples, where a sample without the task
+                counts as 0.
+            shares: fraction of the samples that have each task; None means all of them. s_i is weighted by it,
+                so that the result is linear in the samples (and the mean over processes is exact).
+
+        Returns:
+            The weighted losses; their sum is to be minimised.
+
+        Raises:
+            KeyError: a loss whose task was not named at construction.
         """
         return {
             name: torch.exp(-self.log_scales[name]) * loss

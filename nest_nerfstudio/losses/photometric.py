@@ -1,4 +1,4 @@
-"""How far a picture is from what was seen."""
+"""Photometric losses, and the loss on depth."""
 
 from __future__ import annotations
 
@@ -10,40 +10,47 @@ from jaxtyping import Float
 from torch import Tensor
 
 SSIM_WINDOW = 11
-"""Pixels; smaller pictures have no D-SSIM term."""
+"""Side of the SSIM window, pixels; smaller images have no SSIM term."""
 
 
 def photometric_loss(
     rgb: Float[Tensor, "h w 3"],
     target: Float[Tensor, "h w 3"],
-    ssim_weight: float = 0.2,
+    ssim_lambda: float = 0.2,
     mask: Float[Tensor, "h w 1"] | None = None,
 ) -> Float[Tensor, ""]:
-    """(1 − λ) L1 + λ (1 − SSIM), as 3D Gaussian Splatting (arXiv 2308.04079, Eq. 7).
+    """Photometric loss (1 − λ) L1 + λ (1 − SSIM) of 3D Gaussian Splatting (arXiv 2308.04079, Eq. 7).
 
     Args:
-        rgb: rendered picture.
-        target: seen picture.
-        ssim_weight: λ.
-        mask: 1 where the target counts, 0 elsewhere. Masked pixels count as equal.
+        rgb: rendered image, sRGB in [0, 1].
+        target: ground-truth image, sRGB in [0, 1].
+        ssim_lambda: λ, the weight of the SSIM term.
+        mask: 1 for pixels that count, 0 for pixels that are ignored (their error is set to zero).
+
+    Returns:
+        The loss, averaged over all pixels. L1 alone if the image is smaller than the SSIM window.
     """
     if mask is not None:
         rgb = torch.where(mask > 0.5, rgb, target)
     l1 = (rgb - target).abs().mean()
-    if ssim_weight == 0 or min(rgb.shape[:2]) < SSIM_WINDOW:
+    if ssim_lambda == 0 or min(rgb.shape[:2]) < SSIM_WINDOW:
         return l1
-    return (1 - ssim_weight) * l1 + ssim_weight * dissimilarity(rgb, target)
+    return (1 - ssim_lambda) * l1 + ssim_lambda * ssim_loss(rgb, target)
 
 
-def dissimilarity(rgb: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"]) -> Float[Tensor, ""]:
-    """1 − SSIM with a Gaussian window of 11 pixels (Wang et al. 2004), mean over all full windows.
+def ssim_loss(rgb: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"]) -> Float[Tensor, ""]:
+    """1 − SSIM with a Gaussian window of 11 pixels (Wang et al. 2004), averaged over all full windows.
 
-    Windows in which both pictures are equal add nothing, so only those that hold a difference are looked at:
-    the same value and gradient for a fraction of the work where an object stands before a plain background.
+    Windows in which both images are equal contribute zero, so only the bounding box of the differences is
+    evaluated: the same value and gradient at a fraction of the cost for an object before a plain background.
+
+    Args:
+        rgb: rendered image, values in [0, 1], at least 11 pixels wide and high.
+        target: ground-truth image, values in [0, 1].
     """
     height, width = rgb.shape[0] - SSIM_WINDOW + 1, rgb.shape[1] - SSIM_WINDOW + 1
     differs = (rgb.detach() != target).any(-1)
-    rows, columns = _windows(differs.any(1), height), _windows(differs.any(0), width)
+    rows, columns = _window_range(differs.any(1), height), _window_range(differs.any(0), width)
     if rows is None or columns is None:
         return (rgb - target).sum() * 0
     crop = slice(*rows), slice(*columns)
@@ -52,12 +59,20 @@ def dissimilarity(rgb: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"]) -
 
 
 def ssim_map(a: Float[Tensor, "3 h w"], b: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 p q"]:
-    """SSIM of every full window; all five local moments in one pair of separable convolutions.
+    """SSIM of every full window (Wang et al. 2004, Eq. 13), for values in [0, 1].
 
-    Equal to pytorch_msssim's `ssim`, at half the time on a CPU.
+    All five local moments are computed in one pair of separable convolutions. The mean is pytorch_msssim's
+    `ssim`, in half the time on a CPU.
+
+    Args:
+        a: image.
+        b: image to compare with.
+
+    Returns:
+        One value per channel and window, with p = h − 10 and q = w − 10.
     """
     moments = torch.cat([a, b, a * a, b * b, a * b])[None]
-    row = _window(a.dtype, a.device).expand(15, 1, 1, -1)
+    row = _gaussian_window(a.dtype, a.device).expand(15, 1, 1, -1)
     blurred = F.conv2d(F.conv2d(moments, row.mT, groups=15), row, groups=15)
     mean_a, mean_b, aa, bb, ab = blurred[0].unflatten(0, (5, 3))
     c1, c2 = 0.01**2, 0.03**2
@@ -68,15 +83,15 @@ def ssim_map(a: Float[Tensor, "3 h w"], b: Float[Tensor, "3 h w"]) -> Float[Tens
 
 
 @cache
-def _window(dtype: torch.dtype, device: torch.device) -> Float[Tensor, "1 1 1 w"]:
-    """The Gaussian of 11 pixels and σ = 1.5 of the SSIM paper."""
+def _gaussian_window(dtype: torch.dtype, device: torch.device) -> Float[Tensor, "1 1 1 w"]:
+    """Normalised Gaussian of 11 pixels and σ = 1.5 pixels, as in the SSIM paper."""
     offsets = torch.arange(SSIM_WINDOW, dtype=dtype, device=device) - SSIM_WINDOW // 2
     weights = (-(offsets**2) / (2 * 1.5**2)).exp()
     return (weights / weights.sum())[None, None, None]
 
 
-def _windows(differs: Tensor, count: int) -> tuple[int, int] | None:
-    """First and last pixel (exclusive) of all windows along one axis that hold a difference."""
+def _window_range(differs: Tensor, count: int) -> tuple[int, int] | None:
+    """First and last pixel (exclusive), along one axis, of all `count` windows that contain a difference."""
     found = differs.nonzero()
     if len(found) == 0:
         return None
@@ -89,6 +104,15 @@ def _windows(differs: Tensor, count: int) -> tuple[int, int] | None:
 def depth_loss(
     depth: Float[Tensor, "h w 1"], target: Float[Tensor, "h w 1"], alpha: Float[Tensor, "h w 1"]
 ) -> Float[Tensor, ""]:
-    """Mean |z − z*| where the target is known (> 0) and something was rendered; zero if nowhere."""
+    """Mean |z − z*| over the pixels with a known target depth (z* > 0) and rendered alpha above 0.5.
+
+    Args:
+        depth: rendered depth, camera-space z, world units.
+        target: ground-truth depth, world units; 0 where unknown.
+        alpha: rendered alpha.
+
+    Returns:
+        The loss in world units; zero if no pixel qualifies.
+    """
     known = (target > 0) & (alpha > 0.5)
     return torch.where(known, (depth - target).abs(), 0.0).sum() / known.sum().clamp_min(1)

@@ -6,7 +6,7 @@ import torch
 from nest_nerfstudio.losses.multi_task import UncertaintyWeights
 
 
-def test_the_best_weight_is_one_over_the_loss() -> None:
+def test_the_optimal_weight_is_one_over_the_loss() -> None:
     weights = UncertaintyWeights(["a", "b"])
     losses = {"a": torch.tensor(0.1), "b": torch.tensor(4.0)}
     optimizer = torch.optim.Adam(weights.parameters(), lr=0.05)
@@ -18,7 +18,7 @@ def test_the_best_weight_is_one_over_the_loss() -> None:
         assert float(weights.log_scales[name].exp().detach()) == pytest.approx(float(loss), rel=0.02)
 
 
-def test_switched_off_losses_are_as_they_are() -> None:
+def test_weights_that_are_not_learned_are_one() -> None:
     losses = {"a": torch.tensor(0.1, requires_grad=True)}
     weighted = UncertaintyWeights(["a", "b"], learned=False)(losses)
     assert weighted.keys() == {"a"}
@@ -35,3 +35,8 @@ def test_linear_in_samples_also_where_some_have_no_such_task() -> None:
     joint = weights({"a": torch.tensor(2.0), "b": torch.tensor(0.4)}, {"a": 1.0, "b": 0.5})
     mean = (sum(one.values()) + sum(other.values())) / 2
     assert float(mean.detach()) == pytest.approx(float(sum(joint.values()).detach()))
+
+
+def test_an_unknown_task_is_an_error() -> None:
+    with pytest.raises(KeyError, match="c"):
+        UncertaintyWeights(["a", "b"])({"c": torch.tensor(1.0)})

@@ -1,0 +1,73 @@
+"""Photometric losses against pytorch_msssim and plain formulas."""
+
+import pytest
+import torch
+from pytorch_msssim import ssim
+
+from nest_nerfstudio.losses.photometric import SSIM_WINDOW, depth_loss, photometric_loss, ssim_loss, ssim_map
+
+
+def test_equal_images_have_no_loss() -> None:
+    image = torch.rand(24, 20, 3)
+    assert photometric_loss(image, image) == pytest.approx(0, abs=1e-6)
+
+
+def test_ssim_lambda_weights_l1_and_ssim() -> None:
+    a, b = torch.rand(24, 20, 3), torch.rand(24, 20, 3)
+    l1 = photometric_loss(a, b, ssim_lambda=0.0)
+    torch.testing.assert_close(l1, (a - b).abs().mean())
+    ssim_alone = photometric_loss(a, b, ssim_lambda=1.0)
+    assert (ssim_alone - l1).abs() > 0.1  # else the weights below would prove nothing
+    torch.testing.assert_close(photometric_loss(a, b, 0.2), 0.8 * l1 + 0.2 * ssim_alone)
+
+
+def test_masked_pixels_do_not_count() -> None:
+    target, mask = torch.rand(24, 20, 3), torch.ones(24, 20, 1)
+    mask[:10] = 0
+    rgb = target.clone()
+    rgb[:10] = torch.rand(10, 20, 3)
+    assert photometric_loss(rgb, target, mask=mask) == pytest.approx(0, abs=1e-6)
+    assert photometric_loss(rgb, target) > 0.1
+
+
+def test_images_smaller_than_the_window_have_l1_alone() -> None:
+    a, b = torch.rand(8, 20, 3), torch.rand(8, 20, 3)
+    torch.testing.assert_close(photometric_loss(a, b), (a - b).abs().mean())
+
+
+@pytest.mark.parametrize(("rows", "columns"), [((0, 5), (3, 9)), ((30, 40), (40, 50)), ((58, 60), (0, 70))])
+def test_ssim_loss_of_a_local_difference_equals_that_of_the_whole_image(rows, columns) -> None:
+    target = torch.rand(60, 70, 3, dtype=torch.float64)
+    rgb = target.clone()
+    rgb[slice(*rows), slice(*columns)] = torch.rand(rgb[slice(*rows), slice(*columns)].shape).double()
+    rgb.requires_grad_()
+    whole = 1 - ssim(rgb.permute(2, 0, 1)[None], target.permute(2, 0, 1)[None], data_range=1.0)
+    (expected,) = torch.autograd.grad(whole, rgb)
+    part = ssim_loss(rgb, target)
+    (actual,) = torch.autograd.grad(part, rgb)
+    torch.testing.assert_close(part, whole)
+    differing = (rgb != target).any(-1)
+    torch.testing.assert_close(actual[differing], expected[differing])
+
+
+def test_ssim_map_has_one_value_per_full_window_and_their_mean_is_ssim() -> None:
+    a, b = torch.rand(2, 3, 16, 13, dtype=torch.float64)
+    values = ssim_map(a, b)
+    assert values.shape == (3, 16 - SSIM_WINDOW + 1, 13 - SSIM_WINDOW + 1)
+    # the window of pytorch_msssim has single precision
+    torch.testing.assert_close(values.mean(), ssim(a[None], b[None], data_range=1.0), rtol=0, atol=1e-6)
+
+
+def test_ssim_loss_of_equal_images_has_zero_gradient() -> None:
+    image = torch.rand(12, 14, 3)
+    rgb = image.clone().requires_grad_()
+    ssim_loss(rgb, image).backward()
+    assert rgb.grad is not None
+    assert (rgb.grad == 0).all()
+
+
+def test_depth_counts_where_known_and_covered() -> None:
+    target = torch.tensor([[[2.0], [0.0]], [[3.0], [4.0]]])
+    depth, alpha = torch.full((2, 2, 1), 2.5), torch.tensor([[[1.0], [1.0]], [[1.0], [0.0]]])
+    torch.testing.assert_close(depth_loss(depth, target, alpha), torch.tensor(0.5))
+    assert depth_loss(depth, torch.zeros_like(target), alpha) == 0
