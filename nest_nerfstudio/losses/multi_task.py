@@ -29,16 +29,13 @@ class UncertaintyWeights(nn.Module):
         """Weight the losses.
 
         Args:
-            losses: loss of each task in this batch: the mean over all samples, where a sample without the task
+            losses: loss of each task in this batch, the mean over all samples; a sample without the task
                 counts as 0.
-            shares: fraction of the samples that have each task; None means all of them. s_i is weighted by it,
-                so that the result is linear in the samples (and the mean over processes is exact).
+            shares: fraction of the samples that have each task; None means all of them. It weights s_i, so
+                that the result is linear in the samples and can be averaged over processes.
 
         Returns:
             The weighted losses; their sum is to be minimised.
-
-        Raises:
-            KeyError: a loss whose task was not named at construction.
         """
         return {
             name: torch.exp(-self.log_scales[name]) * loss

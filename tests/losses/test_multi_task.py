@@ -35,8 +35,3 @@ def test_linear_in_samples_also_where_some_have_no_such_task() -> None:
     joint = weights({"a": torch.tensor(2.0), "b": torch.tensor(0.4)}, {"a": 1.0, "b": 0.5})
     mean = (sum(one.values()) + sum(other.values())) / 2
     assert float(mean.detach()) == pytest.approx(float(sum(joint.values()).detach()))
-
-
-def test_an_unknown_task_is_an_error() -> None:
-    with pytest.raises(KeyError, match="c"):
-        UncertaintyWeights(["a", "b"])({"c": torch.tensor(1.0)})
