@@ -6,19 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
+from nest_nerfstudio.io.ply import read_vertices
 from nest_nerfstudio.types import Points
 
 
 def read_cloud(path: Path, grey: bool = False) -> Points:
-    """A point cloud with colours, of any format that Open3D reads (PLY, PCD, PTS, XYZRGB).
+    """Read a coloured point cloud: PLY, or another format that Open3D reads (PCD, PTS, XYZ, XYZRGB).
 
     Args:
         path: of the file.
-        grey: take points without colours for grey ones.
+        grey: give points without colours the colour grey.
 
     Returns:
-        float32, the frame of the file.
+        float32, in the frame of the file; colours in [0, 1].
 
     Raises:
         FileNotFoundError: no such file.
@@ -26,14 +28,34 @@ def read_cloud(path: Path, grey: bool = False) -> Points:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no point cloud at {path}")
+    read = _read_ply if path.suffix.lower() == ".ply" else _read_with_open3d
+    positions, colors = read(path)
+    if not len(positions):
+        raise ValueError(f"no points could be read from {path}")
+    if colors is None and not grey:
+        raise ValueError(f"the points of {path} have no colours (red, green, blue)")
+    if colors is None:
+        colors = np.full_like(positions, 0.5)
+    return Points(torch.from_numpy(positions), torch.from_numpy(colors))
+
+
+def _read_ply(path: Path) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"] | None]:
+    """Positions and colours; integer colours are fractions of the largest value of their type."""
+    vertices = read_vertices(path)
+    names = set(vertices.dtype.names or ())
+    if not {"x", "y", "z"} <= names:
+        raise ValueError(f"{path} is no point cloud: its vertices have no x, y, z")
+    positions = np.stack([vertices[axis] for axis in "xyz"], axis=-1).astype(np.float32)
+    if not {"red", "green", "blue"} <= names:
+        return positions, None
+    colors = np.stack([vertices[channel] for channel in ("red", "green", "blue")], axis=-1)
+    largest = np.iinfo(colors.dtype).max if colors.dtype.kind in "iu" else 1
+    return positions, colors.astype(np.float32) / np.float32(largest)
+
+
+def _read_with_open3d(path: Path) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"] | None]:
     import open3d  # slow to import, so only where it is needed
 
     cloud = open3d.io.read_point_cloud(str(path))  # pyright: ignore[reportArgumentType]
-    positions = torch.from_numpy(np.asarray(cloud.points, dtype=np.float32))
-    if not len(positions):
-        raise ValueError(f"no points could be read from {path}")
-    if cloud.has_colors():
-        return Points(positions, torch.from_numpy(np.asarray(cloud.colors, dtype=np.float32)))
-    if not grey:
-        raise ValueError(f"the points of {path} have no colours (red, green, blue)")
-    return Points(positions, torch.full_like(positions, 0.5))
+    colors = np.asarray(cloud.colors, dtype=np.float32) if cloud.has_colors() else None
+    return np.asarray(cloud.points, dtype=np.float32), colors
