@@ -1,1 +1,1 @@
-"""Pure functions on tensors: quaternions, SE(3), spherical harmonics and camera conventions."""
+"""Pure functions on tensors: quaternions, SE(3), spherical harmonics, cameras, point sets and colours."""

@@ -1,4 +1,4 @@
-"""The appearance code of a token: albedo at the corners of a cube that stands in its frame."""
+"""Albedo of a token: linear RGB at the corners of a cube in the token's frame, interpolated trilinearly."""
 
 from __future__ import annotations
 
@@ -9,33 +9,41 @@ from torch import Tensor
 from nest_nerfstudio.geometry.quaternion import quat_rotate
 
 NUM_CORNERS = 8
-REACH = 0.6
-"""Half an edge, in sizes of the token."""
+HALF_EDGE = 0.6
+"""Half the edge of the cube, as a multiple of the token's size."""
 CORNERS = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)
-"""[8, 3], in half edges."""
+"""[8, 3], positions of the corners in half edges; z varies fastest."""
 
 
 def corner_positions(
     quats: Float[Tensor, "k 4"], translations: Float[Tensor, "k 3"], sizes: Float[Tensor, " k"]
 ) -> Float[Tensor, "k 8 3"]:
-    """Where the corners are, world frame.
+    """World positions of the corners of each token's cube, in the order of `CORNERS`.
 
     Args:
-        quats: of the tokens, token to world.
-        translations: of the tokens.
-        sizes: of the tokens, world units.
+        quats: orientations of the tokens, token to world, unit, wxyz.
+        translations: positions of the tokens, world units.
+        sizes: sizes of the tokens, world units.
+
+    Returns:
+        Positions in the world frame.
     """
-    offsets = REACH * sizes[:, None, None] * CORNERS.to(sizes)
+    offsets = HALF_EDGE * sizes[:, None, None] * CORNERS.to(sizes)
     return quat_rotate(quats[:, None].expand(-1, NUM_CORNERS, -1), offsets) + translations[:, None]
 
 
 def albedo_at(appearance: Float[Tensor, "k 24"], offsets: Float[Tensor, "k m 3"]) -> Float[Tensor, "k m 3"]:
-    """Trilinear interpolation of the corners' albedo, linear RGB; that of the surface outside of the cube.
+    """Albedo at M positions in each token's frame: trilinear interpolation of the corners.
+
+    Positions outside the cube take the albedo of the nearest position on its surface.
 
     Args:
         appearance: linear RGB of each corner, in the order of `CORNERS`.
-        offsets: places in the token's frame, in sizes of the token.
+        offsets: positions in the token's frame, as multiples of the token's size.
+
+    Returns:
+        Linear RGB.
     """
-    upper = (offsets / (2 * REACH) + 0.5).clamp(0, 1)[..., None, :]
-    shares = torch.where(CORNERS.to(upper) > 0, upper, 1 - upper).prod(-1)
-    return shares @ appearance.unflatten(1, (NUM_CORNERS, 3))
+    upper = (offsets / (2 * HALF_EDGE) + 0.5).clamp(0, 1)[..., None, :]
+    weights = torch.where(CORNERS.to(upper) > 0, upper, 1 - upper).prod(-1)
+    return weights @ appearance.unflatten(1, (NUM_CORNERS, 3))

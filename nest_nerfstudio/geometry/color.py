@@ -1,4 +1,4 @@
-"""Colours: the sRGB curve and turns of the hue."""
+"""Colours: the sRGB transfer curve and hue shifts."""
 
 from __future__ import annotations
 
@@ -8,20 +8,34 @@ from torch import Tensor
 
 
 def srgb_to_linear(rgb: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """Inverse of `linear_to_srgb` for values in [0, 1] (IEC 61966-2-1)."""
+    """Convert sRGB values in [0, 1] to linear light (IEC 61966-2-1): the inverse of `linear_to_srgb`.
+
+    Args:
+        rgb: sRGB values.
+    """
     return torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(rgb: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """The sRGB curve; above 1 it goes on straight, so that what is too bright still has a gradient."""
+    """Convert linear light to sRGB (IEC 61966-2-1).
+
+    Above 1 the curve is continued by its tangent, so that overexposed values still have a gradient.
+
+    Args:
+        rgb: linear values ≥ 0.
+    """
     curve = 1.055 * rgb.clamp(0.0031308, 1) ** (1 / 2.4) - 0.055
     return torch.where(rgb <= 0.0031308, 12.92 * rgb, curve) + (rgb - 1).clamp_min(0) * (1.055 / 2.4)
 
 
 def shift_hue(rgb: Float[Tensor, "*b 3"], turn: Float[Tensor, ""] | float) -> Float[Tensor, "*b 3"]:
-    """Turn the hue of HSV by a fraction of a turn; value and saturation stay. An action of the circle.
+    """Shift the HSV hue and keep saturation and value; shifts add up, and a shift by 1 is the identity.
 
     f(n) = v − v s max(0, min(k, 4 − k, 1)), k = (n + 6 h) mod 6, for n = 5, 3, 1 (red, green, blue).
+
+    Args:
+        rgb: values in [0, 1].
+        turn: shift as a fraction of the colour circle: 1/3 takes red to green.
     """
     high, low = rgb.amax(-1, keepdim=True), rgb.amin(-1, keepdim=True)
     chroma = high - low

@@ -1,4 +1,4 @@
-"""Unit quaternions, wxyz. q and -q are the same rotation."""
+"""Unit quaternions in the order wxyz (scipy's and roma's order is xyzw). q and -q are the same rotation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-_SERIES_BELOW = 0.25  # θ²; above it the closed forms lose no digits that matter
+_SERIES_BELOW = 0.25  # θ² in rad²; above it the closed forms are accurate
 _C2_SERIES, _C3_SERIES = ([(-1) ** i / math.factorial(k + 2 * i) for i in range(7)] for k in (2, 3))
 
 
@@ -17,7 +17,7 @@ def stumpff(theta_sq: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], ...]:
     """Stumpff functions c_k(θ²) = Σ_i (-θ²)^i / (k + 2i)! for k = 0 to 3, smooth at 0.
 
     c0 = cos θ, c1 = sin θ / θ, c2 = (1 - cos θ) / θ², c3 = (θ - sin θ) / θ³: the coefficients of
-    every exponential map here.
+    all exponential maps of this package.
 
     Args:
         theta_sq: squared angle θ², rad².
@@ -43,12 +43,12 @@ def polynomial(x: Float[Tensor, "..."], coefficients: list[float]) -> Float[Tens
 
 
 def quat_normalize(quats: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
-    """q / ‖q‖; a zero quaternion stays zero."""
+    """Normalise quaternions: q / ‖q‖; a zero quaternion stays zero."""
     return F.normalize(quats, dim=-1)
 
 
 def quat_conjugate(quats: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
-    """(w, -x, -y, -z): the inverse rotation of a unit quaternion."""
+    """Conjugate (w, -x, -y, -z): the inverse rotation of a unit quaternion."""
     return torch.cat([quats[..., :1], -quats[..., 1:]], dim=-1)
 
 
@@ -61,7 +61,7 @@ def quat_multiply(p: Float[Tensor, "*#b 4"], q: Float[Tensor, "*#b 4"]) -> Float
 
 
 def quat_rotate(quats: Float[Tensor, "*#b 4"], vectors: Float[Tensor, "*#b 3"]) -> Float[Tensor, "*#b 3"]:
-    """Turn vectors by unit quaternions: v + w t + u × t with t = 2 u × v, q = (w, u)."""
+    """Rotate vectors by unit quaternions: v + w t + u × t with t = 2 u × v, q = (w, u); batches broadcast."""
     vectors, axes = torch.broadcast_tensors(vectors, quats[..., 1:])
     twist = 2 * torch.linalg.cross(axes, vectors)
     return vectors + quats[..., :1] * twist + torch.linalg.cross(axes, twist)
@@ -103,7 +103,7 @@ def rotmat_to_quat(rotmats: Float[Tensor, "... 3 3"]) -> Float[Tensor, "... 4"]:
 
 
 def quat_exp(rotvecs: Float[Tensor, "... 3"]) -> Float[Tensor, "... 4"]:
-    """Unit quaternion of a rotation vector φ = θ·axis: (cos θ/2, sin(θ/2) axis), smooth at 0.
+    """Unit quaternion of a rotation vector φ = θ·axis, (cos θ/2, sin(θ/2) axis); smooth at 0.
 
     Args:
         rotvecs: rotation vectors, radians.

@@ -1,4 +1,4 @@
-"""Compiled helpers of kernels that work on unit quaternions, wxyz: tuples of numbers in, tuples out."""
+"""Compiled helper functions for unit quaternions, wxyz; quaternions and matrices are tuples of numbers."""
 
 from nest_nerfstudio.compiled import inlined, kernel
 
@@ -21,7 +21,7 @@ def rotmat(w, x, y, z):
 
 @kernel
 def rotmat_vjp(q, v):
-    """Gradient of Σ v_i rotmat_i in the quaternion."""
+    """Gradient of Σ v_i rotmat_i with respect to the quaternion."""
     w, x, y, z = q
     return (
         2.0 * (x * (v[7] - v[5]) + y * (v[2] - v[6]) + z * (v[3] - v[1])),
@@ -39,11 +39,13 @@ def quat_at(array, n):
 
 @kernel
 def conjugate(q):
+    """Inverse of a unit quaternion."""
     return q[0], -q[1], -q[2], -q[3]
 
 
 @kernel
 def multiply(p, q):
+    """Hamilton product p q."""
     return (
         p[0] * q[0] - p[1] * q[1] - p[2] * q[2] - p[3] * q[3],
         p[0] * q[1] + p[1] * q[0] + p[2] * q[3] - p[3] * q[2],

@@ -1,4 +1,8 @@
-"""Rigid motions SE(3). A pose is a pair (unit quaternion wxyz, translation): x ↦ R(q) x + t."""
+"""Rigid motions SE(3). A pose is a pair (unit quaternion wxyz, translation): x ↦ R(q) x + t.
+
+Our own because no PyTorch library serves: roma has no SE(3) exp and log, and pypose, theseus and lietorch
+bring tensor classes or CUDA extensions of their own.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +30,10 @@ _INVERSE_SERIES = [1 / 12, 1 / 720, 1 / 30240, 1 / 1209600, 1 / 47900160, 691 / 
 
 
 def se3_exp(xi: Float[Tensor, "... 6"]) -> tuple[Float[Tensor, "... 4"], Float[Tensor, "... 3"]]:
-    """Pose of a twist, smooth at 0: (exp φ, V ρ), V = I + c2 [φ]ₓ + c3 [φ]ₓ².
+    """Exponential map, the pose of a twist: (exp φ, V ρ), V = I + c2 [φ]ₓ + c3 [φ]ₓ²; smooth at 0.
 
-    c2 and c3 are the Stumpff functions of ‖φ‖²; see J. Solà et al., arXiv 1812.01537, eq. 172-174. They
-    come from those of the half angle, which the quaternion needs, by doubling it: c2(4x) = c1(x)² / 2 and
+    c2 and c3 are the Stumpff functions of ‖φ‖² (J. Solà et al., arXiv 1812.01537, Eq. 172-174). They follow
+    from those of the half angle, which the quaternion needs: c2(4x) = c1(x)² / 2 and
     c3(4x) = (c2(x) + c0(x) c3(x)) / 4.
 
     Args:
@@ -42,14 +46,14 @@ def se3_exp(xi: Float[Tensor, "... 6"]) -> tuple[Float[Tensor, "... 4"], Float[T
     rho, phi = xi.split(3, dim=-1)
     half = phi / 2
     c0, c1, c2, c3 = stumpff((half * half).sum(-1, keepdim=True))
-    turned = torch.linalg.cross(phi, rho)
-    twice = torch.linalg.cross(phi, turned)
-    translations = rho + c1.square() / 2 * turned + (c2 + c0 * c3) / 4 * twice
+    once = torch.linalg.cross(phi, rho)
+    twice = torch.linalg.cross(phi, once)
+    translations = rho + c1.square() / 2 * once + (c2 + c0 * c3) / 4 * twice
     return torch.cat([c0, c1 * half], dim=-1), translations
 
 
 def se3_log(pose: Pose) -> Float[Tensor, "... 6"]:
-    """Twist (ρ, φ) of a pose, ‖φ‖ ≤ π: the inverse of `se3_exp`, smooth at the identity.
+    """Logarithm, the twist (ρ, φ) of a pose with ‖φ‖ ≤ π: the inverse of `se3_exp`; smooth at the identity.
 
     ρ = V⁻¹ t, V⁻¹ = I - ½ [φ]ₓ + (1 - (θ/2) cot(θ/2)) / θ² [φ]ₓ².
 
@@ -61,10 +65,10 @@ def se3_log(pose: Pose) -> Float[Tensor, "... 6"]:
     """
     quats, translations = pose
     phi = quat_log(quats)
-    turned = torch.linalg.cross(phi, translations)
-    twice = torch.linalg.cross(phi, turned)
+    once = torch.linalg.cross(phi, translations)
+    twice = torch.linalg.cross(phi, once)
     gain = _inverse_gain((phi * phi).sum(-1, keepdim=True))
-    return torch.cat([translations - turned / 2 + gain * twice, phi], dim=-1)
+    return torch.cat([translations - once / 2 + gain * twice, phi], dim=-1)
 
 
 def _inverse_gain(theta_sq: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -78,24 +82,27 @@ def _inverse_gain(theta_sq: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def se3_compose(a: Pose, b: Pose) -> Pose:
-    """a·b: the motion that applies b first, then a. Batch shapes broadcast."""
+    """Compose two poses, a·b: applies b first, then a. Batch shapes broadcast."""
     return quat_multiply(a[0], b[0]), se3_apply(a, b[1])
 
 
 def se3_plus(pose: Pose, xi: Float[Tensor, "k 6"]) -> Pose:
-    """T · exp ξ: each pose moved by a twist in its own frame (right ⊕, eq. 25 of arXiv 1812.01537).
+    """Move each pose by a twist in its own frame, T · exp ξ (right ⊕, arXiv 1812.01537, Eq. 25).
 
-    The same as composing with `se3_exp`, by one compiled kernel on the CPU.
+    Equal to `se3_compose(pose, se3_exp(xi))`; on the CPU it is one compiled kernel.
 
     Args:
-        pose: of K bodies: unit quaternions wxyz [K, 4] and translations [K, 3].
+        pose: K poses: unit quaternions wxyz [K, 4] and translations [K, 3].
         xi: twists (ρ, φ), body frame: world units, then radians.
 
+    Returns:
+        The K moved poses.
+
     Raises:
-        ValueError: not one pose for each twist.
+        ValueError: the numbers of poses and twists differ.
     """
     if not len(pose[0]) == len(pose[1]) == len(xi):
-        raise ValueError(f"{len(xi)} twists need as many poses, but there are {len(pose[0])}")
+        raise ValueError(f"got {len(xi)} twists for {len(pose[0])} poses; their numbers must be equal")
     if fits_kernels(xi):
         return _Plus.apply(*pose, xi)
     return se3_compose(pose, se3_exp(xi))
@@ -123,12 +130,31 @@ class _Plus(torch.autograd.Function):
         return outputs[0], v_translations, outputs[1]
 
 
+def se3_interpolate(a: Pose, b: Pose, weight: Float[Tensor, "*#b"] | float) -> Pose:
+    """Interpolate along the geodesic from a to b, a · exp(w log(a⁻¹ b)): a screw motion at constant speed.
+
+    Batch shapes broadcast. The gradient is finite where both poses are equal.
+
+    Args:
+        a: pose at weight 0.
+        b: pose at weight 1.
+        weight: w; values outside [0, 1] extrapolate.
+
+    Returns:
+        The interpolated poses. The rotation takes the shorter way, whichever signs the quaternions have.
+    """
+    twist = se3_log(se3_compose(se3_inverse(a), b))
+    if isinstance(weight, Tensor):
+        weight = weight[..., None]
+    return se3_compose(a, se3_exp(weight * twist))
+
+
 def se3_inverse(pose: Pose) -> Pose:
-    """(q, t)⁻¹ = (q*, -R(q)ᵀ t)."""
+    """Invert poses: (q, t)⁻¹ = (q*, -R(q)ᵀ t)."""
     inverse = quat_conjugate(pose[0])
     return inverse, -quat_rotate(inverse, pose[1])
 
 
 def se3_apply(pose: Pose, points: Float[Tensor, "*#b 3"]) -> Float[Tensor, "*#b 3"]:
-    """R(q) x + t; the batch shapes of poses and points broadcast."""
+    """Transform points by poses, R(q) x + t; batch shapes broadcast."""
     return quat_rotate(pose[0], points) + pose[1]

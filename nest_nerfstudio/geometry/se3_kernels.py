@@ -1,7 +1,4 @@
-"""Compiled kernels of `se3_plus` and its hand-written gradients.
-
-Arithmetic is in float64 whatever the arrays hold.
-"""
+"""Compiled kernels of `se3_plus` and its hand-written gradient; arithmetic is float64 for all array types."""
 
 import math
 
@@ -9,7 +6,7 @@ from nest_nerfstudio.compiled import inlined, kernel
 from nest_nerfstudio.geometry.quaternion_kernels import conjugate, multiply, quat_at
 
 SERIES_BELOW = 1.0
-"""θ², rad²; above it the closed forms lose no digits that matter."""
+"""θ², rad²; above it the closed forms are accurate."""
 C0, C1, C2, C3, C4, C5 = (tuple((-1) ** i / math.factorial(k + 2 * i) for i in range(8)) for k in range(6))
 """Series of the Stumpff functions c_k(x) = Σ_i (-x)^i / (k + 2i)!."""
 
@@ -41,14 +38,14 @@ def _rotate(q, v):
 
 @kernel
 def _rotate_vjp(q, v, g):
-    """Gradient of g · `_rotate`(q, v) in q."""
+    """Gradient of g · `_rotate`(q, v) with respect to q."""
     u = (q[1], q[2], q[3])
-    turned, gu, uv, gv = _cross(v, g), _dot(g, u), _dot(u, v), _dot(g, v)
+    moment, gu, uv, gv = _cross(v, g), _dot(g, u), _dot(u, v), _dot(g, v)
     return (
         2.0 * _dot(g, _cross(u, v)),
-        2.0 * (q[0] * turned[0] + uv * g[0] + gu * v[0] - 2.0 * gv * u[0]),
-        2.0 * (q[0] * turned[1] + uv * g[1] + gu * v[1] - 2.0 * gv * u[1]),
-        2.0 * (q[0] * turned[2] + uv * g[2] + gu * v[2] - 2.0 * gv * u[2]),
+        2.0 * (q[0] * moment[0] + uv * g[0] + gu * v[0] - 2.0 * gv * u[0]),
+        2.0 * (q[0] * moment[1] + uv * g[1] + gu * v[1] - 2.0 * gv * u[1]),
+        2.0 * (q[0] * moment[2] + uv * g[2] + gu * v[2] - 2.0 * gv * u[2]),
     )
 
 
@@ -78,7 +75,7 @@ def _stumpff(theta_sq):
 
 @kernel
 def _stumpff_slopes(theta_sq, c0, c1, c2, c3):
-    """(k c_{k+2} - c_{k+1}) / 2, derivatives of c_k: c1 of the half angle's square, c2, c3 of the angle's."""
+    """Derivatives (k c_{k+2} - c_{k+1}) / 2 of c_k: c1 of the half angle's square, c2, c3 of the angle's."""
     if theta_sq < SERIES_BELOW:
         half_c2, half_c3 = _series(C2, 0.25 * theta_sq), _series(C3, 0.25 * theta_sq)
         c4, c5 = _series(C4, theta_sq), _series(C5, theta_sq)
@@ -123,10 +120,10 @@ def plus_forward(quats, translations, xi, moved_quats, moved_translations):
 
 @kernel
 def plus_backward(quats, xi, v_moved_quats, v_moved_translations, v_quats, v_xi):
-    """Gradients of `plus_forward`; that of the translations is `v_moved_translations` as it is.
+    """Gradients of `plus_forward`; the gradient of the translations is `v_moved_translations` itself.
 
-    With g the gradient of the step V ρ: its gradient in ρ is Vᵀ g, and what c2 and c3 pass on to φ goes by
-    2φ, as they are functions of ‖φ‖².
+    With g the gradient of the step V ρ, the gradient of ρ is Vᵀ g. c2 and c3 are functions of ‖φ‖², so that
+    they contribute multiples of 2φ to the gradient of φ.
 
     Args:
         quats, xi: as for `plus_forward`.
@@ -147,7 +144,7 @@ def plus_backward(quats, xi, v_moved_quats, v_moved_translations, v_quats, v_xi)
 
         v_turn, g = multiply(conjugate(q), v_turned), _rotate(conjugate(q), v_way)
         along = 0.5 * (v_turn[1] * phi[0] + v_turn[2] * phi[1] + v_turn[3] * phi[2])
-        # c0' = -c1 / 2 and c1' are by the square of the half angle, a quarter of ‖φ‖²
+        # c0' = -c1 / 2 and c1' are derivatives by the square of the half angle, a quarter of ‖φ‖²
         shared = 0.25 * (slope1 * along - 0.5 * c1 * v_turn[0])
         shared = 2.0 * (shared + slope2 * _dot(g, once) + slope3 * _dot(g, twice))
         back, by_phi = _cross(g, phi), _cross(rho, g)

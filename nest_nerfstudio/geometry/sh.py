@@ -1,7 +1,7 @@
-"""Real spherical harmonics in gsplat's order and sign: evaluation, rotation, and the bridge to e3nn.
+"""Real spherical harmonics in gsplat's order and sign: evaluation, rotation, and conversion to e3nn's basis.
 
-Coefficient i of degree l and order m stands at i = l² + l + m; Y_1 = C₁·(-y, z, -x). This is also the
-order of the original 3D Gaussian Splatting.
+The coefficient of degree l and order m has index l² + l + m; Y_1 = C₁·(-y, z, -x). This is also the order of
+the original 3D Gaussian Splatting.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MAX_DEGREE = 3
-"""Of expansions that are turned and stored."""
+"""Highest degree of expansions that are stored and rotated."""
 MAX_BASIS_DEGREE = 4
-"""Of `sh_basis` and of rasterizers, as in gsplat."""
+"""Highest degree of `sh_basis` and of the rasterizers, as in gsplat."""
 SH_C0 = 0.2820947917738781
 """Y_0 = 1 / (2 √π)."""
 
@@ -35,24 +35,24 @@ def sh_degree(coefficients: int) -> int:
 
 
 def rgb_to_sh(rgb: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
-    """Coefficient of degree 0 of a colour that is the same from everywhere."""
+    """Coefficient of degree 0 of a view-independent colour, (rgb − 0.5) / Y_0."""
     return (rgb - 0.5) / SH_C0
 
 
 def sh_to_rgb(sh: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
-    """Colour that a coefficient of degree 0 stands for: the inverse of `rgb_to_sh`."""
+    """Colour of a coefficient of degree 0: the inverse of `rgb_to_sh`."""
     return sh * SH_C0 + 0.5
 
 
 def sh_basis(degree: int, dirs: Float[Tensor, "... 3"]) -> Float[Tensor, "... k"]:
-    """Y_0 … Y_degree at unit directions (P.-P. Sloan, JCGT 2(2), 2013).
+    """Evaluate all functions up to a degree at unit directions (P.-P. Sloan, JCGT 2(2), 2013).
 
     Args:
         degree: highest degree, 0 to 4.
         dirs: unit directions.
 
     Returns:
-        Values of the (degree + 1)² functions.
+        Values of the K = (degree + 1)² functions.
 
     Raises:
         ValueError: degree outside 0 to 4.
@@ -86,12 +86,12 @@ def sh_basis(degree: int, dirs: Float[Tensor, "... 3"]) -> Float[Tensor, "... k"
 def eval_sh(
     degree: int, dirs: Float[Tensor, "*#b 3"], coeffs: Float[Tensor, "*#b k c"]
 ) -> Float[Tensor, "*#b c"]:
-    """Σ_i coeffs_i Y_i(dir / ‖dir‖), up to `degree`: what gsplat's `spherical_harmonics` gives.
+    """Evaluate expansions, Σ_i coeffs_i Y_i(dir / ‖dir‖) up to `degree`, as gsplat's `spherical_harmonics`.
 
     Args:
         degree: highest degree to use; at most that of `coeffs`.
         dirs: directions from the camera to the Gaussian, world frame, any length > 0.
-        coeffs: one column per channel.
+        coeffs: coefficients, one column per channel.
 
     Returns:
         Values per channel; a Gaussian's colour is max(0, value + 0.5).
@@ -100,13 +100,15 @@ def eval_sh(
         ValueError: degree outside 0 to 3 or above that of `coeffs`.
     """
     if degree > sh_degree(coeffs.shape[-2]):
-        raise ValueError(f"{coeffs.shape[-2]} coefficients are too few for degree {degree}")
+        raise ValueError(
+            f"{coeffs.shape[-2]} coefficients are too few for spherical harmonics of degree {degree}"
+        )
     basis = sh_basis(degree, F.normalize(dirs, dim=-1))
     return (basis[..., None] * coeffs[..., : basis.shape[-1], :]).sum(-2)
 
 
 def wigner_d(rotmats: Float[Tensor, "... 3 3"], degree: int) -> Float[Tensor, "... m m"]:
-    """Matrix D_l(R) that turns the 2l + 1 coefficients of one degree: (D c)·Y(R d) = c·Y(d).
+    """Wigner matrix D_l(R), which rotates the 2l + 1 coefficients of one degree: (D c)·Y(R d) = c·Y(d).
 
     Evaluated on fixed directions p_j: D = Y(p)⁺ Y(Rᵀ p), exact because rotations mix only one degree.
 
@@ -128,19 +130,19 @@ def wigner_d(rotmats: Float[Tensor, "... 3 3"], degree: int) -> Float[Tensor, ".
         order = torch.tensor([1, 2, 0], device=rotmats.device)
         sign = rotmats.new_tensor([-1.0, 1.0, -1.0])
         return rotmats[..., order[:, None], order] * (sign[:, None] * sign)
-    dirs, inverse = _probes(degree, rotmats.dtype, rotmats.device)
+    dirs, inverse = _sample_directions(degree, rotmats.dtype, rotmats.device)
     return inverse @ _band(degree, dirs @ rotmats)
 
 
 def rotate_sh(sh: Float[Tensor, "*#b k c"], rotmats: Float[Tensor, "*#b 3 3"]) -> Float[Tensor, "*#b k c"]:
-    """Turn what the coefficients describe: the colour seen along R d is the one that was seen along d.
+    """Rotate expansions: f'(R d) = f(d), so the colour along R d is the former colour along d.
 
     Args:
         sh: coefficients of degree 0 to 3, one column per channel.
         rotmats: rotations R.
 
     Returns:
-        Turned coefficients.
+        Coefficients of the rotated expansions.
 
     Raises:
         ValueError: not 1, 4, 9 or 16 coefficients.
@@ -150,9 +152,9 @@ def rotate_sh(sh: Float[Tensor, "*#b k c"], rotmats: Float[Tensor, "*#b 3 3"]) -
 
 
 def sh_to_e3nn(sh: Float[Tensor, "... k c"]) -> Float[Tensor, "... k c"]:
-    """Coefficients of the same function in e3nn's basis (irreps 0e + 1o + 2e + 3o, "integral").
+    """Convert coefficients to e3nn's basis (irreps 0e + 1o + 2e + 3o, normalization "integral").
 
-    The result is a feature of e3nn in the world's own x, y, z: it turns by `Irreps.D_from_matrix(R)`.
+    The result is an e3nn feature in world axes: a rotation R acts on it by `Irreps.D_from_matrix(R)`.
 
     Args:
         sh: coefficients in gsplat's order and sign.
@@ -164,7 +166,7 @@ def sh_to_e3nn(sh: Float[Tensor, "... k c"]) -> Float[Tensor, "... k c"]:
 
 
 def sh_from_e3nn(sh: Float[Tensor, "... k c"]) -> Float[Tensor, "... k c"]:
-    """Inverse of `sh_to_e3nn`."""
+    """Convert coefficients from e3nn's basis: the inverse of `sh_to_e3nn`."""
     return _e3nn_basis(sh_degree(sh.shape[-2]), sh.dtype, sh.device) @ sh
 
 
@@ -173,24 +175,24 @@ def _rotate_band(
 ) -> Float[Tensor, "*#b m c"]:
     if degree < 2:
         return wigner_d(rotmats, degree) @ band
-    dirs, inverse = _probes(degree, band.dtype, band.device)
-    return inverse @ (_band(degree, dirs @ rotmats) @ band)  # without D itself: a quarter faster
+    dirs, inverse = _sample_directions(degree, band.dtype, band.device)
+    return inverse @ (_band(degree, dirs @ rotmats) @ band)  # not forming D is a quarter faster
 
 
 def _band(degree: int, dirs: Float[Tensor, "... 3"]) -> Float[Tensor, "... m"]:
-    """The 2·degree + 1 functions of one degree at unit directions."""
+    """Evaluate the 2·degree + 1 functions of one degree at unit directions."""
     return sh_basis(degree, dirs)[..., degree**2 :]
 
 
 @lru_cache(maxsize=32)
-def _probes(degree: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """2·degree + 1 directions, and the inverse of the degree's functions on them.
+def _sample_directions(degree: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sample directions for one degree, and the inverse matrix of the degree's functions on them.
 
-    A spiral over one half of the sphere, as the functions of one degree are all even or all odd. Its two
-    numbers were searched for a small condition number: 3.6 for degree 2, 5.4 for degree 3.
+    A spiral over a hemisphere, as the functions of one degree are all even or all odd. Its two constants were
+    chosen for a small condition number: 3.6 for degree 2, 5.4 for degree 3.
     """
     count = 2 * degree + 1
-    with torch.inference_mode(False), torch.no_grad():  # the cache outlives the mode it is filled in
+    with torch.inference_mode(False), torch.no_grad():  # a cached tensor outlives the mode it was made in
         i = torch.arange(count, dtype=torch.float64)
         z, turn = 1 - (i + 0.3) / count, 2.68 * i
         ring = (1 - z * z).sqrt()
@@ -201,9 +203,10 @@ def _probes(degree: int, dtype: torch.dtype, device: torch.device) -> tuple[Tens
 
 @lru_cache(maxsize=32)
 def _e3nn_basis(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Orthogonal matrix M with Y_gsplat(d) = M Y_e3nn(d), solved for on fixed directions.
+    """Orthogonal matrix M with Y_gsplat(d) = M Y_e3nn(d), by least squares on fixed directions.
 
-    Index by index Y_gsplat(x, y, z) = (-1)^i Y_e3nn(y, z, x), but M mixes what the change of axes mixes.
+    Although Y_gsplat(x, y, z)_i = (-1)^i Y_e3nn(y, z, x)_i, M is dense within a degree: it includes the
+    permutation of the axes.
     """
     from e3nn import o3  # slow to import, and only the encoders need it
 

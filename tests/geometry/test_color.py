@@ -1,4 +1,4 @@
-"""The sRGB curve and turns of the hue, against the standard library."""
+"""The sRGB curve and hue shifts, against known values and the standard library."""
 
 import colorsys
 
@@ -14,12 +14,12 @@ def test_srgb_at_known_values() -> None:
     torch.testing.assert_close(linear_to_srgb(linear.repeat(3, 1).mT).mT[0], expected, atol=1e-5, rtol=0)
 
 
-def test_srgb_there_and_back() -> None:
+def test_srgb_round_trip() -> None:
     rgb = torch.rand(200, 3)
     torch.testing.assert_close(linear_to_srgb(srgb_to_linear(rgb)), rgb, atol=1e-6, rtol=0)
 
 
-def test_too_bright_still_has_a_gradient() -> None:
+def test_overexposed_values_have_a_gradient() -> None:
     bright = torch.full((1, 3), 1.5, requires_grad=True)
     linear_to_srgb(bright).sum().backward()
     assert bright.grad is not None
@@ -27,7 +27,7 @@ def test_too_bright_still_has_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("turn", [-0.4, 0.0, 0.1, 0.75, 1.0])
-def test_hue_turns_as_in_hsv(turn: float) -> None:
+def test_hue_shifts_as_in_hsv(turn: float) -> None:
     colors = torch.rand(50, 3)
     expected = []
     for red, green, blue in colors.tolist():
@@ -36,7 +36,7 @@ def test_hue_turns_as_in_hsv(turn: float) -> None:
     torch.testing.assert_close(shift_hue(colors, turn), torch.tensor(expected), atol=1e-5, rtol=0)
 
 
-def test_hue_turns_are_an_action_of_the_circle() -> None:
+def test_hue_shifts_add_up() -> None:
     colors = torch.rand(50, 3, dtype=torch.float64)
     torch.testing.assert_close(shift_hue(shift_hue(colors, 0.3), 0.5), shift_hue(colors, 0.8))
     torch.testing.assert_close(shift_hue(colors, 1.0), colors)

@@ -1,8 +1,9 @@
-"""Quaternions against scipy, group laws, and derivatives where formulas are singular."""
+"""Quaternions against scipy and roma, group laws, and derivatives where formulas are singular."""
 
 import math
 
 import pytest
+import roma
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,6 +43,33 @@ def test_product_and_rotation_match_scipy() -> None:
     expected = (to_scipy(p) * to_scipy(q)).as_matrix()
     torch.testing.assert_close(quat_to_rotmat(quat_multiply(p, q)), torch.from_numpy(expected))
     torch.testing.assert_close(quat_rotate(p, v), torch.from_numpy(to_scipy(p).apply(v.numpy())))
+
+
+def test_everything_matches_roma() -> None:
+    """An independent library, whose order is xyzw."""
+    p, q, v = random_quats(20), random_quats(20), torch.randn(20, 3, dtype=torch.float64)
+    p_xyzw, q_xyzw = roma.quat_wxyz_to_xyzw(p), roma.quat_wxyz_to_xyzw(q)
+    matrices = roma.unitquat_to_rotmat(p_xyzw)
+    product = roma.quat_xyzw_to_wxyz(roma.quat_product(p_xyzw, q_xyzw))
+    torch.testing.assert_close(quat_to_rotmat(p), matrices)
+    torch.testing.assert_close(quat_multiply(p, q), product)
+    torch.testing.assert_close(quat_conjugate(p), roma.quat_xyzw_to_wxyz(roma.quat_inverse(p_xyzw)))
+    torch.testing.assert_close(quat_rotate(p, v), roma.quat_action(p_xyzw, v))
+    torch.testing.assert_close(quat_log(p), roma.unitquat_to_rotvec(p_xyzw, shortest_arc=True))
+    torch.testing.assert_close(quat_exp(v), roma.quat_xyzw_to_wxyz(roma.rotvec_to_unitquat(v)))
+    assert same_rotation(rotmat_to_quat(matrices), p) < 1e-14
+
+
+def test_order_is_wxyz() -> None:
+    """A quarter turn about z, written out; read as xyzw it would be another rotation."""
+    quarter = torch.tensor([0.5**0.5, 0.0, 0.0, 0.5**0.5])
+    torch.testing.assert_close(quat_rotate(quarter, torch.tensor([1.0, 0, 0])), torch.tensor([0.0, 1, 0]))
+    torch.testing.assert_close(quat_exp(torch.tensor([0.0, 0, math.pi / 2])), quarter)
+
+
+def test_a_zero_quaternion_stays_zero() -> None:
+    assert (quat_normalize(torch.zeros(2, 4)) == 0).all()
+    torch.testing.assert_close(quat_normalize(torch.tensor([0.0, 3, 0, 4])), torch.tensor([0.0, 0.6, 0, 0.8]))
 
 
 def test_group_laws() -> None:

@@ -1,15 +1,24 @@
-"""Rigid motions against matrices and matrix exponentials, group laws, and derivatives at the identity."""
+"""Rigid motions against scipy and roma, group laws, interpolation, and derivatives at the identity."""
 
 import pytest
+import roma
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.linalg import expm
+from scipy.linalg import expm, logm
 from torch import Tensor
 from torch.autograd import gradcheck
 
 from nest_nerfstudio.geometry.quaternion import quat_to_rotmat
-from nest_nerfstudio.geometry.se3 import se3_apply, se3_compose, se3_exp, se3_inverse, se3_log, se3_plus
+from nest_nerfstudio.geometry.se3 import (
+    se3_apply,
+    se3_compose,
+    se3_exp,
+    se3_interpolate,
+    se3_inverse,
+    se3_log,
+    se3_plus,
+)
 
 coordinate = st.floats(-1.0, 1.0)
 twists = st.tuples(*[coordinate] * 6).map(lambda v: torch.tensor(v, dtype=torch.float64))
@@ -43,6 +52,21 @@ def test_exp_is_the_matrix_exponential(xi: Tensor, size: float) -> None:
 @settings(max_examples=200, deadline=None)
 def test_log_inverts_exp(xi: Tensor, size: float) -> None:
     torch.testing.assert_close(se3_log(se3_exp(xi * size)), xi * size, rtol=1e-11, atol=1e-14)
+
+
+def random_poses(count: int) -> tuple[Tensor, Tensor]:
+    return se3_exp(torch.randn(count, 6, dtype=torch.float64))
+
+
+def to_roma(pose: tuple[Tensor, Tensor]) -> roma.RigidUnitQuat:
+    return roma.RigidUnitQuat(roma.quat_wxyz_to_xyzw(pose[0]), pose[1])
+
+
+def test_group_operations_match_roma() -> None:
+    a, b, points = random_poses(20), random_poses(20), torch.randn(20, 3, dtype=torch.float64)
+    torch.testing.assert_close(to_matrix(se3_compose(a, b)), (to_roma(a) @ to_roma(b)).to_homogeneous())
+    torch.testing.assert_close(to_matrix(se3_inverse(a)), to_roma(a).inverse().to_homogeneous())
+    torch.testing.assert_close(se3_apply(a, points), to_roma(a).apply(points))
 
 
 def test_group_laws() -> None:
@@ -80,6 +104,70 @@ def test_derivative_at_zero_in_float32() -> None:
     torch.testing.assert_close(jacobian, expected, rtol=0, atol=0)
 
 
+def test_interpolation_ends_at_both_poses_whatever_the_signs() -> None:
+    a, b = random_poses(8), random_poses(8)
+    for sign in (1.0, -1.0):
+        start, end = (
+            se3_interpolate(a, (sign * b[0], b[1]), 0.0),
+            se3_interpolate(a, (sign * b[0], b[1]), 1.0),
+        )
+        torch.testing.assert_close(to_matrix(start), to_matrix(a), rtol=0, atol=1e-13)
+        torch.testing.assert_close(to_matrix(end), to_matrix(b), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [-0.5, 0.25, 0.5, 1.5])
+def test_interpolation_is_the_geodesic(weight: float) -> None:
+    a, b = random_poses(8), random_poses(8)
+    got = se3_interpolate(a, b, weight)
+    for matrix, first, last in zip(to_matrix(got), to_matrix(a).numpy(), to_matrix(b).numpy(), strict=True):
+        twist = logm(torch.linalg.solve(torch.from_numpy(first), torch.from_numpy(last)).numpy())
+        torch.testing.assert_close(matrix, torch.from_numpy(first @ expm(weight * twist)), rtol=0, atol=1e-11)
+    steps = torch.tensor([weight])
+    turn = roma.unitquat_slerp(*(roma.quat_wxyz_to_xyzw(q) for q in (a[0], b[0])), steps, shortest_arc=True)[
+        0
+    ]
+    torch.testing.assert_close(to_matrix(got)[:, :3, :3], roma.unitquat_to_rotmat(turn), rtol=0, atol=1e-12)
+
+
+def test_interpolation_is_equivariant_and_symmetric() -> None:
+    g, a, b = (random_poses(8) for _ in range(3))
+    weights = torch.rand(8, dtype=torch.float64)
+    got = se3_interpolate(a, b, weights)
+    moved = se3_interpolate(se3_compose(g, a), se3_compose(g, b), weights)
+    torch.testing.assert_close(to_matrix(moved), to_matrix(se3_compose(g, got)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        to_matrix(se3_interpolate(b, a, 1 - weights)), to_matrix(got), rtol=0, atol=1e-11
+    )
+
+
+def test_interpolation_broadcasts_weights_over_poses() -> None:
+    a, b = random_poses(5), random_poses(5)
+    weights = torch.linspace(0, 1, 4, dtype=torch.float64)
+    quats, translations = se3_interpolate(a, b, weights[:, None])
+    assert quats.shape == (4, 5, 4)
+    expected = se3_interpolate(a, b, float(weights[2]))
+    torch.testing.assert_close(quats[2], expected[0])
+    torch.testing.assert_close(translations[2], expected[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_of_interpolation_at_equal_poses_is_finite(dtype: torch.dtype) -> None:
+    """There the midpoint follows half of a motion of b."""
+    quats, translations = (x[:1].to(dtype) for x in random_poses(1))
+    twist = torch.zeros(1, 6, dtype=dtype)
+
+    def twist_of_the_midpoint(xi: Tensor) -> Tensor:
+        midpoint = se3_interpolate((quats, translations), se3_plus((quats, translations), xi), 0.5)
+        return se3_log(se3_compose(se3_inverse((quats, translations)), midpoint))[0]
+
+    jacobian = torch.autograd.functional.jacobian(twist_of_the_midpoint, twist)[:, 0]
+    torch.testing.assert_close(jacobian, 0.5 * torch.eye(6, dtype=dtype), rtol=0, atol=1e-6)
+    inputs = [x.requires_grad_() for x in (quats, translations, quats.clone(), translations.clone())]
+    out = se3_interpolate((inputs[0], inputs[1]), (inputs[2], inputs[3]), torch.zeros(1, dtype=dtype))
+    gradients = torch.autograd.grad(out[0].sum() + out[1].sum(), inputs)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 ANGLES = [0.0, 1e-8, 1e-3, 0.499, 0.501, 0.999, 1.001, 2.0, 3.1, 7.0]
 
 
@@ -114,12 +202,12 @@ def test_derivatives_of_plus() -> None:
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
 
 
-def test_plus_of_no_bodies() -> None:
+def test_plus_of_no_poses() -> None:
     quats, translations = se3_plus((torch.zeros(0, 4), torch.zeros(0, 3)), torch.zeros(0, 6))
     assert quats.shape == (0, 4)
     assert translations.shape == (0, 3)
 
 
-def test_plus_of_other_numbers_of_poses_and_twists_is_refused() -> None:
-    with pytest.raises(ValueError, match="5 twists need as many poses, but there are 4"):
+def test_plus_needs_as_many_twists_as_poses() -> None:
+    with pytest.raises(ValueError, match="5 twists for 4 poses"):
         se3_plus((torch.zeros(4, 4), torch.zeros(4, 3)), torch.zeros(5, 6))
