@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import tyro
 from nerfstudio.utils.eval_utils import eval_setup
+from results import record
 from torch import Tensor
 
 from nest_nerfstudio.dynamics.latent_ode import LatentODE
@@ -37,7 +38,8 @@ class DynamicsReport:
     def main(self) -> None:
         """Print one line a figure."""
         torch.manual_seed(0)
-        model = eval_setup(self.load_config, test_mode="inference")[1].model
+        config, pipeline, _, step = eval_setup(self.load_config, test_mode="inference")
+        model = pipeline.model
         ode = model.dynamics.eval().requires_grad_(False)
         if not ode.committed:
             raise SystemExit(
@@ -45,15 +47,28 @@ class DynamicsReport:
             )
         latents = {dtype: _cast(model.latent(), dtype) for dtype in (torch.float32, torch.float64)}
         print("motion:", f"cyclic, {ode.period:.5f} clips a cycle" if ode.cyclic else "free")
+        figures: dict[str, float | str] = {"motion": "cyclic" if ode.cyclic else "free"}
         for dtype, latent in latents.items():
             errors = [equivariance_error(deepcopy(ode).to(dtype), latent) for _ in range(10)]
             print(f"equivariance error, {dtype}: {max(errors):.1e} at most over 10 motions of the world")
+            figures[f"equivariance_{str(dtype).removeprefix('torch.')}"] = max(errors)
         if not ode.cyclic:
-            print_solver(deepcopy(ode).double(), latents[torch.float64])
+            figures |= print_solver(deepcopy(ode).double(), latents[torch.float64])
         for name, times in {"before": (-1, 0), "in": (0, 1), "after": (1, 2), "throughout": (-1, 2)}.items():
-            print(f"{name} the clip:", self._smoothness(ode, latents[torch.float32], *times))
+            normal, slow = self._smoothness(ode, latents[torch.float32], *times)
+            print(
+                f"{name} the clip: largest change of a token's step over the largest step {normal:.3f}, "
+                f"{self.slower}x slower {slow:.4f} ({normal / slow:.1f} times less)"
+            )
+            place = "" if name == "throughout" else f"_{name}"
+            figures |= {
+                f"change_of_step{place}": normal,
+                f"change_of_step{place}_{self.slower}x_slower": slow,
+            }
+        settings = {"scene": Path(str(config.data)).name, "run": self.load_config, "step": step}
+        record("dynamics", figures, settings={**settings, "frames": self.frames})
 
-    def _smoothness(self, ode: LatentODE, latent: SceneLatent, begin: int, end: int) -> str:
+    def _smoothness(self, ode: LatentODE, latent: SceneLatent, begin: int, end: int) -> list[float]:
         """Steps of the tokens from frame to frame, at normal speed and slowed down.
 
         A step changes by O(h) of itself where motion is smooth, so ten times less in slow motion; a jump
@@ -64,11 +79,7 @@ class DynamicsReport:
             times = torch.linspace(begin, end, (end - begin) * count + 1).to(latent.quats)
             steps = torch.stack([latent.at(t, ode).translations for t in times]).diff(dim=0)
             changes.append(float(steps.diff(dim=0).norm(dim=-1).max() / steps.norm(dim=-1).max()))
-        normal, slow = changes
-        return (
-            f"largest change of a token's step over the largest step {normal:.3f}, "
-            f"{self.slower}x slower {slow:.4f} ({normal / slow:.1f} times less)"
-        )
+        return changes
 
 
 def equivariance_error(ode: LatentODE, latent: SceneLatent) -> float:
@@ -80,7 +91,7 @@ def equivariance_error(ode: LatentODE, latent: SceneLatent) -> float:
     return float((first - second).norm() / first.norm())
 
 
-def print_solver(ode: LatentODE, latent: SceneLatent) -> None:
+def print_solver(ode: LatentODE, latent: SceneLatent) -> dict[str, float]:
     """Order, gradients and evaluations of the solver on the learned field."""
     start, steps = latent.motion.start, ode.config.steps_per_clip
     counts = [steps, 2 * steps, 4 * steps]
@@ -100,7 +111,9 @@ def print_solver(ode: LatentODE, latent: SceneLatent) -> None:
     ode.train()
     for _ in range(10 * block):
         ode.trajectory(latent)
-    print(f"evaluations of F for a training step: {len(calls) / (10 * block):.1f}")
+    calls_a_step = len(calls) / (10 * block)
+    print(f"evaluations of F for a training step: {calls_a_step:.1f}")
+    return {"state_error": error, "order": order, "adjoint_gap": gap, "evaluations_a_step": calls_a_step}
 
 
 def _gradient_gap(ode: LatentODE, other: LatentODE, start: Tensor) -> float:

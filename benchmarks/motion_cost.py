@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import tyro
+from results import record
 
 from nest_nerfstudio.dynamics.base import StaticDynamics
 from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
@@ -17,6 +18,16 @@ from nest_nerfstudio.losses.photometric import photometric_loss
 from nest_nerfstudio.models.trainable_latent import TrainableLatent
 from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.thread_pool import SHARED, give_cores_to_kernels
+
+COLUMNS = (
+    "frame_still_ms",
+    "frame_moving_ms",
+    "frame_ratio",
+    "step_still_ms",
+    "step_moving_ms",
+    "step_ratio",
+    "roll_out_ms",
+)
 
 
 @dataclass
@@ -44,16 +55,23 @@ class MotionCost:
         columns = "N", "frame, still (ms)", "frame, moving", "ratio", "step, still", "step, moving", "ratio"
         print("|", " | ".join((*columns, "ODE roll-out")), "|")
         print("|---|---|---|---|---|---|---|---|")
+        figures = {}
         for count in self.counts:
-            print(self._row(count), flush=True)
+            cells = self._measure(count)
+            print(f"| {count} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |", flush=True)
+            figures[str(count)] = dict(zip(COLUMNS, cells, strict=True))
+        settings = {
+            name: getattr(self, name) for name in ("size", "tokens", "sh_degree", "repeats", "threads")
+        }
+        record("motion_cost", figures, seed=0, settings=settings)
 
-    def _row(self, count: int) -> str:
+    def _measure(self, count: int) -> list[float]:
+        """What `COLUMNS` name."""
         scene = _Scene(count, self.tokens, self.size, self.sh_degree)
         frames = self._compare(lambda moving: scene.frame(moving))
         steps = self._compare(lambda moving: scene.step(moving))
         roll_out = self._median(lambda: scene.ode.roll_out(scene.latent.start))
-        cells = [*frames, frames[1] / frames[0], *steps, steps[1] / steps[0], roll_out]
-        return f"| {count} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |"
+        return [*frames, frames[1] / frames[0], *steps, steps[1] / steps[0], roll_out]
 
     def _compare(self, run) -> tuple[float, float]:
         """Medians of still and moving, in turns, so that a noisy machine treats both alike."""

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import tyro
 from nerfstudio.utils.eval_utils import eval_setup
+from results import record
 from torch import Tensor
 
 from nest_nerfstudio.data.scenes.library import SceneLibrary
@@ -47,13 +48,15 @@ def scores(load_config: Path, tokens: int = 0) -> None:
         load_config: the run's config.yml.
         tokens: K; 0: that of the training.
     """
-    pipeline = eval_setup(load_config, test_mode="test")[1]
+    run = eval_setup(load_config, test_mode="test")
+    pipeline = run[1]
     if tokens:
         pipeline.model.encoder.config.num_tokens = tokens
     found = pipeline.get_average_eval_image_metrics()
     kinds = sorted({key.split("/")[2] for key in found if key.count("/") == 2})
     print("| context views | all |", " | ".join(kinds), "|")
     print("|---" * (len(kinds) + 2) + "|")
+    figures: dict[str, dict[str, float]] = defaultdict(dict)
     for metric in ("psnr", "psnr_refined"):
         for count in pipeline.config.eval_context:
             here = f"{metric}/{count}_views"
@@ -61,6 +64,17 @@ def scores(load_config: Path, tokens: int = 0) -> None:
                 name = f"{count}, refined" if metric == "psnr_refined" else count
                 row = [here, *(f"{here}/{kind}" for kind in kinds)]
                 print(f"| {name} |", " | ".join(f"{found[key]:.2f}" for key in row), "|", flush=True)
+                for kind, key in zip(("all", *kinds), row, strict=True):
+                    figures[kind][str(name)] = found[key]
+    settings = {"tokens": pipeline.model.encoder.config.num_tokens, **_settings(load_config, run)}
+    record("prior_scores", figures, seed=run[0].machine.seed, settings=settings)
+
+
+def _settings(load_config: Path, run: tuple) -> dict:
+    """What tells a run's figures from those of others."""
+    config, pipeline, _, step = run
+    data = pipeline.datamanager.config.data
+    return {"run": load_config, "data": data, "minutes": config.max_minutes, "steps": step + 1}
 
 
 def baselines(data: Path, steps: int = 500) -> None:
@@ -85,6 +99,8 @@ def baselines(data: Path, steps: int = 500) -> None:
     print("All white, by state:", ", ".join(f"{name} {np.mean(found):.2f}" for name, found in white.items()))
     print("| context views | all white | nearest training scene | fitted from scratch |")
     print("|---|---|---|---|")
+    figures: dict[str, dict[str, float]] = defaultdict(dict)
+    figures["all white by state"] = {name: float(np.mean(found)) for name, found in white.items()}
     for count in COUNTS:
         found = defaultdict(list)
         for number in index.split("val"):
@@ -95,6 +111,11 @@ def baselines(data: Path, steps: int = 500) -> None:
             found["fitted"].append(psnr(fitted(sample.context, views, steps), seen))
         row = [np.mean(scores) for scores in (white["base"], *found.values())]
         print(f"| {count} |", " | ".join(f"{mean:.2f}" for mean in row), "|", flush=True)
+        for name, mean in zip(
+            ("all white", "nearest training scene", "fitted to the views"), row, strict=True
+        ):
+            figures[name][str(count)] = float(mean)
+    record("prior_baselines", figures, seed=0, settings={"data": data, "fit_steps": steps})
 
 
 def exactness(load_config: Path, draws: int = 20) -> None:
@@ -104,10 +125,12 @@ def exactness(load_config: Path, draws: int = 20) -> None:
         load_config: the run's config.yml.
         draws: motions for each group and precision.
     """
-    pipeline = eval_setup(load_config, test_mode="test")[1]
+    run = eval_setup(load_config, test_mode="test")
+    pipeline = run[1]
     weights, model = pipeline.model.state_dict(), pipeline.model
     samples = list(pipeline.datamanager.eval_samples(4))
     precisions = ((torch.float32, torch.float32), (torch.float32, torch.float64), (torch.float64,) * 2)
+    figures: dict[str, dict[str, float]] = defaultdict(lambda: {"largest": 0.0})
     for group in ("se3", "so3", "azimuth"):
         for dtype, of_cameras in precisions:
             torch.set_default_dtype(dtype)
@@ -126,6 +149,12 @@ def exactness(load_config: Path, draws: int = 20) -> None:
             torch.set_default_dtype(torch.float32)
             line = [f"{name} {np.median(e):.1e} median, {max(e):.1e} most" for name, e in errors.items()]
             print(f"{group}, {dtype}, cameras {of_cameras}: " + "; ".join(line), flush=True)
+            name = str(dtype).removeprefix("torch.")
+            row = figures[name if dtype == of_cameras else f"{name}, cameras in float64"]
+            row[group] = max(max(e) for name, e in errors.items() if "PSNR" not in name)
+            row["largest"] = max(row["largest"], row[group])
+            row |= {f"{group}, {name}": [float(np.median(e)), max(e)] for name, e in errors.items()}
+    record("prior_exactness", figures, settings={"draws": draws, **_settings(load_config, run)})
 
 
 @torch.no_grad()
@@ -135,8 +164,10 @@ def rotated(load_config: Path) -> None:
     Args:
         load_config: config.yml of a run with the group so3.
     """
-    pipeline = eval_setup(load_config, test_mode="test")[1]
+    run = eval_setup(load_config, test_mode="test")
+    pipeline = run[1]
     model = pipeline.model
+    figures: dict[str, dict[str, float]] = {"as they are": {}, "turned": {}}
     print("| context views | as they are | turned | drop |")
     print("|---|---|---|---|")
     for count in COUNTS:
@@ -151,6 +182,8 @@ def rotated(load_config: Path) -> None:
                 found[name].append(psnr(shown, over_white(views)))
         before, after = np.mean(found["is"]), np.mean(found["turned"])
         print(f"| {count} | {before:.3f} | {after:.3f} | {before - after:+.3f} |", flush=True)
+        figures["as they are"][str(count)], figures["turned"][str(count)] = float(before), float(after)
+    record("prior_rotated", figures, settings=_settings(load_config, run))
 
 
 @torch.no_grad()
@@ -161,9 +194,11 @@ def clouds(load_config: Path, counts: tuple[int, ...] = (4, 8)) -> None:
         load_config: config.yml of a run with `from_points`.
         counts: numbers of views.
     """
-    pipeline = eval_setup(load_config, test_mode="test")[1]
+    run = eval_setup(load_config, test_mode="test")
+    pipeline = run[1]
     model = pipeline.model
     encoder = model.config.encoder
+    figures: dict[str, dict[str, float]] = defaultdict(dict)
     print("| views | encoded | points of their hull | encoded |")
     print("|---|---|---|---|")
     for count in counts:
@@ -182,6 +217,9 @@ def clouds(load_config: Path, counts: tuple[int, ...] = (4, 8)) -> None:
         print(
             f"| {count} | {means['views']:.2f} | {means['points']:.0f} | {means['cloud']:.2f} |", flush=True
         )
+        for name, key in (("views", "views"), ("cloud of their hull", "cloud"), ("points", "points")):
+            figures[name][str(count)] = float(means[key])
+    record("prior_clouds", figures, settings=_settings(load_config, run))
 
 
 def _is_learned(module: torch.nn.Module, name: str) -> bool:
@@ -226,7 +264,7 @@ def cost(repeats: int = 5, plot: Path | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = LatentEncoderConfig().setup().to(device)
     decoder = LatentGaussianFieldConfig().setup(shape_dim=encoder.config.shape_dim).to(device)
-    curves = {}
+    curves, figures = {}, {}
     for name, sizes in {"points": (500, 1000, 2000, 4000, 8000), "tokens": (64, 128, 256, 512, 1024)}.items():
         spent, kept = [], []
         for size in sizes:
@@ -252,6 +290,10 @@ def cost(repeats: int = 5, plot: Path | None = None) -> None:
             slope = np.polyfit(np.log(sizes), np.log(values), 1)[0]
             print(f"slope of log {unit} over log {name}: {slope:.2f}", flush=True)
             curves[f"{name}, {unit}"] = (sizes, values)
+            found = {f"{unit} at {size}": value for size, value in zip(sizes, values, strict=True)}
+            figures[f"{name}, {unit}"] = {**found, "slope": float(slope)}
+    settings = {"device": device, "threads": torch.get_num_threads(), "repeats": repeats}
+    record("prior_cost", figures, settings=settings)
     if plot is not None:
         figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
         for axis, unit in zip(axes, ("ms", "MB"), strict=True):

@@ -21,6 +21,7 @@ import tyro
 from e3nn import o3
 from jaxtyping import Float, Int
 from nerfstudio.scripts.train import _set_random_seed
+from results import record
 from torch import Tensor, nn
 
 from nest_nerfstudio.data.scenes.reader import read_index
@@ -69,6 +70,13 @@ class Ablations:
                 "|",
                 flush=True,
             )
+            settings = {
+                "variant": variant,
+                "data": self.data,
+                "minutes": self.minutes,
+                "threads": self.threads,
+            }
+            record("prior_ablations", mean, seed=42, settings=settings)
 
     def _run(self, variant: str, data: Path, minutes: float) -> dict[str, float]:
         """PSNR by number of context views; edits: the mean over kinds of edits, from 4 views."""

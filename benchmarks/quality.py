@@ -7,8 +7,6 @@ The clock is the trainer's: wall-clock time of training, without loading data an
 
 from __future__ import annotations
 
-import json
-import subprocess
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 import tyro
 from nerfstudio.scripts.train import _set_random_seed
 from nerfstudio.utils.rich_utils import CONSOLE
+from results import record
 
 from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
 from nest_nerfstudio.pipelines.trainer import NestTrainer
@@ -58,14 +57,14 @@ class Quality:
     seed: int = 42
     """Random seed."""
     output: Path = Path("benchmarks/out")
-    """Where runs and results go."""
+    """Where runs go."""
     name: str = ""
     """Name of the run; empty: scene and motion."""
     set: list[str] = field(default_factory=list)
     """Settings of the model to change, as name=value; with a dot for those of the ODE."""
 
     def main(self) -> None:
-        """Train, score, and append one JSON line a mark to `output`/quality.jsonl."""
+        """Train, score, and record all marks in one line."""
         SHARED.threads = self.threads
         _set_random_seed(self.seed)
         trainer = ScoringTrainer(self._config(), self)
@@ -79,6 +78,12 @@ class Quality:
             model.commit(model.dynamics)
             trainer.save_checkpoint(trainer.step)
         trainer.score("end")
+        record("quality", trainer.figures, seed=self.seed, settings=self._settings())
+
+    def _settings(self) -> dict:
+        names = ("motion", "minutes", "interval", "span", "downscale", "strides", "cycles", "threads", "set")
+        budget = f"{self.minutes:g} min" if self.minutes else f"{self.steps} steps"
+        return {"scene": self.data.name, "budget": budget, **{name: getattr(self, name) for name in names}}
 
     def _config(self):
         config = deepcopy(nest_dynamic.config)
@@ -111,6 +116,7 @@ class ScoringTrainer(NestTrainer):
     def __init__(self, config, benchmark: Quality) -> None:
         super().__init__(config)
         self.benchmark, self.marks = benchmark, sorted(benchmark.marks)
+        self.figures: dict[str, dict] = {}
 
     def train_iteration(self, step: int):
         result = super().train_iteration(step)
@@ -124,19 +130,10 @@ class ScoringTrainer(NestTrainer):
         self.pipeline.eval()
         model = self.pipeline.dynamic_model
         line = {
-            "run": self.config.experiment_name,
-            "mark": mark,
             "seconds": round(self._clock.seconds, 1),
             "step": self.step,
             "gaussians": len(model.field),
             "committed": bool(getattr(model.dynamics, "committed", False)),
-            "set": self.benchmark.set,
-            "strides": self.benchmark.strides,
-            "interval": self.benchmark.interval,
-            "span": self.benchmark.span,
-            "threads": self.benchmark.threads,
-            "seed": self.benchmark.seed,
-            "commit": _commit(),
         }
         for split in self.benchmark.splits:
             line |= self._score_split(split)
@@ -145,14 +142,13 @@ class ScoringTrainer(NestTrainer):
             line["period"] = round(period, 5)
             if self.benchmark.cycles:
                 first, last = self.benchmark.span
-                later = 20 / self.benchmark.cycles / (last - first)
+                line["period_true"] = 1 / self.benchmark.cycles / (last - first)
+                later = 20 * line["period_true"]
                 scores = self._score_split(self.benchmark.splits[-1], later)
                 line |= {f"{name}, 20 cycles later": score for name, score in scores.items()}
         self.pipeline.train()
-        CONSOLE.print(line)
-        self.benchmark.output.mkdir(parents=True, exist_ok=True)
-        with (self.benchmark.output / "quality.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        CONSOLE.print({"run": self.config.experiment_name, "mark": mark, **line})
+        self.figures[mark] = line
 
     def _score_split(self, split: str, later: float = 0.0) -> dict[str, dict[str, float]]:
         """Mean scores of a split, so many clips later; apart for what lies beyond the part trained on."""
@@ -197,12 +193,6 @@ def _assign(config, name: str, value: str) -> None:
         target = getattr(target, parent)
     current = getattr(target, leaf)
     setattr(target, leaf, value if isinstance(current, str) else type(current)(float(value)))
-
-
-def _commit() -> str:
-    return subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
 
 
 if __name__ == "__main__":

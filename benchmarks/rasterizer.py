@@ -29,6 +29,7 @@ from unittest.mock import patch
 
 import torch
 import tyro
+from results import record
 from torch import Tensor
 
 from nest_nerfstudio.types import Gaussians
@@ -295,8 +296,12 @@ def main(args: Args) -> None:
         "| faster: blend, alone, full | difference (RMS) |"
     )
     print("|" + " --- |" * 11)
+    figures = {}
     for n, size in SIZES:
         ours = in_new_process(measure_numba, n, size, args)
+        found = {"radius_median": ours["radius"], "radius_95": ours["radius95"], "alone_ms": ours["alone"]}
+        found |= {"full_ms": ours["full"], "full_over_alone": ours["full"] / ours["alone"]}
+        figures[f"{n}, {size}²"] = found | {"peak_mb": ours["peak"]}
         row = [f"{n}", f"{size}²", f"{ours['radius']:.0f}, {ours['radius95']:.0f}"]
         row += [f"{ours['alone']:.1f}", f"{ours['full']:.1f}", f"{ours['full'] / ours['alone']:.2f}"]
         row += [f"{ours['peak']:.0f}"]
@@ -306,11 +311,17 @@ def main(args: Args) -> None:
             row += [f"{theirs['blend']:.0f} + {theirs['lists']:.0f}", f"{theirs['full']:.0f}"]
             ratios = theirs["blend"] / ours["alone"], both / ours["alone"], theirs["full"] / ours["full"]
             row += [", ".join(f"{ratio:.0f} x" for ratio in ratios), f"{theirs['error']:.0e}"]
+            found = {"gsplat_blend_ms": theirs["blend"], "gsplat_lists_ms": theirs["lists"]}
+            found |= {"gsplat_full_ms": theirs["full"], "difference_rms": theirs["error"]}
+            names = ("faster_blend", "faster_alone", "faster_full")
+            figures[f"{n}, {size}²"] |= found | dict(zip(names, ratios, strict=True))
         else:
             row += ["-"] * 4
         print("| " + " | ".join(row) + " |", flush=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"\nLargest process, with torch and numba loaded: {peak:.0f} MB.")
+    settings = {"threads": args.threads, "repeats": args.repeats, "largest_process_mb": peak}
+    record("rasterizer", figures, seed=0, settings=settings)
 
 
 if __name__ == "__main__":

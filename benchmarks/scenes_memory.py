@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import tyro
 from PIL import Image
+from results import record
 
 FRAMES = {"base": 12, "relight": 6, "recolor": 6, "turn": 6, "move": 6}
 EDITS = {"base": {}, "relight": {"light": {"sun": 2.0}}, "recolor": {"hue": 0.3}, "turn": {"yaw": 1.0}}
@@ -47,7 +48,7 @@ class ScenesMemory:
             "| scenes | peak RSS (MiB) | before drawing | cached pictures | ms a batch | against the first |"
         )
         print("|---|---|---|---|---|---|")
-        first = None
+        first, figures = None, {}
         for count in self.counts:
             with TemporaryDirectory() as folder:
                 write_scenes(Path(folder), count, self.size)
@@ -55,6 +56,11 @@ class ScenesMemory:
             first = first or result["peak"]
             cells = [result[key] for key in ("peak", "start", "cached", "milliseconds")]
             print(f"| {count} |", " | ".join(f"{x:.0f}" for x in cells), f"| {result['peak'] / first:.3f} |")
+            found = {"peak_mib": result["peak"], "before_drawing_mib": result["start"]}
+            found |= {"cached_mib": result["cached"], "ms_a_batch": result["milliseconds"]}
+            figures[f"{count} scenes"] = found | {"over_first": result["peak"] / first}
+        settings = {"steps": self.steps, "size": self.size, "cache_mib": self.cache_megabytes}
+        record("scenes_memory", figures, settings=settings)
 
     def _run(self, folder: Path) -> dict[str, float]:
         options = {"steps": self.steps, "cache-megabytes": self.cache_megabytes, "measure": folder}
