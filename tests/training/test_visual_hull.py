@@ -1,9 +1,11 @@
+"""Points on the visual hull of silhouettes: inside it, on its visible side, also where a part moves."""
+
 import math
 from dataclasses import replace
 
 import torch
 
-from nest_nerfstudio.fields.visual_hull import mean_colors, read_silhouettes, sample_visual_hull
+from nest_nerfstudio.training.visual_hull import mean_colors, read_silhouettes, sample_visual_hull
 from nest_nerfstudio.types import Views
 
 SIZE = 64
@@ -74,11 +76,11 @@ def test_a_tolerated_wrong_mask_does_not_cut() -> None:
 
 
 def views_of_a_moving_ball(sway: float) -> tuple[list[Views], torch.Tensor]:
-    """One ball at rest, one at another height in every picture, seen from a circle; pixels of the latter."""
+    """One ball at rest, one at another height in every image, seen from a circle; pixels of the latter."""
     count, focal, distance = 8, 70.0, 4.0
     y, x = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
     K = torch.tensor([[[focal, 0, SIZE / 2], [0, focal, SIZE / 2], [0, 0, 1.0]]])
-    views, places = [], []
+    views, centres = [], []
     for i in range(count):
         turn = 2 * math.pi * i / count
         viewmat = torch.eye(4)[None].clone()
@@ -91,7 +93,7 @@ def views_of_a_moving_ball(sway: float) -> tuple[list[Views], torch.Tensor]:
             at = viewmat[0, :3, :3] @ torch.tensor(ball) + viewmat[0, :3, 3]
             pixel = focal * at[:2] / at[2] + SIZE / 2
             alpha[(x - pixel[0]).square() + (y - pixel[1]).square() < (focal * 0.3 / at[2]) ** 2] = 1.0
-        places.append(pixel)
+        centres.append(pixel)
         views.append(
             Views(
                 viewmat,
@@ -102,11 +104,11 @@ def views_of_a_moving_ball(sway: float) -> tuple[list[Views], torch.Tensor]:
                 alphas=alpha[None, ..., None],
             )
         )
-    return views, torch.stack(places)
+    return views, torch.stack(centres)
 
 
 def shares_near(views: list[Views], points: torch.Tensor, pixels: torch.Tensor) -> list[float]:
-    """For each view, how many of the points it sees within six pixels of a place, as a share."""
+    """For each view, how many of the points it sees within six pixels of a position, as a share."""
     shares = []
     for view, pixel in zip(views, pixels, strict=True):
         seen = (points @ view.viewmats[0, :3, :3].T + view.viewmats[0, :3, 3]) @ view.Ks[0].T
