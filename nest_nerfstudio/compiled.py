@@ -1,7 +1,7 @@
-"""Decorators of the compiled kernels, and the arrays they work on.
+"""Decorators that compile kernels with numba, and conversion of tensors to the arrays they take.
 
-Kernels are module-level functions so that numba can keep them on disk; they are compiled once per float type.
-numba's cache watches only the file a kernel is in: after changing one that others call, delete `__pycache__`.
+Kernels are module-level functions, so that numba can cache them on disk. They are compiled once per dtype.
+numba's cache watches only the file of a kernel: after a change to a function it calls, delete `__pycache__`.
 """
 
 import inspect
@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 def _compiler(**options: Any) -> Callable[[Callable], Any]:
-    """Compiles what a function was written as, without the checks that an import hook wrapped it in."""
+    """Make a decorator that compiles the original function, without the type checks of an import hook."""
 
     def compile_(function: Callable) -> Any:
-        from numba import njit  # slow to import, and whoever has no kernels needs it not
+        from numba import njit  # slow to import, and not needed on CUDA
 
         return njit(nogil=True, error_model="numpy", **options)(inspect.unwrap(function))
 
@@ -25,19 +25,20 @@ def _compiler(**options: Any) -> Callable[[Callable], Any]:
 
 
 kernel = _compiler(cache=True, fastmath={"contract"})
+"""Compiles a kernel; it runs without the interpreter lock and is cached on disk."""
 
 sum_kernel = _compiler(cache=True, fastmath={"contract", "reassoc", "nsz"})
-"""For loops that sum: they are vectorised only where sums may be regrouped."""
+"""Compiles a kernel that sums in a loop: it may reorder the sum, without which the loop is not vectorised."""
 
 inlined = _compiler(inline="always", fastmath={"contract"})
-"""For helpers that take arrays, which LLVM alone would leave as calls."""
+"""Compiles a helper function that takes arrays, which LLVM alone would not inline."""
 
 
 def fits_kernels(x: Tensor) -> bool:
-    """Whether kernels take a tensor: on the CPU, in single or double precision."""
+    """Whether kernels take a tensor: it is float32 or float64 on the CPU."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 def as_array(x: Tensor) -> np.ndarray:
-    """The values of a CPU tensor for a kernel to read; or to write, if it is contiguous."""
+    """Array of a CPU tensor for a kernel to read; or to write, if `x` is contiguous (memory is shared)."""
     return x.detach().contiguous().numpy()

@@ -1,4 +1,8 @@
-"""A few Python threads that share compiled work which has let go of the interpreter lock."""
+"""A small pool of threads for compiled kernels, which run without the interpreter lock.
+
+Our own, over `concurrent.futures`, because numba's parallel loops allow concurrent callers and forked child
+processes only with TBB, which would be one more dependency.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,16 @@ import torch
 
 
 class ThreadPool:
-    """Runs a function over ranges of work on the calling thread and on helpers.
+    """Runs a function over ranges of work, on the calling thread and on worker threads.
 
-    Helpers start when first needed, and again in a forked child, which inherits none.
-    Several callers may share the pool: each always works itself, so none waits for another to begin.
+    Workers are started at first use, and again in a forked child process, which inherits none. Many threads
+    may share the pool: the calling thread always works too, so that it does not wait for other callers.
 
     Args:
-        threads: how many work on one call, the caller among them.
+        threads: number of threads per call, including the calling thread.
+
+    Raises:
+        ValueError: `threads` is less than 1.
     """
 
     def __init__(self, threads: int) -> None:
@@ -26,16 +33,16 @@ class ThreadPool:
             raise ValueError(f"threads must be at least 1, got {threads}")
         self.threads = threads
         self._lock = Lock()
-        self._helpers: ThreadPoolExecutor | None = None
+        self._workers: ThreadPoolExecutor | None = None
         self._owner = 0
 
     def run(self, function: Callable[..., Any], ranges: Sequence[tuple[int, int]], *args: Any) -> None:
-        """Call `function(first, last, *args)` for each range, in any order, and wait for all.
+        """Call `function(first, last, *args)` for each range, in any order, and wait for all calls.
 
         Args:
-            function: a kernel that lets go of the interpreter lock.
-            ranges: pieces of work; they must not write to the same place.
-            args: the same for all pieces.
+            function: a kernel that releases the interpreter lock; an exception it raises is passed on.
+            ranges: half-open ranges of work; calls must not write to the same memory.
+            args: further arguments, the same for all calls.
         """
         todo = list(reversed(ranges))
 
@@ -43,37 +50,36 @@ class ThreadPool:
             while todo:
                 try:
                     first, last = todo.pop()
-                except IndexError:  # another thread took the last piece
+                except IndexError:  # another thread took the last range
                     return
                 function(first, last, *args)
 
         others = [self._executor().submit(work) for _ in range(min(self.threads, len(todo)) - 1)]
         work()
         for other in others:
-            # A helper that is busy elsewhere has nothing left to do here.
+            # A worker that is still busy with another call has nothing left to do here.
             if not other.cancel():
                 other.result()
 
     def _executor(self) -> ThreadPoolExecutor:
-        if self._helpers is None or self._owner != os.getpid():
+        if self._workers is None or self._owner != os.getpid():
             with self._lock:
-                if self._helpers is None or self._owner != os.getpid():
-                    self._helpers = ThreadPoolExecutor(max(1, self.threads - 1), "kernels")
+                if self._workers is None or self._owner != os.getpid():
+                    self._workers = ThreadPoolExecutor(max(1, self.threads - 1), "kernels")
                     self._owner = os.getpid()
-        return self._helpers
+        return self._workers
 
 
 SHARED = ThreadPool(torch.get_num_threads())
-"""The pool of all kernels that have none of their own; as wide as torch's own at the start, which follows the
-cores of the machine and OMP_NUM_THREADS."""
+"""The pool shared by all kernels; as many threads as torch has at import (the cores, or OMP_NUM_THREADS)."""
 
 
 def give_cores_to_kernels() -> None:
-    """Leave torch one thread: OpenMP's others spin while they wait for work, on the cores of our kernels."""
+    """Limit torch to one thread: idle OpenMP threads spin on the cores that the kernels need."""
     torch.set_num_threads(1)
 
 
 def even_ranges(count: int, pieces: int) -> list[tuple[int, int]]:
-    """Cut range(count) into at most `pieces` parts of nearly equal length."""
+    """Split range(count) into at most `pieces` half-open ranges of nearly equal length."""
     pieces = max(1, min(pieces, count))
     return [(count * i // pieces, count * (i + 1) // pieces) for i in range(pieces)]

@@ -1,7 +1,7 @@
-"""Which Gaussians to add, move and drop while training: gsplat's strategies, the MCMC one also without CUDA.
+"""Densification: gsplat's strategies to add, relocate and prune Gaussians, with MCMC also on the CPU.
 
-As in gsplat, `params` holds at least "means", "quats", "scales" (their logarithms) and "opacities" (their
-logits), and `optimizers` one optimizer of the same name for each.
+As in gsplat, `params` holds at least "means", "quats", "scales" (logarithms) and "opacities" (logits), and
+`optimizers` holds one optimizer of the same name for each.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import Tensor
 from nest_nerfstudio.geometry.quaternion import quat_normalize, quat_rotate
 
 MAX_RATIO = 51
-"""More copies than this of one Gaussian count as this many, as in gsplat."""
+"""Largest number of copies of one Gaussian in the relocation formula, as in gsplat; more are clamped."""
 
 MIN_NOISE = 1e-3
-"""Noise below which a Gaussian is left where it is, in standard deviations of its own."""
+"""Noise smaller than this is skipped, in standard deviations of the Gaussian."""
 
 Params = dict[str, torch.nn.Parameter] | torch.nn.ParameterDict
 Optimizers = dict[str, torch.optim.Optimizer]
@@ -35,28 +35,29 @@ def create_strategy(
     """Make a densification strategy that runs on `device`.
 
     Args:
-        name: "default" clones, splits and prunes (3D Gaussian Splatting); "mcmc" relocates and perturbs.
-        device: where the Gaussians live; gsplat's own MCMC strategy is taken on CUDA.
+        name: "default" clones, splits and prunes (3D Gaussian Splatting); "mcmc" relocates Gaussians and adds
+            noise to their means (3DGS as MCMC).
+        device: device of the Gaussians; on CUDA "mcmc" is gsplat's own class.
         settings: fields of gsplat's `DefaultStrategy` or `MCMCStrategy`.
 
     Returns:
         A strategy with gsplat's interface.
 
     Raises:
-        ValueError: an unknown name.
-        TypeError: an unknown setting.
+        ValueError: unknown name.
+        TypeError: unknown setting.
     """
     if name == "default":
         return DefaultStrategy(**settings)
     if name == "mcmc":
         return (MCMCStrategy if torch.device(device).type == "cuda" else TorchMCMCStrategy)(**settings)
-    raise ValueError(f'unknown strategy "{name}"; there are "default" and "mcmc"')
+    raise ValueError(f'unknown strategy "{name}"; choose "default" or "mcmc"')
 
 
 def compute_relocation(
     opacities: Float[Tensor, " n"], scales: Float[Tensor, "n 3"], ratios: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
-    """What N equal Gaussians at one place must be to look like the one they replace.
+    """Opacity and scales with which N equal Gaussians at one position look like the one they replace.
 
     o' = 1 - (1 - o)^(1/N) and Σ' = (o / D)² Σ with
     D = Σ_{i=1}^N Σ_{k=0}^{i-1} C(i-1, k) (-1)^k o'^(k+1) / √(k+1) (3DGS as MCMC, arXiv 2404.09591, Eq. 9).
@@ -64,11 +65,12 @@ def compute_relocation(
 
     Args:
         opacities: o, in [0, 1).
-        scales: standard deviations.
-        ratios: N, how many take the place of each; cut to 1..MAX_RATIO.
+        scales: standard deviations of the old Gaussians, world units.
+        ratios: N, the number of Gaussians that replace each; clamped to 1..MAX_RATIO.
 
     Returns:
-        Opacities and scales of each of the N.
+        opacities: o', of each of the N.
+        scales: of each of the N, world units.
     """
     old, copies = opacities.double(), ratios.clamp(1, MAX_RATIO)
     new = -torch.expm1(torch.log1p(-old) / copies)
@@ -80,7 +82,7 @@ def compute_relocation(
 
 @cache
 def _relocation_weights() -> Tensor:
-    """[N, k - 1]: C(N, k) (-1)^(k-1) / √k."""
+    """Table of C(N, k) (-1)^(k-1) / √k at [N, k - 1]."""
     rows = [
         [math.comb(n, k) * (-1) ** (k - 1) / math.sqrt(k) for k in range(1, MAX_RATIO + 1)]
         for n in range(MAX_RATIO + 1)
@@ -90,9 +92,9 @@ def _relocation_weights() -> Tensor:
 
 @dataclass
 class TorchMCMCStrategy(MCMCStrategy):
-    """gsplat's `MCMCStrategy` without its CUDA operators; settings and behaviour are the same.
+    """gsplat's `MCMCStrategy` without its CUDA operators, with the same settings and behaviour.
 
-    But for noise too small to matter (`MIN_NOISE`), which is left out: it takes time on a CPU.
+    The one difference: noise below `MIN_NOISE` is skipped, because it costs time on a CPU.
     """
 
     @torch.no_grad()
@@ -105,15 +107,15 @@ class TorchMCMCStrategy(MCMCStrategy):
         info: dict[str, Any],
         lr: float,
     ) -> None:
-        """Relocate, add and perturb; to be called after the optimizers' step.
+        """Relocate and add Gaussians, and add noise to their means; to be called after the optimizer step.
 
         Args:
-            params: see the module; replaced in place.
-            optimizers: whose state is kept in step with `params`.
+            params: see the module docstring; its entries are replaced.
+            optimizers: optimizers of `params`; their state is updated with them.
             state: from `initialize_state`.
-            step: of the training.
-            info: of the rendering; not used.
-            lr: learning rate of the means, scales the noise.
+            step: training step.
+            info: `Rendering.info`; not used.
+            lr: learning rate of the means, which scales the noise.
         """
         if self.refine_start_iter < step < self.refine_stop_iter and step % self.refine_every == 0:
             moved = self._relocate_gs(params, optimizers, state["binoms"])
@@ -130,10 +132,10 @@ class TorchMCMCStrategy(MCMCStrategy):
         if len(dead) == 0 or len(alive) == 0:
             return 0
         chosen = alive[_multinomial_sample(opacities[alive], len(dead), replacement=True)]
-        shares = self._share(params, chosen)
+        replaced = self._split(params, chosen)
 
         def update_param(name: str, p: Tensor) -> torch.nn.Parameter:
-            p[chosen] = shares.get(name, p[chosen])
+            p[chosen] = replaced.get(name, p[chosen])
             p[dead] = p[chosen]
             return torch.nn.Parameter(p)
 
@@ -151,10 +153,10 @@ class TorchMCMCStrategy(MCMCStrategy):
         if added == 0:
             return 0
         chosen = _multinomial_sample(torch.sigmoid(params["opacities"].flatten()), added, replacement=True)
-        shares = self._share(params, chosen)
+        replaced = self._split(params, chosen)
 
         def update_param(name: str, p: Tensor) -> torch.nn.Parameter:
-            p[chosen] = shares.get(name, p[chosen])
+            p[chosen] = replaced.get(name, p[chosen])
             return torch.nn.Parameter(torch.cat([p, p[chosen]]))
 
         def update_moment(key: str, moment: Tensor) -> Tensor:
@@ -163,8 +165,8 @@ class TorchMCMCStrategy(MCMCStrategy):
         _update_param_with_optimizer(update_param, update_moment, params, optimizers)  # type: ignore[arg-type]
         return added
 
-    def _share(self, params: Params, chosen: Tensor) -> dict[str, Tensor]:
-        """New logits and log scales of Gaussians that share their place with their copies."""
+    def _split(self, params: Params, chosen: Tensor) -> dict[str, Tensor]:
+        """Logits and log scales of the chosen Gaussians after each is split into itself and its copies."""
         logits = params["opacities"][chosen]
         opacities, scales = compute_relocation(
             torch.sigmoid(logits.flatten()),
@@ -176,11 +178,11 @@ class TorchMCMCStrategy(MCMCStrategy):
 
 
 def _add_noise(params: Params, scale: float) -> None:
-    """Move the means by noise of each Gaussian's own covariance, the less the more opaque (Eq. 8 there)."""
+    """Add noise of each Gaussian's covariance to its mean, less if it is opaque (arXiv 2404.09591, Eq. 8)."""
     opacities = torch.sigmoid(params["opacities"].flatten())
     gate = torch.sigmoid(100.0 * ((1.0 - opacities) - 0.995))
     sizes = torch.exp(params["scales"])
     moved = (gate * scale * sizes.amax(1) > MIN_NOISE).nonzero()[:, 0]
-    noise = torch.randn_like(params["means"][moved]) * (gate[moved, None] * scale)  # in its own axes
+    noise = torch.randn_like(params["means"][moved]) * (gate[moved, None] * scale)  # in the Gaussian's axes
     quats = quat_normalize(params["quats"][moved])
     params["means"].index_add_(0, moved, quat_rotate(quats, sizes[moved].square() * noise))

@@ -1,4 +1,4 @@
-"""Densification on the CPU."""
+"""Densification on the CPU against the formulas, and its bookkeeping of parameters and optimizers."""
 
 import math
 from typing import Literal
@@ -21,7 +21,7 @@ Params = dict[str, torch.nn.Parameter]
 
 
 def relocate_naively(opacity: float, ratio: int) -> tuple[float, float]:
-    """Eq. 9 of arXiv 2404.09591 as it is written: the new opacity and what scales are multiplied by."""
+    """Eq. 9 of arXiv 2404.09591 as it is written: the new opacity and the factor of the scales."""
     new = 1 - (1 - opacity) ** (1 / ratio)
     denominator = 0.0
     for i in range(1, ratio + 1):
@@ -53,12 +53,12 @@ def test_relocation_limits_the_ratio_and_keeps_one_as_it_is() -> None:
 def training(
     strategy: DefaultStrategy | MCMCStrategy, steps: int, absgrad: bool = False
 ) -> tuple[Params, dict[str, torch.optim.Optimizer]]:
-    """A few steps on a picture of other Gaussians."""
+    """A few steps on an image of other Gaussians."""
     case = make_case(n=60, cameras=1)
     target = make_case(n=60, cameras=1, seed=5)
     rasterizer = NumbaRasterizer()
     views = case.viewmats, case.Ks, case.width, case.height
-    picture = rasterizer(target.gaussians, *views).rgb
+    image = rasterizer(target.gaussians, *views).rgb
     g = case.gaussians
     opacities = g.opacities.clone()
     opacities[:10] = 1e-3
@@ -84,7 +84,7 @@ def training(
         )
         out = rasterizer(gaussians, *views, absgrad=absgrad)
         strategy.step_pre_backward(params, optimizers, state, step, out.info)
-        (out.rgb - picture).abs().mean().backward()
+        (out.rgb - image).abs().mean().backward()
         for optimizer in optimizers.values():
             optimizer.step()
             optimizer.zero_grad()
@@ -124,14 +124,39 @@ def test_mcmc_strategy_steps() -> None:
     assert_in_step(params, optimizers)
 
 
-def test_mcmc_with_nobody_alive_changes_nothing() -> None:
-    params = {"means": torch.zeros(4, 3), "opacities": torch.full((4,), -20.0), "scales": torch.zeros(4, 3)}
-    params = {name: torch.nn.Parameter(p) for name, p in params.items()}
-    optimizers = {name: torch.optim.Adam([p]) for name, p in params.items()}
-    assert TorchMCMCStrategy()._relocate_gs(params, optimizers, torch.empty(0)) == 0
+def test_mcmc_relocates_transparent_gaussians_to_opaque_ones() -> None:
+    """One opaque Gaussian, three transparent ones: all four become parts of the first."""
+    params: Params = {
+        "means": torch.nn.Parameter(torch.arange(12.0).reshape(4, 3)),
+        "quats": torch.nn.Parameter(torch.tensor([[1.0, 0, 0, 0]]).repeat(4, 1)),
+        "scales": torch.nn.Parameter(torch.zeros(4, 3)),
+        "opacities": torch.nn.Parameter(torch.tensor([2.0, -20, -20, -20])),
+    }
+    optimizers: dict[str, torch.optim.Optimizer] = {name: torch.optim.Adam([p]) for name, p in params.items()}
+    strategy = TorchMCMCStrategy(refine_start_iter=0, refine_every=1, cap_max=4)
+    strategy.step_post_backward(params, optimizers, strategy.initialize_state(), 1, {}, lr=0.0)
+    opacity, factor = relocate_naively(torch.sigmoid(torch.tensor(2.0)).item(), 4)
+    torch.testing.assert_close(params["means"].detach(), torch.tensor([[0.0, 1, 2]]).repeat(4, 1))
+    torch.testing.assert_close(torch.sigmoid(params["opacities"].detach()), torch.full((4,), opacity))
+    torch.testing.assert_close(params["scales"].detach().exp(), torch.full((4, 3), factor))
 
 
-def test_noise_follows_covariance_and_spares_the_opaque() -> None:
+def test_mcmc_without_opaque_gaussians_changes_nothing() -> None:
+    values = {
+        "means": torch.randn(4, 3),
+        "quats": torch.randn(4, 4),
+        "scales": torch.randn(4, 3),
+        "opacities": torch.full((4,), -20.0),
+    }
+    params = {name: torch.nn.Parameter(value.clone()) for name, value in values.items()}
+    optimizers: dict[str, torch.optim.Optimizer] = {name: torch.optim.Adam([p]) for name, p in params.items()}
+    strategy = TorchMCMCStrategy(refine_start_iter=0, refine_every=1, cap_max=4)
+    strategy.step_post_backward(params, optimizers, strategy.initialize_state(), 1, {}, lr=0.0)
+    for name, value in values.items():
+        assert torch.equal(params[name].detach(), value)
+
+
+def test_noise_follows_the_covariance_and_leaves_opaque_gaussians() -> None:
     n = 20000
     params: Params = {
         "means": torch.nn.Parameter(torch.zeros(n, 3)),
