@@ -25,7 +25,7 @@ from results import record
 from torch import Tensor
 
 from nest_nerfstudio.data.scenes.library import SceneLibrary
-from nest_nerfstudio.data.scenes.reader import read_index
+from nest_nerfstudio.data.scenes.index import read_index
 from nest_nerfstudio.data.scenes.sampling import eval_sample
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
 from nest_nerfstudio.encoders.lift import hull_points

@@ -24,7 +24,7 @@ from nerfstudio.scripts.train import _set_random_seed
 from results import record
 from torch import Tensor, nn
 
-from nest_nerfstudio.data.scenes.reader import read_index
+from nest_nerfstudio.data.scenes.index import read_index
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoder, LatentEncoderConfig
 from nest_nerfstudio.method_configs.nest_prior import nest_prior
 from nest_nerfstudio.pipelines.trainer import NestTrainerConfig

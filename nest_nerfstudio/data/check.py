@@ -1,15 +1,15 @@
-"""What is wrong with a data set: all of it, before a training finds the first of it.
+"""Checks of a whole data set, which list every problem before a training stops at the first.
 
 A data set is one scene (D-NeRF/Blender split files, or one nerfstudio `transforms.json`) or a folder of
-scenes with known edits (`scenes.json`).
+scenes with known edits (`scenes.json`). Problems that stop a training are found by the reader's functions;
+the others are of data that trains, but not well.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,45 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from nest_nerfstudio.data.scenes.edits import edit_problems, is_finite
+from nest_nerfstudio.data.images import has_alpha, open_image
+from nest_nerfstudio.data.scenes.edits import BASE, edit_name_problems, edit_table_problems
+from nest_nerfstudio.data.scenes.index import (
+    INDEX_FILE,
+    SceneEntry,
+    list_entries,
+    list_problems,
+    name_problems,
+)
+from nest_nerfstudio.data.scenes.reader import edited_scene_files
+from nest_nerfstudio.data.splits import listed_splits, motion_problems, split_problems, time_problems
+from nest_nerfstudio.data.transforms import (
+    Frame,
+    camera_problems,
+    entry_label,
+    entry_problems,
+    file_problems,
+    find_transforms,
+    listed_files,
+    read_frame,
+    read_json_list,
+    read_seed_points,
+    read_transforms,
+)
 from nest_nerfstudio.synthesis.rendering import OBJECT_RADIUS
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 ROTATION_TOLERANCE = 1e-3  # on R Rᵀ − I
+
+Size = tuple[int, int]
 
 
 @dataclass
 class Report:
-    """What a check has found.
+    """Result of a check.
 
     Attributes:
-        problems: one line each, `file: what`.
-        num_scenes: scenes looked at.
-        num_frames: frames looked at.
+        problems: one line each, `file: problem`.
+        num_scenes: number of scenes that were checked.
+        num_frames: number of frames that were checked.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -40,192 +64,245 @@ class Report:
     num_frames: int = 0
 
     def add(self, path: Path, problems: Iterable[str]) -> None:
-        """Note problems of a file."""
-        self.problems += [f"{path}: {what}" for what in problems]
+        """Add problems of a file."""
+        self.problems += [f"{path}: {problem}" for problem in problems]
+
+    def add_frames(self, path: Path, problems: Iterable[tuple[str, str]]) -> None:
+        """Add problems of frames of a file, each problem once for all frames that have it.
+
+        Args:
+            path: transforms file.
+            problems: label of a frame, and its problem.
+        """
+        labels: dict[str, list[str]] = defaultdict(list)
+        for label, problem in problems:
+            labels[problem].append(label)
+        self.add(path, (f"{who[0]}{_and_more(len(who) - 1)}: {what}" for what, who in labels.items()))
+
+    def add_error(self, error: Exception) -> None:
+        """Add an error of the reader, which names its file."""
+        self.problems.append(str(error))
 
 
 def check_dataset(folder: Path) -> Report:
-    """Look at every file of a data set.
+    """Check every file of a data set.
 
     Args:
-        folder: of one scene, or of many with `scenes.json`.
+        folder: folder of one scene, or of many with `scenes.json`.
 
     Raises:
-        FileNotFoundError: there is no data set.
+        FileNotFoundError: the folder holds no data set.
     """
     report = Report()
-    if (folder / "scenes.json").is_file():
-        for scene, category in track(_listed_scenes(folder / "scenes.json", report), "Checking"):
-            _check_scene(scene, category, report)
+    if (folder / INDEX_FILE).is_file():
+        for entry in track(_check_list(folder / INDEX_FILE, report), "Checking"):
+            _check_edited_scene(entry, report)
     elif any(folder.glob("transforms*.json")):
-        _check_scene(folder, None, report)
+        _check_scene(folder, report)
     else:
         raise FileNotFoundError(
-            f"{folder} holds no data set: no scenes.json, transforms_train.json or transforms.json"
+            f"{folder} holds no data set: no {INDEX_FILE}, transforms_train.json or transforms.json"
         )
     return report
 
 
-def _listed_scenes(path: Path, report: Report) -> list[tuple[Path, str]]:
-    """Folder and category of every scene that is there."""
-    entries = _read_list(path, "scenes", report)[1]
-    whole = [e for e in entries if isinstance(e, dict) and _are_texts(e.get("name"), e.get("category"))]
-    if len(whole) < len(entries):
-        report.add(path, [f"{len(entries) - len(whole)} scene(s) have no `name` or no `category`"])
-    scenes = [(path.parent / entry["name"], entry["category"]) for entry in whole]
-    report.add(path, (f"scene {scene.name} has no folder" for scene, _ in scenes if not scene.is_dir()))
-    report.add(path, _repeated("scenes are named", (scene.name for scene, _ in scenes)))
-    return [scene for scene in dict(scenes).items() if scene[0].is_dir()]
-
-
-def _check_scene(folder: Path, category: str | None, report: Report) -> None:
-    """One scene; the category of a scene of many, which has edits, else None."""
-    report.num_scenes += 1
-    paths = sorted(folder.glob("transforms_*.json")) or [folder / "transforms.json"]
-    as_rendered = paths[0].name != "transforms.json"
-    train = folder / ("transforms_train.json" if as_rendered else "transforms.json")
-    for path in (train, *([folder / "transforms_test.json"] if category else [])):
-        if not path.is_file():
-            report.add(path, ["is missing"])
-    listed: list[tuple[Path, dict[str, Any]]] = []
-    for path in paths:
-        if not path.is_file():
-            continue
-        meta, frames = _read_list(path, "frames", report)
-        report.num_frames += len(frames)
-        if frames and as_rendered:
-            report.add(path, _rendered_problems(meta, frames))
-        if frames and category:
-            report.add(path, _edit_problems(meta, frames, category))
-        if path == train:
-            report.add(path, _train_problems(frames, moves=as_rendered and category is None))
-        for i, frame in enumerate(frames):
-            if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
-                report.add(path, [f"frame {i} has no `file_path`"])
-                continue
-            report.add(
-                path, (f"frame {frame['file_path']}: {what}" for what in _pose_problems(frame, as_rendered))
-            )
-            listed.append((path, frame))
-    report.add(folder, _repeated("frames show", (str(Path(frame["file_path"])) for _, frame in listed)))
-    _check_pictures(listed, as_rendered, report)
-
-
-def _read_list(path: Path, key: str, report: Report) -> tuple[dict[str, Any], list[Any]]:
-    """A JSON file and its list under `key`; what is wrong with them is noted and makes an empty list."""
+def _check_list(path: Path, report: Report) -> list[SceneEntry]:
+    """Check the list of scenes; returns the scenes that have a folder, each once."""
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        listed = read_json_list(path, "scenes")["scenes"]
     except ValueError as error:
-        report.add(path, [f"is not valid JSON: {error}"])
-        return {}, []
-    if not isinstance(meta, dict) or not isinstance(meta.get(key), list) or not meta[key]:
-        report.add(path, [f"has no list `{key}` with at least one entry"])
-        return {}, []
-    return meta, meta[key]
+        report.add_error(error)
+        return []
+    entries = list_entries(listed, path.parent)
+    report.add(path, list_problems(listed))
+    report.add(path, name_problems(entries))
+    report.add(path, (f"scene {entry.name} has no folder" for entry in entries if not entry.folder.is_dir()))
+    return [entry for entry in {entry.name: entry for entry in entries}.values() if entry.folder.is_dir()]
 
 
-def _rendered_problems(meta: dict[str, Any], frames: list[Any]) -> Iterator[str]:
-    """What D-NeRF's format asks for: one field of view, and a time in every frame."""
-    angle = meta.get("camera_angle_x", math.nan)
-    if not (is_finite(angle, ()) and 0 < angle < math.pi):
-        yield f"camera_angle_x must be in (0, π) radians, not {angle}"
-    timeless = [frame for frame in frames if isinstance(frame, dict) and not is_finite(frame.get("time"), ())]
-    if timeless:
-        yield f"{len(timeless)} frame(s) have no finite `time`, first {timeless[0].get('file_path')}"
+def _check_scene(folder: Path, report: Report) -> None:
+    """Check one dynamic scene."""
+    try:
+        files = find_transforms(folder)[0]
+    except FileNotFoundError as error:
+        report.add_error(error)
+        files = _split_files(folder)
+    metas, splits = _check_frames(files, "" not in files, report)
+    for split, frames in splits.items():
+        if split or any(frame.time is not None for frame in frames):  # a single file may have no times at all
+            report.add(files[split], time_problems(frames, can_order=not split))
+    if "" in splits:
+        splits = _check_split_lists(splits[""], metas[""], files[""], report)
+    if splits.get("train"):
+        report.add(splits["train"][0].file, motion_problems(splits["train"], can_order=len(files) == 1))
+    for frames in splits.values():
+        _check_kinds(frames, report)
+    try:
+        read_seed_points(metas.get("train") or metas.get("") or {}, folder)
+    except (FileNotFoundError, ValueError) as error:
+        report.add(folder, [str(error)])
 
 
-def _train_problems(frames: list[Any], moves: bool) -> Iterator[str]:
-    if len(frames) == 1:
-        yield "only one view; a scene needs two or more"
-    times = {str(frame.get("time")) for frame in frames if isinstance(frame, dict)}
-    if moves and len(frames) > 1 and len(times) == 1:
-        yield f"all {len(frames)} frames have time {times.pop()}; a moving scene needs different times"
+def _check_edited_scene(entry: SceneEntry, report: Report) -> None:
+    """Check one scene with edits, of a folder of many."""
+    try:
+        edited_scene_files(entry.folder)
+    except FileNotFoundError as error:
+        report.add_error(error)
+    files = _split_files(entry.folder)
+    if "test" not in files:
+        report.add(entry.folder, ["no transforms_test.json, so the scene cannot be evaluated"])
+    metas, splits = _check_frames(files, True, report)
+    edits = metas.get("train", {}).get("edits")
+    for split, frames in splits.items():
+        report.add(files[split], _edit_problems(metas[split], entry.category))
+        report.add(files[split], time_problems(frames))
+        if isinstance(edits, dict):
+            shown = (str(frame.camera.get("edit", BASE)) for frame in frames)
+            report.add(files[split], edit_name_problems(shown, [*edits, *({BASE} - edits.keys())]))
+    if splits.get("train"):
+        report.add(files["train"], motion_problems(splits["train"], moves=False))
+    _check_kinds([frame for frames in splits.values() for frame in frames], report)
 
 
-def _edit_problems(meta: dict[str, Any], frames: list[Any], category: str) -> Iterator[str]:
-    """The edits of a scene of many, and the frames' use of them."""
+def _split_files(folder: Path) -> dict[str, Path]:
+    return {path.stem.removeprefix("transforms_"): path for path in sorted(folder.glob("transforms_*.json"))}
+
+
+def _check_frames(
+    files: Mapping[str, Path], rendered: bool, report: Report
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[Frame]]]:
+    """Check the transforms files of a scene and the files that they name.
+
+    Args:
+        files: transforms files by split.
+        rendered: whether the images are of an object, with alpha, on a known scale.
+        report: where problems are added.
+
+    Returns:
+        Contents and frames of the transforms files, as far as they can be read, by split.
+    """
+    report.num_scenes += 1
+    metas: dict[str, dict[str, Any]] = {}
+    splits: dict[str, list[Frame]] = {}
+    for split, path in files.items():
+        try:
+            metas[split] = read_transforms(path)
+        except ValueError as error:
+            report.add_error(error)
+        else:
+            splits[split] = _check_entries(metas[split], path, rendered, report)
+            report.num_frames += len(metas[split]["frames"])
+    frames = [frame for split in splits.values() for frame in split]
+    repeated = Counter(os.path.normpath(frame.name) for frame in frames)
+    for path in {file.parent for file in files.values()}:
+        report.add(path, (f"{count} frames show {name}" for name, count in repeated.items() if count > 1))
+    sizes = _check_files(frames, rendered, report)
+    for split, path in files.items():
+        problems = [
+            (f"frame {frame.name}", problem)
+            for frame in splits.get(split, [])
+            for problem in camera_problems(frame, sizes.get(frame.image))
+        ]
+        report.add_frames(path, problems)
+    return metas, splits
+
+
+def _check_entries(meta: dict[str, Any], path: Path, rendered: bool, report: Report) -> list[Frame]:
+    """Check the list of frames of a transforms file; returns those that can be read."""
+    frames, problems = [], []
+    for i, entry in enumerate(meta["frames"]):
+        found = list(entry_problems(entry))
+        if not found:
+            frames.append(read_frame(entry, meta, path))
+            found = list(_pose_problems(frames[-1], rendered))
+        problems += [(entry_label(entry, i), problem) for problem in found]
+    report.add_frames(path, problems)
+    return frames
+
+
+def _check_split_lists(
+    frames: list[Frame], meta: dict[str, Any], path: Path, report: Report
+) -> dict[str, list[Frame]]:
+    """Check the split lists of a `transforms.json`; returns the splits, none if they cannot be told."""
+    if len(frames) < len(meta["frames"]):
+        return {}
+    problems = list(split_problems(frames, meta))
+    report.add(path, problems)
+    return {} if problems else listed_splits(frames, meta, path)
+
+
+def _edit_problems(meta: dict[str, Any], category: str) -> Iterator[str]:
+    """Problems of the category and the edits of a scene of many."""
     if meta.get("category") != category:
-        yield f"category is {meta.get('category')!r}, but {category!r} in scenes.json"
+        yield f"category is {meta.get('category')!r}, but {category!r} in {INDEX_FILE}"
     edits = meta.get("edits")
-    if not isinstance(edits, dict) or "base" not in edits:
-        yield "no table `edits` with a state `base`"
-        return
-    for name, values in edits.items():
-        yield from (f"edit {name}: {what}" for what in edit_problems(values))
-    shown = Counter(str(frame.get("edit")) for frame in frames if isinstance(frame, dict))
-    for name in shown.keys() - edits.keys():
-        yield f"{shown[name]} frame(s) show the edit {name!r}; there are: {', '.join(edits)}"
+    if not isinstance(edits, dict) or BASE not in edits:
+        yield f"no table `edits` with a state `{BASE}`"
+    else:
+        yield from edit_table_problems(edits)
 
 
-def _pose_problems(frame: dict[str, Any], as_rendered: bool) -> Iterator[str]:
-    """A pose must be a finite rigid motion, and outside the object where its size is known."""
-    matrix = frame.get("transform_matrix")
-    if not (is_finite(matrix, (4, 4)) or is_finite(matrix, (3, 4))):
-        yield "transform_matrix is not a finite 4×4 matrix"
-        return
-    pose = np.array(matrix, dtype=np.float64)
-    rotation, place = pose[:3, :3], pose[:3, 3]
+def _pose_problems(frame: Frame, rendered: bool) -> Iterator[str]:
+    """Whether a pose is a rigid motion, and outside the object where the scale is known."""
+    rotation, position = frame.pose[:3, :3], frame.pose[:3, 3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
         yield "transform_matrix holds no rotation: its columns must be orthonormal and right-handed"
-    distance = float(np.linalg.norm(place))
-    if as_rendered and distance < OBJECT_RADIUS:
+    distance = float(np.linalg.norm(position))
+    if rendered and distance < OBJECT_RADIUS:
         yield (
             f"the camera is inside the object: {distance:.2f} from the origin, which objects fill "
             f"to {OBJECT_RADIUS}"
         )
 
 
-def _check_pictures(listed: list[tuple[Path, dict[str, Any]]], as_rendered: bool, report: Report) -> None:
-    """Pictures and masks: there, readable, with something to see, and in a rendered scene alike."""
-    sizes: dict[Path, tuple[int, int]] = {}
-    for path, frame in listed:
-        picture = _picture_path(path.parent / frame["file_path"])
-        opened = _open(picture, report)
-        if opened is not None and picture not in sizes:
-            sizes[picture] = opened.size
-            report.add(picture, _alpha_problems(opened, as_rendered))
-        if isinstance(frame.get("mask_path"), str):
-            mask = _open(path.parent / frame["mask_path"], report)
-            if mask is not None and not np.asarray(mask.convert("L")).any():
-                report.add(path.parent / frame["mask_path"], ["the mask is empty: no pixel is to be used"])
-    if as_rendered and len(set(sizes.values())) > 1:
+def _check_kinds(frames: Sequence[Frame], report: Report) -> None:
+    """Check that all frames of a split or none have masks, and depths."""
+    if frames:
+        report.add(frames[0].file, (*file_problems(frames, "mask"), *file_problems(frames, "depth")))
+
+
+def _check_files(frames: Sequence[Frame], rendered: bool, report: Report) -> dict[Path, Size]:
+    """Check the images, masks and depths of frames; returns the size of each image, pixels."""
+    masks = {frame.mask for frame in frames}
+    depths = {frame.depth for frame in frames}
+    sizes: dict[Path, Size] = {}
+    for path in dict.fromkeys(listed_files(frames)):
+        if not path.is_file():
+            report.add(path, ["is missing"])
+        elif path not in depths:
+            try:
+                with open_image(path, "mask" if path in masks else "image") as image:
+                    image.load()
+            except ValueError as error:
+                report.add_error(error)
+                continue
+            if path in masks:
+                report.add(path, _mask_problems(image))
+            else:
+                sizes[path] = image.size
+                report.add(path, _alpha_problems(image, rendered))
+    if rendered and len(set(sizes.values())) > 1:
         usual = Counter(sizes.values()).most_common(1)[0][0]
-        for picture, size in sizes.items():
-            if size != usual:
-                report.add(picture, ["is {}×{} pixels, but most are {}×{}".format(*size, *usual)])
+        for path, size in sizes.items():
+            report.add(
+                path, ["is {}×{} pixels, but most are {}×{}".format(*size, *usual)] if size != usual else []
+            )
+    return sizes
 
 
-def _open(path: Path, report: Report) -> Image.Image | None:
-    """A decoded picture; None where it is missing or broken, which is noted."""
-    if not path.is_file():
-        report.add(path, ["is missing"])
-        return None
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError) as error:  # Pillow raises the latter for broken PNG files
-        report.add(path, [f"cannot be read: {error}"])
-        return None
+def _mask_problems(mask: Image.Image) -> Iterator[str]:
+    if not np.asarray(mask.convert("L")).any():
+        yield "the mask is empty: no pixel is to be used"
 
 
 def _alpha_problems(image: Image.Image, needed: bool) -> Iterator[str]:
-    if "A" not in image.getbands() and "transparency" not in image.info:
+    if not has_alpha(image):
         if needed:
-            yield "has no alpha channel; pictures of rendered objects need one"
+            yield "has no alpha channel; images of rendered objects need one"
     elif not np.asarray(image.convert("RGBA"))[..., 3].any():
         yield "shows nothing: its alpha is zero everywhere"
 
 
-def _picture_path(path: Path) -> Path:
-    """The picture behind a `file_path`, which D-NeRF stores without its extension."""
-    named = [path.with_name(path.name + suffix) for suffix in ("", *SUFFIXES)]
-    return next((candidate for candidate in named if candidate.is_file()), named[path.suffix not in SUFFIXES])
-
-
-def _repeated(what: str, names: Iterable[str]) -> Iterator[str]:
-    return (f"{count} {what} {name}" for name, count in Counter(names).items() if count > 1)
-
-
-def _are_texts(*values: Any) -> bool:
-    return all(isinstance(value, str) and value for value in values)
+def _and_more(count: int) -> str:
+    return f" and {count} more" if count else ""

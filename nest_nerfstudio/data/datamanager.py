@@ -21,8 +21,9 @@ from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig, natural_order
+from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
 from nest_nerfstudio.data.dataset import DynamicDataset
+from nest_nerfstudio.data.transforms import natural_order
 
 View = tuple[Cameras, dict[str, Any]]
 

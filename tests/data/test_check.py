@@ -80,14 +80,19 @@ def inside(meta: dict[str, Any]) -> None:
         (pose(0, 0, 2.0), "frame ./train/r_0: transform_matrix holds no rotation"),
         (first("transform_matrix", [[1, 2], [3]]), "frame ./train/r_0: transform_matrix is not a finite"),
         (inside, "frame ./train/r_0: the camera is inside the object: 0.22 from the origin"),
-        (first("time", [1]), "1 frame(s) have no finite `time`"),
-        (lambda meta: meta["frames"][0].pop("file_path"), "frame 0 has no `file_path`"),
-        (first("time", None), "1 frame(s) have no finite `time`, first ./train/r_0"),
-        (lambda meta: [f.update(time=0.5) for f in meta["frames"]], "all 12 frames have time 0.5"),
-        (lambda meta: meta.pop("camera_angle_x"), "camera_angle_x must be in (0, π) radians"),
-        (lambda meta: meta.update(camera_angle_x="wide"), "camera_angle_x must be in (0, π) radians"),
-        (lambda meta: meta.update(frames=meta["frames"][:1]), "only one view"),
-        (lambda meta: meta.update(frames=[]), "has no list `frames`"),
+        (first("time", [1]), "frame ./train/r_0: time is [1], not a finite number"),
+        (lambda meta: meta["frames"][0].pop("file_path"), "frame 0: no `file_path`"),
+        (first("time", None), "1 of 12 frames have no `time` (first: ./train/r_0)"),
+        (lambda meta: [f.update(time=0.5) for f in meta["frames"]], "all 12 train frames have time 0.5"),
+        (lambda meta: meta.pop("camera_angle_x"), "frame ./train/r_0 and 11 more: no focal length"),
+        (
+            lambda meta: meta.update(camera_angle_x="wide"),
+            "frame ./train/r_0 and 11 more: impossible intrinsics: camera_angle_x must be in (0, π) radians",
+        ),
+        (first("w", 13), "frame ./train/r_0: its image r_0.png is 12×8 pixels, but its camera is 13×8"),
+        (first("mask_path", "train/r_1.png"), "only 1 of 12 frames have a mask file; give all or none"),
+        (lambda meta: meta.update(frames=meta["frames"][:1]), "only one train frame"),
+        (lambda meta: meta.update(frames=[]), "no list `frames`"),
     ],
 )
 def test_a_spoilt_transforms_file(dnerf: Path, spoil: Spoil, problem: str) -> None:
@@ -100,15 +105,15 @@ def test_broken_json_and_a_missing_split(dnerf: Path) -> None:
     (dnerf / "transforms_test.json").write_text('{"frames": [')
     (dnerf / "transforms_train.json").unlink()
     missing, broken = faults(dnerf)
-    assert missing == "transforms_train.json: is missing"
-    assert broken.startswith("transforms_test.json: is not valid JSON")
+    assert missing.startswith(f"{dnerf} has neither transforms_train.json nor transforms.json")
+    assert broken.startswith("transforms_test.json: not valid JSON")
 
 
 @pytest.mark.parametrize(
     ("write", "problem"),
     [
         (lambda path: path.unlink(), "is missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:60]), "cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:60]), "cannot read the image"),
         (lambda path: write_image(path, size=(10, 8)), "is 10×8 pixels, but most are 12×8"),
         (lambda path: write_image(path, mode="RGB"), "has no alpha channel"),
         (lambda path: Image.new("RGBA", (12, 8)).save(path), "shows nothing: its alpha is zero everywhere"),
@@ -171,12 +176,14 @@ def test_a_spoilt_list_of_scenes(scenes: Path) -> None:
     listed = [{"name": n, "category": "a"} for n in ("a_1", "a_1", "c_1")] + [{"name": "b_1"}, 7]
     (scenes / "scenes.json").write_text(json.dumps({"scenes": listed}))
     assert faults(scenes) == [
-        "scenes.json: 2 scene(s) have no `name` or no `category`",
+        'scenes.json: scene 4 is not a table {"name": …, "category": …} with a name',
+        "scenes.json: two scenes are named a_1: a_1 and a_1; list each scene once, under a name of its own",
         "scenes.json: scene c_1 has no folder",
-        "scenes.json: 2 scenes are named a_1",
+        "b_1/transforms_test.json: category is 'b', but 'scene' in scenes.json",
+        "b_1/transforms_train.json: category is 'b', but 'scene' in scenes.json",
     ]
     (scenes / "scenes.json").write_text("[]")
-    assert faults(scenes) == ["scenes.json: has no list `scenes` with at least one entry"]
+    assert faults(scenes) == ["scenes.json: no list `scenes` with at least one entry"]
 
 
 @pytest.mark.slow

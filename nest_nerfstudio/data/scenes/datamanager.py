@@ -20,8 +20,9 @@ from nest_nerfstudio.data.datamanager import VanillaByName
 from nest_nerfstudio.data.dataset import DynamicDataset
 from nest_nerfstudio.data.scenes.augmentation import Augmentation
 from nest_nerfstudio.data.scenes.dataparser import NestScenes, NestScenesConfig, scenes_of
+from nest_nerfstudio.data.scenes.index import ScenesIndex
 from nest_nerfstudio.data.scenes.library import SceneLibrary
-from nest_nerfstudio.data.scenes.reader import ScenesIndex, bad_scenes_left_out
+from nest_nerfstudio.data.scenes.reader import skip_bad_scenes
 from nest_nerfstudio.data.scenes.sampling import (
     SceneSampleDataset,
     context_views,
@@ -159,7 +160,7 @@ class MultiSceneDatamanager(VanillaByName):
         """
         short = 0
         for number in self.held_out:
-            with bad_scenes_left_out(self.dataparser.config.skip_bad_scenes):
+            with skip_bad_scenes(self.dataparser.config.skip_bad_scenes):
                 if num_context_views(self.library, number, self.config.sampling_seed) < num_context:
                     short += 1
                     continue

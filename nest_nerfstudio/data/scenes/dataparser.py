@@ -15,14 +15,12 @@ import tyro
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 
+from nest_nerfstudio.data.scenes.index import ScenesIndex, index_folders, read_index
 from nest_nerfstudio.data.scenes.reader import (
-    ScenesIndex,
-    bad_scenes_left_out,
-    index_folders,
     join_outputs,
     log_once,
-    read_index,
     read_scene,
+    skip_bad_scenes,
     take_frames,
 )
 
@@ -81,7 +79,7 @@ class NestScenes(DataParser):
         each = max(1, self.config.max_frames // len(numbers))
         parts, owners = [], []
         for number in _spread(numbers, self.config.max_frames):
-            with bad_scenes_left_out(self.config.skip_bad_scenes):
+            with skip_bad_scenes(self.config.skip_bad_scenes):
                 scene = read_scene(self.index, number)
                 state = scene.base_state
                 frames = scene.frames(state, test=split != "train") or scene.frames(state)

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import _undistort_image
 
-from nest_nerfstudio.data.scenes.reader import Scene, ScenesIndex, read_scene
+from nest_nerfstudio.data.scenes.index import ScenesIndex
+from nest_nerfstudio.data.scenes.reader import Scene, read_scene
 from nest_nerfstudio.types import Views
 
 V = TypeVar("V")

@@ -1,19 +1,17 @@
-"""Many scenes on disk: which there are, and the frames, states and edits of one of them.
+"""One of many scenes on disk: its frames, states and edits.
 
-An index costs nothing per frame, so that there may be thousands of scenes; a scene is read when it is needed.
 This module must stay importable without nerfstudio's data managers, as `dataparser` must.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -21,104 +19,39 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, Datapa
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.cameras import cameras_to_views
-from nest_nerfstudio.data.dataparser import (
-    Capture,
+from nest_nerfstudio.data.dataset import DynamicDataset
+from nest_nerfstudio.data.images import image_header
+from nest_nerfstudio.data.scenes.edits import BASE, edit_name_problems, read_edits
+from nest_nerfstudio.data.scenes.index import SceneEntry, ScenesIndex
+from nest_nerfstudio.data.transforms import (
     check_files,
     file_paths,
-    image_header,
     make_cameras,
     read_frames,
     read_transforms,
 )
-from nest_nerfstudio.data.dataset import DynamicDataset
-from nest_nerfstudio.data.scenes.edits import BASE, read_edits
 from nest_nerfstudio.types import Edit, Views
-
-INDEX_FILE = "scenes.json"
 
 
 class State(NamedTuple):
-    """What all pictures of one state of a scene have in common: its edit, by name, and its time."""
+    """State of a scene that some of its images share: the name of its edit, and the time."""
 
     edit: str
     time: float
 
 
 @dataclass(frozen=True)
-class SceneEntry:
-    """A scene as the index knows it, with nothing of it read."""
-
-    name: str
-    category: str
-    folder: Path
-
-
-@dataclass(frozen=True)
-class ScenesIndex:
-    """All scenes, in their order, and which of them are held out.
-
-    Attributes:
-        entries: the scenes; a scene's place here is its number everywhere else.
-        holdout: of every category, one scene in so many is kept for evaluation; 0 keeps none, 1 keeps all.
-        parser: how to read each scene; None for D-NeRF JSON with edits.
-    """
-
-    entries: tuple[SceneEntry, ...]
-    holdout: int = 5
-    parser: DataParserConfig | None = None
-
-    def __post_init__(self) -> None:
-        if self.holdout < 0:
-            raise ValueError(f"holdout must be 0 (hold none out) or more, not {self.holdout}")
-        if not self.entries:
-            raise ValueError("there are no scenes; name at least one")
-        folders: dict[str, Path] = {}
-        for entry in self.entries:
-            if entry.name in folders:
-                raise ValueError(
-                    f"two scenes are named {entry.name}: {folders[entry.name]} and {entry.folder}; "
-                    "list each scene once, under a name of its own"
-                )
-            folders[entry.name] = entry.folder
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ScenesIndex:
-        return self  # it never changes, and nerfstudio copies all that a parser's metadata hold
-
-    def split(self, split: Literal["train", "val"]) -> list[int]:
-        """The scenes to train on, or those held out: the middle one of every `holdout` of a category."""
-        counts: dict[str, int] = {}
-        chosen = []
-        for i, entry in enumerate(self.entries):
-            place = counts[entry.category] = counts.get(entry.category, -1) + 1
-            held = self.holdout > 0 and place % self.holdout == self.holdout // 2
-            if held == (split == "val"):
-                chosen.append(i)
-        return chosen
-
-    def find(self, name: str) -> int:
-        """The number of the scene of this name."""
-        for i, entry in enumerate(self.entries):
-            if entry.name == name:
-                return i
-        some = ", ".join(entry.name for entry in self.entries[:8])
-        raise ValueError(f"there is no scene {name} among {len(self)}; the first are {some}")
-
-
-@dataclass(frozen=True)
 class Scene:
-    """All frames of one scene, its pictures still on disk.
+    """All frames of one scene; its images stay on disk.
 
     Attributes:
-        name: of the scene.
-        category: of the scene.
-        dataset: reads pictures and masks, all at one size.
-        views: the cameras at that size, with lens distortion not looked at; no images.
-        states: what each frame shows.
+        name: name of the scene.
+        category: category of the scene.
+        dataset: reads images and masks, all at one size.
+        views: the cameras at that size, without images and ignoring lens distortion.
+        states: state that each frame shows.
         is_test: whether each frame is of the test split.
-        edits: the edit of each state, by name.
+        edits: the edits by name.
     """
 
     name: str
@@ -133,74 +66,30 @@ class Scene:
         return len(self.states)
 
     def frames(self, state: State, test: bool | None = None) -> list[int]:
-        """The frames that show a state: all, those of the test split, or the others."""
+        """Numbers of the frames that show a state: all (None), those of the test split, or the others."""
         return [i for i, s in enumerate(self.states) if s == state and test in (None, self.is_test[i])]
 
     @property
     def base_state(self) -> State:
-        """The unedited scene, at the time that most train frames show (the first of such times)."""
+        """The unedited scene at the time of most train frames (the earliest of such); ValueError if none."""
         base = [s for s, test in zip(self.states, self.is_test, strict=True) if s.edit == BASE and not test]
         if not base:
             raise ValueError(f"scene {self.name} has no train frame of the state `{BASE}`")
         return max(sorted(set(base)), key=base.count)
 
 
-def read_index(data: Path, holdout: int = 5) -> ScenesIndex:
-    """Read the list of scenes of a folder, `scenes.json`: `{"scenes": [{"name", "category"}, …]}`.
-
-    Args:
-        data: the folder, in which every scene has a folder of its name; or its `scenes.json`.
-        holdout: see `ScenesIndex`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is broken, lists no scene, or one twice.
-    """
-    path = data / INDEX_FILE if data.is_dir() else data
-    if path.name != INDEX_FILE or not path.is_file():
-        raise FileNotFoundError(
-            f"{data} has no {INDEX_FILE}; --data takes a folder with one. Scenes in other formats are named "
-            "one by one, with the nerfstudio parser that reads them"
-        )
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["scenes"]
-        entries = [(str(scene["name"]), str(scene.get("category", "scene"))) for scene in listed]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f'{path} is not a list of scenes, {{"scenes": [{{"name": …, "category": …}}]}}: {error!r}'
-        ) from error
-    if not entries:
-        raise ValueError(f"{path} lists no scenes")
-    folder = path.parent
-    return ScenesIndex(tuple(SceneEntry(name, kind, folder / name) for name, kind in entries), holdout)
-
-
-def index_folders(folders: list[Path], parser: DataParserConfig, holdout: int = 5) -> ScenesIndex:
-    """An index of scenes that a nerfstudio parser reads: name and category are folder and parent folder.
-
-    Args:
-        folders: what the parser takes as its `data`, one for each scene.
-        parser: its settings.
-        holdout: see `ScenesIndex`.
-    """
-    entries = [
-        SceneEntry(path.name, path.parent.name or "scene", path) for path in map(Path.resolve, folders)
-    ]
-    return ScenesIndex(tuple(entries), holdout, parser)
-
-
 def read_scene(index: ScenesIndex, number: int) -> Scene:
-    """Read the frames of one scene, and check all that can be checked without decoding its pictures.
+    """Read the frames of one scene, and check what can be checked without decoding its images.
 
-    Pictures of another size than most are resized when loaded, and their cameras with them.
+    Images of another size than most are resized when loaded, and their cameras with them.
 
     Args:
-        index: of all scenes.
-        number: which one.
+        index: index of all scenes.
+        number: number of the scene.
 
     Raises:
-        FileNotFoundError: pictures, or the scene itself, are missing.
-        ValueError: broken JSON, poses that are not finite, an unknown edit; the scene is named.
+        FileNotFoundError: images, or the scene itself, are missing.
+        ValueError: broken JSON, poses that are not finite, an unknown edit; the message names the scene.
     """
     entry = index.entries[number]
     try:
@@ -214,23 +103,18 @@ def read_scene(index: ScenesIndex, number: int) -> Scene:
 
 
 def _read_edited_scene(entry: SceneEntry) -> Scene:
-    """Read D-NeRF JSON of a train split and, if there is one, a test split, with edits."""
-    train = entry.folder / "transforms_train.json"
-    if not train.is_file():
-        raise FileNotFoundError(f"{entry.folder} has no transforms_train.json")
-    test = entry.folder / "transforms_test.json"
-    paths = [train, test] if test.is_file() else [train]
+    """Read D-NeRF JSON with edits: a train split and, if there is one, a test split."""
+    paths = edited_scene_files(entry.folder)
     metas = [read_transforms(path) for path in paths]
     by_split = [read_frames(meta, path) for meta, path in zip(metas, paths, strict=True)]
     frames = [replace(f, time=f.time or 0.0) for split in by_split for f in split]
     check_files(frames)
     sizes = [image_header(frame.image)[0] for frame in frames]
-    as_stored = Capture({}, torch.eye(4)[:3], 1.0, False, {}, entry.folder, "")
     return _make_scene(
         entry,
         DataparserOutputs(
             image_filenames=[frame.image for frame in frames],
-            cameras=make_cameras(as_stored, frames, sizes, 1.0),
+            cameras=make_cameras(frames, sizes),
             mask_filenames=file_paths(frames, "mask"),
             metadata={
                 "depth_filenames": file_paths(frames, "depth"),
@@ -239,13 +123,23 @@ def _read_edited_scene(entry: SceneEntry) -> Scene:
         ),
         names=[str(frame.camera.get("edit", BASE)) for frame in frames],
         num_train=len(by_split[0]),
-        # with no word of edits, the light is any
-        edits=read_edits(metas[0]["edits"], str(train)) if "edits" in metas[0] else {BASE: Edit(light=None)},
+        # without a table of edits the light is unknown
+        edits=read_edits(metas[0]["edits"], str(paths[0]))
+        if "edits" in metas[0]
+        else {BASE: Edit(light=None)},
     )
 
 
+def edited_scene_files(folder: Path) -> list[Path]:
+    """The transforms files of a scene with edits: train and, if any, test; FileNotFoundError without train."""
+    train, test = folder / "transforms_train.json", folder / "transforms_test.json"
+    if not train.is_file():
+        raise FileNotFoundError(f"{folder} has no transforms_train.json")
+    return [train, test] if test.is_file() else [train]
+
+
 def _read_parsed_scene(entry: SceneEntry, parser: DataParserConfig) -> Scene:
-    """Read the train and test split of a scene with a nerfstudio parser; a state is all frames of a time."""
+    """Read the train and test split of a scene with a nerfstudio parser; its states differ in time only."""
     reader = replace(parser, data=entry.folder).setup()
     try:
         with _quiet():
@@ -261,12 +155,11 @@ def _read_parsed_scene(entry: SceneEntry, parser: DataParserConfig) -> Scene:
 def _make_scene(
     entry: SceneEntry, outputs: DataparserOutputs, names: list[str], num_train: int, edits: dict[str, Edit]
 ) -> Scene:
-    unknown = sorted(set(names) - set(edits))
-    if unknown:
-        raise ValueError(f"frames show the edit `{unknown[0]}`, but `edits` has only: {', '.join(edits)}")
+    for problem in edit_name_problems(names, edits):
+        raise ValueError(problem)
     times = outputs.cameras.times
     at = [0.0] * len(names) if times is None else [round(t, 6) for t in times.flatten().tolist()]
-    # A picture that both splits list is the train split's: else a target could be in its own context.
+    # An image that both splits list belongs to train: else a target could be in its own context.
     first = {os.path.normpath(path): i for i, path in reversed(list(enumerate(outputs.image_filenames)))}
     kept = sorted(first.values())
     dataset = DynamicDataset(_to_one_size(take_frames(outputs, kept)))
@@ -281,20 +174,20 @@ def _make_scene(
     )
 
 
-def take_frames(outputs: DataparserOutputs, frames: list[int]) -> DataparserOutputs:
-    """These frames of a parsed scene, with nothing but what a dataset needs to read them."""
+def take_frames(outputs: DataparserOutputs, frames: Sequence[int]) -> DataparserOutputs:
+    """Select frames of a parsed scene, and of its metadata what a dataset needs to read them."""
     masks, depths = outputs.mask_filenames, outputs.metadata.get("depth_filenames")
     return DataparserOutputs(
         image_filenames=[outputs.image_filenames[i] for i in frames],
-        cameras=outputs.cameras[torch.tensor(frames)],
+        cameras=outputs.cameras[torch.tensor(list(frames))],
         mask_filenames=[masks[i] for i in frames] if masks else None,
         dataparser_scale=outputs.dataparser_scale,
         metadata=_kept_metadata([outputs], [depths[i] for i in frames] if depths else None),
     )
 
 
-def join_outputs(parts: list[DataparserOutputs]) -> DataparserOutputs:
-    """All frames of several parsed splits or scenes; depths only where all have them.
+def join_outputs(parts: Sequence[DataparserOutputs]) -> DataparserOutputs:
+    """Concatenate the frames of several parsed splits or scenes; depths are kept only where all have them.
 
     Raises:
         ValueError: only some of the parts have masks.
@@ -313,8 +206,8 @@ def join_outputs(parts: list[DataparserOutputs]) -> DataparserOutputs:
     )
 
 
-def _kept_metadata(parts: list[DataparserOutputs], depths: list[Path] | None) -> dict[str, Any]:
-    """What a dataset needs to know besides files and cameras."""
+def _kept_metadata(parts: Sequence[DataparserOutputs], depths: list[Path] | None) -> dict[str, Any]:
+    """The metadata that a dataset needs besides image files and cameras."""
     return {
         "resize_on_load": any(part.metadata.get("resize_on_load", False) for part in parts),
         "depth_filenames": depths,
@@ -341,7 +234,7 @@ def _join_cameras(parts: list[Cameras]) -> Cameras:
 
 
 def _to_one_size(outputs: DataparserOutputs) -> DataparserOutputs:
-    """All frames at the size that most have: a sample's views must be of one size."""
+    """Bring all frames to the most common size: the views of a sample must be of one size."""
     cameras = outputs.cameras
     sizes = torch.cat([cameras.width, cameras.height], dim=-1)
     found, counts = sizes.unique(dim=0, return_counts=True)
@@ -356,25 +249,25 @@ def _to_one_size(outputs: DataparserOutputs) -> DataparserOutputs:
 
 
 @contextmanager
-def bad_scenes_left_out(skip: bool) -> Iterator[None]:
-    """Errors of a scene stop the run; with `skip` they end only the block, after a line in the log."""
+def skip_bad_scenes(enabled: bool) -> Iterator[None]:
+    """Run a block that reads a scene; where enabled, its errors are logged and end the block only."""
     try:
         yield
     except (ValueError, OSError) as error:
-        if not skip:
+        if not enabled:
             raise
-        log_once(f"Left out: {error}")
+        log_once(f"Skipping a scene: {error}")
 
 
 @lru_cache(maxsize=10_000)
 def log_once(line: str) -> None:
-    """Write to the log what would otherwise come at every step."""
+    """Log a line the first time only."""
     CONSOLE.log(line)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps a parser from writing its lines to the log: they would come again and again for every scene."""
+    """Suppress the log lines of a data parser, which would repeat for every scene."""
     before, CONSOLE.quiet = CONSOLE.quiet, True
     try:
         yield

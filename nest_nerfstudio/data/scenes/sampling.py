@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nest_nerfstudio.data.scenes.library import SceneLibrary
-from nest_nerfstudio.data.scenes.reader import Scene, State, bad_scenes_left_out
+from nest_nerfstudio.data.scenes.reader import Scene, State, skip_bad_scenes
 from nest_nerfstudio.types import SceneSample, Views
 
 
@@ -67,7 +67,7 @@ class SceneSampleDataset(Dataset[SceneSample]):
             FileNotFoundError: pictures are missing.
         """
         for i in range(n, n + 2 * len(self.scenes)):  # one whole pass is in this, wherever n is
-            with bad_scenes_left_out(self.skip_bad):
+            with skip_bad_scenes(self.skip_bad):
                 return self._draw(self.scene_at(i), np.random.default_rng((self.seed, n)))
         raise ValueError(f"none of the {len(self.scenes)} scenes can be used; the log says why")
 

@@ -88,7 +88,7 @@ def test_evaluation_is_on_scenes_held_out(scenes: Path, capsys: pytest.CaptureFi
     (scenes / "wolf" / "transforms_test.json").unlink()
     manager = manage(scenes, parser=NestScenesConfig(holdout=3, skip_bad_scenes=True))
     assert [sample.name for sample in manager.eval_samples(num_context=3)] == ["deer"]
-    assert "Left out: scene wolf" in capsys.readouterr().out
+    assert "Skipping a scene: scene wolf" in capsys.readouterr().out
 
 
 def test_all_held_out_leaves_nothing_to_train_on(scenes: Path) -> None:

@@ -19,15 +19,8 @@ from nest_nerfstudio.cameras import cameras_to_views
 from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
 from nest_nerfstudio.data.scenes.dataparser import NestScenesConfig, parser_named
 from nest_nerfstudio.data.scenes.edits import read_edits
-from nest_nerfstudio.data.scenes.reader import (
-    Scene,
-    ScenesIndex,
-    State,
-    index_folders,
-    log_once,
-    read_index,
-    read_scene,
-)
+from nest_nerfstudio.data.scenes.index import ScenesIndex, index_folders, read_index
+from nest_nerfstudio.data.scenes.reader import Scene, State, log_once, read_scene
 from nest_nerfstudio.types import Edit, SunSky
 from tests.data.scenes.many_scenes import EDITS, write_index, write_scene, write_scenes
 from tests.data.small_scenes import edit_json, write_image
@@ -93,10 +86,10 @@ def test_copies_of_an_index_cost_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a list of scenes"),
-        ('{"scenes": 3}', "not a list of scenes"),
-        ('{"scenes": [{"category": "fish"}]}', "not a list of scenes"),
-        ('{"scenes": []}', "lists no scenes"),
+        ("{", "scenes.json: not valid JSON"),
+        ('{"scenes": 3}', "no list `scenes` with at least one entry"),
+        ('{"scenes": [{"category": "fish"}]}', "scenes.json: scene 0 is not a table .* with a name"),
+        ('{"scenes": []}', "no list `scenes` with at least one entry"),
         ('{"scenes": [{"name": "a"}, {"name": "b"}, {"name": "a"}]}', "two scenes are named a"),
     ],
 )
@@ -187,7 +180,9 @@ def test_a_bad_edit_is_named(scenes: Path, edit: Any, message: str) -> None:
 
 def test_a_frame_of_an_edit_that_is_not_listed(scenes: Path) -> None:
     edit_frame(scenes, edit="melt")
-    with pytest.raises(ValueError, match=f"scene cow: frames show the edit `melt`.*{', '.join(EDITS)}"):
+    with pytest.raises(
+        ValueError, match=rf"scene cow: 1 frame\(s\) show the edit 'melt'; there are: {', '.join(EDITS)}"
+    ):
         read(scenes)
 
 
@@ -209,7 +204,10 @@ def test_missing_images_are_named(scenes: Path) -> None:
 def test_poses_that_are_not_finite_are_named(scenes: Path, value: float) -> None:
     pose = [[1.0, 0, 0, value], [0, 1.0, 0, 0], [0, 0, 1.0, 4], [0, 0, 0, 1.0]]
     edit_frame(scenes, transform_matrix=pose)
-    with pytest.raises(ValueError, match=r"scene cow: frame ./train/base_00 .*not a finite 4×4 matrix"):
+    with pytest.raises(
+        ValueError,
+        match=r"scene cow: .*train.json: frame ./train/base_00: .*not a finite 4×4 matrix",
+    ):
         read(scenes)
 
 
@@ -357,7 +355,7 @@ def test_bad_scenes_stop_or_are_left_out(scenes: Path, capsys: pytest.CaptureFix
     config.skip_bad_scenes = True
     outputs = config.setup().get_dataparser_outputs("train")
     assert outputs.cameras.metadata["scene"].unique().tolist() == [0, 2]
-    assert "Left out: scene wolf" in capsys.readouterr().out.replace("\n", " ")
+    assert "Skipping a scene: scene wolf" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_no_frames_asked_for(scenes: Path) -> None:

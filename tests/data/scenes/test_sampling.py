@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from nest_nerfstudio.data.scenes.index import read_index
 from nest_nerfstudio.data.scenes.library import SceneLibrary
-from nest_nerfstudio.data.scenes.reader import read_index
 from nest_nerfstudio.data.scenes.sampling import SceneSampleDataset, eval_sample, load_steps, step_draws
 from nest_nerfstudio.types import SceneSample, Views
 from tests.data.scenes.many_scenes import write_index, write_scene, write_scenes
@@ -222,7 +222,7 @@ def test_bad_scenes_stop_or_are_left_out(scenes: Path, capsys: pytest.CaptureFix
         [sampler(scenes)[n] for n in range(3)]
     samples = sampler(scenes, skip_bad=True)
     assert {samples[n].name for n in range(30)} == {"cow", "trex"}
-    assert capsys.readouterr().out.count("Left out: scene wolf") == 1
+    assert capsys.readouterr().out.count("Skipping a scene: scene wolf") == 1
     for name in ("cow", "trex"):
         (scenes / name / "transforms_train.json").write_text("{")
     with pytest.raises(ValueError, match="none of the 3 scenes can be used"):

@@ -1,0 +1,183 @@
+"""Times and splits of a dynamic scene: which frames are trained on, and what part of the clip they span.
+
+This module must stay importable without nerfstudio's data managers, as `dataparser` must.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from nest_nerfstudio.data.transforms import Frame, natural_order
+
+EVAL_SPLITS = ("val", "test")
+FRAME_ORDER_HINT = (
+    ", or pass `nest-dynamic-data --time-from frame-order` if the file names are in the order of time"
+)
+Splits = dict[str, list[Frame]]
+"""Frames by the name of their split; `train` is always there."""
+
+
+def with_times(
+    frames: list[Frame], time_from: Literal["auto", "field", "frame-order"], files: Sequence[str]
+) -> list[Frame]:
+    """Give each frame a time.
+
+    Args:
+        frames: of one transforms file.
+        time_from: the stored times (auto, field), or the order of the file names, evenly spaced in [0, 1].
+        files: splits that have a transforms file each; one where a single file lists all frames.
+
+    Raises:
+        ValueError: a frame has no time, or the order of file names says nothing about several splits.
+    """
+    if time_from == "frame-order":
+        if len(files) > 1:
+            raise ValueError(
+                "--time-from frame-order needs all frames in one file: the file names say nothing about how "
+                f"the times of the splits {', '.join(files)} relate. Give each frame a `time`."
+            )
+        ranked = sorted(frames, key=lambda frame: natural_order(frame.name))
+        return [replace(frame, time=i / max(len(ranked) - 1, 1)) for i, frame in enumerate(ranked)]
+    for problem in time_problems(frames, can_order=len(files) == 1):
+        raise ValueError(f"{frames[0].file}: {problem}")
+    return frames
+
+
+def time_problems(frames: Sequence[Frame], can_order: bool = False) -> Iterator[str]:
+    """Whether frames have no time; `can_order` says that the order of file names could give it."""
+    timeless = [frame.name for frame in frames if frame.time is None]
+    if timeless:
+        yield (
+            f"{len(timeless)} of {len(frames)} frames have no `time` (first: {timeless[0]}); give each frame "
+            f"one{FRAME_ORDER_HINT if can_order else ''}"
+        )
+
+
+def motion_problems(train: Sequence[Frame], moves: bool = True, can_order: bool = False) -> Iterator[str]:
+    """Whether train frames are too few, or all of one time where the scene `moves`."""
+    times = {frame.time for frame in train}
+    if len(train) < 2:
+        yield f"only one train frame; a scene needs two or more{', at different times' if moves else ''}"
+    elif moves and len(times) == 1 and None not in times:
+        yield (
+            f"all {len(train)} train frames have time {times.pop():g}; a moving scene needs different times: "
+            f"give each frame its own{FRAME_ORDER_HINT if can_order else ''}"
+        )
+
+
+def listed_splits(frames: list[Frame], meta: dict[str, Any], path: Path) -> Splits:
+    """The splits that a `transforms.json` lists as `<split>_filenames`; without lists all frames are train.
+
+    Raises:
+        ValueError: the first of `split_problems`, with the file.
+    """
+    lists = _split_lists(meta)
+    if not lists:
+        return {"train": frames}
+    for problem in split_problems(frames, meta):
+        raise ValueError(f"{path}: {problem}")
+    by_name = {frame.name: frame for frame in frames}
+    return {split: [by_name[name] for name in names] for split, names in lists.items() if names}
+
+
+def split_problems(frames: Sequence[Frame], meta: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the lists `<split>_filenames` of a `transforms.json`."""
+    lists = _split_lists(meta)
+    if lists and not lists.get("train"):
+        yield f"lists {', '.join(lists)}, but has no `train_filenames`"
+    names = {frame.name for frame in frames}
+    for split, listed in lists.items():
+        unknown = [name for name in listed if name not in names]
+        if unknown:
+            yield f"lists {unknown[0]} in the split {split}, but no frame has that file_path"
+
+
+def _split_lists(meta: dict[str, Any]) -> dict[str, list[str]]:
+    return {key.removesuffix("_filenames"): meta[key] for key in meta if key.endswith("_filenames")}
+
+
+def hold_out(frames: list[Frame], interval: int) -> Splits:
+    """Hold one frame in `interval` out of train, in order of time, but never the first or the last.
+
+    Args:
+        frames: the train frames, with times.
+        interval: 0 or 1 hold none out.
+
+    Returns:
+        The train split and the evaluation splits; if none is held out, the latter alone, with all frames.
+    """
+    ranked = sorted(frames, key=lambda frame: (frame.time, natural_order(frame.name)))
+    held = ranked[interval // 2 : -1 : interval] if interval > 1 else []
+    if not held:
+        CONSOLE.log("No evaluation split and no frame held out: evaluating on the train frames")
+        return {split: frames for split in EVAL_SPLITS}
+    CONSOLE.log(f"No evaluation split: holding out {len(held)} of {len(frames)} frames")
+    names = {frame.name for frame in held}
+    train = [frame for frame in frames if frame.name not in names]
+    return {"train": train, **{split: held for split in EVAL_SPLITS}}
+
+
+def scale_times(splits: Splits, mode: Literal["auto", "none"], can_order: bool = False) -> Splits:
+    """Map times so that the train frames span [0, 1], unless they lie inside it or the mode is none.
+
+    Raises:
+        ValueError: the first of `motion_problems`, with the transforms file.
+    """
+    for problem in motion_problems(splits["train"], can_order=can_order):
+        raise ValueError(f"{splits['train'][0].file}: {problem}")
+    times = [frame.time for frame in splits["train"] if frame.time is not None]
+    first, last = min(times), max(times)
+    if mode == "none" or (first >= 0.0 and last <= 1.0):
+        return splits
+    return _with_clip(splits, first, last)
+
+
+def crop_clip(splits: Splits, interval: int, span: tuple[float, float]) -> Splits:
+    """Train on every `interval`-th frame of a span of the clip, which becomes the clip.
+
+    Args:
+        splits: frames with times; train times in [0, 1].
+        interval: 1 or more.
+        span: first and last time to train on, in [0, 1].
+
+    Returns:
+        The splits, with times that are 0 and 1 at the ends of the span, and the train frames that were left
+        out as the split `left_out`.
+
+    Raises:
+        ValueError: the interval and the span are no part of the clip, or leave no motion.
+    """
+    first, last = span
+    if interval < 1 or not 0 <= first < last <= 1:
+        raise ValueError(
+            f"train_interval {interval} and train_span {first:g} {last:g} are not a part of the clip: the "
+            "interval must be 1 or more, and the span two times in [0, 1], the earlier one first"
+        )
+    ranked = sorted(splits["train"], key=lambda frame: (frame.time, natural_order(frame.name)))
+    kept = [frame for frame in ranked if frame.time is not None and first <= frame.time <= last][::interval]
+    if len({frame.time for frame in kept}) < 2:
+        raise ValueError(
+            f"{len(kept)} of {len(ranked)} train frames are in the part of the clip that train_interval and "
+            "train_span keep; a moving scene needs two or more, at different times"
+        )
+    CONSOLE.log(f"Training on {len(kept)} of {len(ranked)} frames")
+    chosen = {id(frame) for frame in kept}
+    left_out = [frame for frame in ranked if id(frame) not in chosen]
+    splits = {**splits, "train": kept, **({"left_out": left_out} if left_out else {})}
+    return splits if span == (0.0, 1.0) else _with_clip(splits, first, last)
+
+
+def _with_clip(splits: Splits, first: float, last: float) -> Splits:
+    """The frames with times mapped so that `first` becomes 0 and `last` 1."""
+    CONSOLE.log(f"Times: {first:g} … {last:g} of the train frames becomes 0 … 1")
+
+    def scaled(frame: Frame) -> Frame:
+        assert frame.time is not None
+        return replace(frame, time=(frame.time - first) / (last - first))
+
+    return {split: [scaled(frame) for frame in frames] for split, frames in splits.items()}

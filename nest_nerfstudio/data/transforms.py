@@ -1,0 +1,359 @@
+"""Transforms files (D-NeRF/Blender JSON, nerfstudio's `transforms.json`): their frames and cameras.
+
+Each problem is found and worded by one function (`*_problems`, or a reader that raises), so that training,
+which stops at the first problem, and `nest-data check`, which lists them all, agree.
+
+This module must stay importable without nerfstudio's data managers, as `dataparser` must.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras import camera_utils
+from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras
+from torch import Tensor
+
+from nest_nerfstudio.data.images import find_image
+from nest_nerfstudio.io.point_clouds import read_cloud
+from nest_nerfstudio.types import Points
+
+DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
+PATH_KEYS = ("file_path", "mask_path", "depth_file_path")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of a transforms file.
+
+    Attributes:
+        name: its `file_path`, for messages.
+        file: transforms file that lists it.
+        image: image file.
+        mask: file of the pixels to use; None for all.
+        depth: file of camera-space z; None if unknown.
+        time: as stored, in any unit; None if not stored.
+        pose: camera to world, OpenGL axes.
+        camera: intrinsics under the names of the format; a frame's own override those of its file.
+    """
+
+    name: str
+    file: Path
+    image: Path
+    mask: Path | None
+    depth: Path | None
+    time: float | None
+    pose: Float[np.ndarray, "4 4"]
+    camera: dict[str, Any]
+
+    def error(self, problem: str) -> ValueError:
+        """The error that reports a problem of this frame."""
+        return ValueError(f"{self.file}: frame {self.name}: {problem}")
+
+
+# Files
+
+
+def find_transforms(data: Path) -> tuple[dict[str, Path], str]:
+    """Find the transforms files of a scene.
+
+    Args:
+        data: scene folder, or one of its transforms files.
+
+    Returns:
+        The files by split ("" for one `transforms.json`), and the split that `data` names ("" for none).
+
+    Raises:
+        FileNotFoundError: there is neither a file of the train split nor a single file.
+    """
+    if not data.exists():
+        raise FileNotFoundError(f"{data} does not exist; --data takes a scene folder or its transforms file")
+    folder = data.parent if data.is_file() else data
+    by_split = {p.stem.removeprefix("transforms_"): p for p in sorted(folder.glob("transforms_*.json"))}
+    named = next((split for split, path in by_split.items() if path == data), "")
+    if "train" in by_split and (named or data.is_dir()):
+        return by_split, named if named != "train" else ""
+    single = data if data.is_file() else folder / "transforms.json"
+    if single.is_file():
+        return {"": single}, ""
+    there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    raise FileNotFoundError(
+        f"{folder} has neither transforms_train.json nor transforms.json; it has: {there}. "
+        "A video or a folder of photos becomes such a scene with ns-process-data."
+    )
+
+
+def read_transforms(path: Path) -> dict[str, Any]:
+    """Read a transforms file; ValueError if it is not JSON with at least one frame."""
+    return read_json_list(path, "frames")
+
+
+def read_json_list(path: Path, key: str) -> dict[str, Any]:
+    """Read a JSON file with a list under a key.
+
+    Raises:
+        ValueError: it is not JSON, or has no such list with at least one entry.
+    """
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the JSON, or of its UTF-8
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(meta, dict) or not isinstance(meta.get(key), list) or not meta[key]:
+        raise ValueError(f"{path}: no list `{key}` with at least one entry")
+    return meta
+
+
+def read_seed_points(meta: dict[str, Any], folder: Path) -> Points | None:
+    """Read the point cloud that a transforms file names as `ply_file_path`.
+
+    Args:
+        meta: contents of the transforms file.
+        folder: its folder, where the path starts.
+
+    Returns:
+        Points in stored coordinates, grey where they have no colours; None if the file names none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no points can be read from it.
+    """
+    if not meta.get("ply_file_path"):
+        return None
+    try:
+        return read_cloud(folder / meta["ply_file_path"], grey=True)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"seed points: {error}; remove `ply_file_path` to start without them") from None
+
+
+# Frames
+
+
+def read_frames(meta: dict[str, Any], path: Path) -> list[Frame]:
+    """Read the frames of a transforms file.
+
+    Args:
+        meta: its contents.
+        path: the file, where the paths of its frames start.
+
+    Raises:
+        ValueError: the first of `entry_problems`, with file and frame.
+    """
+    frames = []
+    for i, entry in enumerate(meta["frames"]):
+        for problem in entry_problems(entry):
+            raise ValueError(f"{path}: {entry_label(entry, i)}: {problem}")
+        frames.append(read_frame(entry, meta, path))
+    return frames
+
+
+def entry_label(entry: Any, index: int) -> str:
+    """How messages name an entry of the list of frames: by its `file_path`, or by its place."""
+    name = entry.get("file_path") if isinstance(entry, dict) else None
+    return f"frame {name}" if isinstance(name, str) else f"frame {index}"
+
+
+def entry_problems(entry: Any) -> Iterator[str]:
+    """What keeps an entry of the list of frames from being read as a `Frame`."""
+    if not isinstance(entry, dict):
+        yield f"not a table of keys and values, but {entry!r}"
+        return
+    for key in ("file_path", "transform_matrix"):
+        if key not in entry:
+            yield f"no `{key}`"
+    for key in PATH_KEYS:
+        if key in entry and not isinstance(entry[key], str):
+            yield f"{key} is {entry[key]!r}, not a path"
+    if "transform_matrix" in entry and _pose(entry["transform_matrix"]) is None:
+        yield "transform_matrix is not a finite 4×4 matrix"
+    if entry.get("time") is not None and _number(entry["time"]) is None:
+        yield f"time is {entry['time']!r}, not a finite number"
+
+
+def read_frame(entry: dict[str, Any], meta: dict[str, Any], path: Path) -> Frame:
+    """Read one entry of the list of frames that has no `entry_problems`."""
+    pose = _pose(entry["transform_matrix"])
+    assert pose is not None
+    shared = {key: value for key, value in meta.items() if key != "frames"}
+    return Frame(
+        name=entry["file_path"],
+        file=path,
+        image=find_image(path.parent / entry["file_path"]),
+        mask=path.parent / entry["mask_path"] if "mask_path" in entry else None,
+        depth=path.parent / entry["depth_file_path"] if "depth_file_path" in entry else None,
+        time=_number(entry.get("time")),
+        pose=pose,
+        camera={**shared, **entry},
+    )
+
+
+def _pose(value: Any) -> Float[np.ndarray, "4 4"] | None:
+    """A stored 3×4 or 4×4 matrix; None if it is not one or not finite."""
+    try:
+        pose = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    if pose.shape not in ((3, 4), (4, 4)) or not np.isfinite(pose).all():
+        return None
+    return np.vstack([pose[:3], [0.0, 0.0, 0.0, 1.0]])
+
+
+def _number(value: Any) -> float | None:
+    """A stored number; None if it is not one or not finite."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Sort key under which `r_2` comes before `r_10`."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+# Files of frames
+
+
+def file_paths(frames: Sequence[Frame], kind: Literal["mask", "depth"]) -> list[Path] | None:
+    """The mask or depth files of all frames; None if no frame has one, ValueError if only some have."""
+    for problem in file_problems(frames, kind):
+        raise ValueError(problem)
+    return [path for frame in frames if (path := getattr(frame, kind)) is not None] or None
+
+
+def file_problems(frames: Sequence[Frame], kind: Literal["mask", "depth"]) -> Iterator[str]:
+    """Whether only some of the frames of a split have a mask or depth file."""
+    count = sum(getattr(frame, kind) is not None for frame in frames)
+    if 0 < count < len(frames):
+        yield f"only {count} of {len(frames)} frames have a {kind} file; give all or none"
+
+
+def listed_files(frames: Sequence[Frame]) -> list[Path]:
+    """The files that frames name: images, masks and depths."""
+    return [p for frame in frames for p in (frame.image, frame.mask, frame.depth) if p is not None]
+
+
+def check_files(frames: Sequence[Frame]) -> None:
+    """FileNotFoundError, naming the first five, if files of the frames are missing."""
+    paths = listed_files(frames)
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(paths)} files are missing: {', '.join(missing[:5])}{more}"
+        )
+
+
+# Cameras
+
+
+def make_cameras(
+    frames: Sequence[Frame],
+    sizes: Sequence[tuple[int, int]],
+    factor: float = 1.0,
+    transform: Float[Tensor, "3 4"] | None = None,
+    scale: float = 1.0,
+) -> Cameras:
+    """Make nerfstudio cameras of frames.
+
+    Args:
+        frames: all with a time.
+        sizes: width and height of each stored image, pixels.
+        factor: images and cameras are this factor smaller than stored.
+        transform: stored to parsed coordinates, before the scale; None for the identity.
+        scale: factor on positions, after the transform.
+
+    Raises:
+        ValueError: the first of `camera_problems`, or images that vanish at 1/factor of their size.
+    """
+    c2w = torch.from_numpy(np.stack([frame.pose for frame in frames]).astype(np.float32))
+    c2w = (torch.eye(4)[:3] if transform is None else transform) @ c2w
+    c2w[:, :, 3] *= scale
+    for frame, size in zip(frames, sizes, strict=True):
+        for problem in camera_problems(frame, size):
+            raise frame.error(problem)
+    rows = [_intrinsics(frame, size, factor) for frame, size in zip(frames, sizes, strict=True)]
+    fx, fy, cx, cy, width, height = torch.tensor(rows, dtype=torch.float64).T
+    return Cameras(
+        camera_to_worlds=c2w,
+        fx=fx.float(),
+        fy=fy.float(),
+        cx=cx.float(),
+        cy=cy.float(),
+        width=width.long(),
+        height=height.long(),
+        distortion_params=_distortion(frames),
+        camera_type=[CAMERA_MODEL_TO_TYPE[frame.camera.get("camera_model", "PINHOLE")] for frame in frames],
+        times=torch.tensor([frame.time for frame in frames], dtype=torch.float32)[:, None],
+    )
+
+
+def camera_problems(frame: Frame, size: tuple[int, int] | None = None) -> Iterator[str]:
+    """What is wrong with the intrinsics of a frame; with the size of its image, whether they fit it."""
+    camera = frame.camera
+    model = str(camera.get("camera_model", "PINHOLE"))
+    if model not in CAMERA_MODEL_TO_TYPE:
+        yield f"camera_model {model} is unknown; there are: {', '.join(CAMERA_MODEL_TO_TYPE)}"
+    focal_keys = ("fl_x", "fl_y") if "fl_x" in camera else ("camera_angle_x", "camera_angle_y")
+    if focal_keys[0] not in camera:
+        yield "no focal length: no `fl_x` and no `camera_angle_x`"
+    for key in filter(camera.__contains__, focal_keys):
+        value = _number(camera[key])
+        if key.startswith("fl") and (value is None or value <= 0):
+            yield f"impossible intrinsics: {key} must be a positive number, not {camera[key]!r}"
+        elif key.startswith("camera") and (value is None or not 0 < value < math.pi):
+            yield f"impossible intrinsics: {key} must be in (0, π) radians, not {camera[key]!r}"
+    for key in filter(camera.__contains__, ("cx", "cy", "w", "h", *DISTORTION_KEYS)):
+        if _number(camera[key]) is None:
+            yield f"impossible intrinsics: {key} must be a finite number, not {camera[key]!r}"
+    if size is not None:
+        stored = tuple(_number(camera.get(key, size[i])) for i, key in enumerate("wh"))
+        if None not in stored and tuple(int(x or 0) for x in stored) != size:
+            w, h = size
+            yield (
+                f"its image {frame.image.name} is {w}×{h} pixels, but its camera is "
+                f"{stored[0]:g}×{stored[1]:g}"
+            )
+
+
+def _intrinsics(frame: Frame, size: tuple[int, int], factor: float) -> list[float]:
+    """fx, fy, cx, cy, width and height of a frame, in pixels at 1/factor of its stored size."""
+    w, h = size
+    width, height = int(w / factor), int(h / factor)
+    if min(width, height) < 1:
+        raise ValueError(f"downscale_factor {factor:g} leaves nothing of {frame.image}, {w}×{h} pixels")
+    fx, fy = _focal_lengths(frame.camera, size)
+    sx, sy = width / w, height / h
+    cx, cy = float(frame.camera.get("cx", w / 2)), float(frame.camera.get("cy", h / 2))
+    return [fx * sx, fy * sy, cx * sx, cy * sy, float(width), float(height)]
+
+
+def _focal_lengths(camera: dict[str, Any], size: tuple[int, int]) -> tuple[float, float]:
+    """fx and fy in pixels, stored or from the fields of view: f = size / (2 tan(angle/2))."""
+    if "fl_x" in camera:
+        return float(camera["fl_x"]), float(camera.get("fl_y", camera["fl_x"]))
+    fx = 0.5 * size[0] / math.tan(0.5 * float(camera["camera_angle_x"]))
+    if "camera_angle_y" not in camera:
+        return fx, fx
+    return fx, 0.5 * size[1] / math.tan(0.5 * float(camera["camera_angle_y"]))
+
+
+def _distortion(frames: Sequence[Frame]) -> Float[Tensor, "n 6"] | None:
+    """Lens distortion in nerfstudio's order (k1, k2, k3, k4, p1, p2); None if no frame has any."""
+    rows = [
+        torch.tensor(frame.camera["distortion_params"], dtype=torch.float32)
+        if "distortion_params" in frame.camera
+        else camera_utils.get_distortion_params(**{k: float(frame.camera.get(k, 0)) for k in DISTORTION_KEYS})
+        for frame in frames
+    ]
+    params = torch.stack(rows)
+    return params if params.any() else None
