@@ -1,1 +1,1 @@
-"""h_φ: pictures and points to a scene's latent."""
+"""h_φ: from images and points of a scene to its latent."""

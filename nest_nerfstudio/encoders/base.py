@@ -1,4 +1,4 @@
-"""The contract of h_φ: observations of a scene to its latent."""
+"""The contract of h_φ: from observations of a scene to its latent."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from nest_nerfstudio.types import Points, SceneLatent, Views
 
 
 class Encoder(nn.Module, ABC):
-    """Encodes a scene; commutes with its group: turning what is observed by g turns the latent by g."""
+    """Encodes a scene, equivariantly under its group: h(g·X) = g·h(X)."""
 
     @abstractmethod
     def forward(
         self, views: Views | None, points: Points | None = None, num_tokens: int | None = None
     ) -> SceneLatent:
-        """The latent of a scene that was seen in pictures, as points, or both.
+        """The latent of a scene that is given by images, by points, or by both.
 
         Args:
-            views: V ≥ 1 posed pictures, in any order.
+            views: V ≥ 1 posed images, in any order.
             points: a coloured point cloud, in any order.
-            num_tokens: K, at most; None takes the encoder's default. Fewer where there are fewer sites.
+            num_tokens: largest number of tokens; None takes the encoder's default. There are fewer where the
+                scene has fewer distinct positions.
 
         Raises:
-            ValueError: nothing to encode.
+            ValueError: nothing to encode, or input that cannot be encoded.
         """

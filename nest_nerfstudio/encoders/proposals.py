@@ -1,4 +1,4 @@
-"""Where tokens may stand: what silhouettes leave open, and of that what the pictures make likely."""
+"""Where tokens may be: voxels inside all silhouettes, of which a network keeps the likely occupied ones."""
 
 from __future__ import annotations
 
@@ -10,47 +10,39 @@ from jaxtyping import Bool, Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
 
+from nest_nerfstudio.encoders.hull_depth import depths_in_hull, hull_depth_maps
 from nest_nerfstudio.encoders.image_features import ImageFeatures
-from nest_nerfstudio.encoders.lift import (
-    alpha_maps,
-    carve,
-    hull_depths,
-    hull_ends,
-    in_hull,
-    premultiplied,
-    project,
-    settle,
-    split_cells,
-    unsettle,
-)
-from nest_nerfstudio.encoders.occupancy import Guess, Occupancy, likely
+from nest_nerfstudio.encoders.occupancy import OccupancyNetwork, PredictedOccupancy, select_occupied
+from nest_nerfstudio.encoders.views import alpha_maps, from_reference_frame, rgba_maps, to_reference_frame
 from nest_nerfstudio.encoders.volume import VolumeFeatures
+from nest_nerfstudio.encoders.voxels import carve, in_hull, split_voxels
+from nest_nerfstudio.geometry.multiview import project
 from nest_nerfstudio.types import Views
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """Places where tokens may be, and what is known of the pictures by then.
+    """Positions at which tokens may be, and the features of the views that were computed on the way.
 
     Attributes:
         positions: world frame.
-        settled: the same places in the settled frame, to choose among them.
-        fronts: camera-space z of the hull's near side, by patch; 0 where a patch sees nothing.
-        backs: of its far side.
-        rgba: the pictures, premultiplied.
-        maps: their features.
-        volume: features of space, settled frame.
-        guess: where the object is thought to be, if that was asked for.
+        reference_positions: the same positions in the reference frame (see `encoders.views`).
+        front_depths: camera-space z of the front of the visual hull, by patch; 0 where there is none.
+        back_depths: of its back.
+        rgba: the images, premultiplied.
+        maps: feature maps of the images.
+        volume: feature volume, reference frame.
+        occupancy: predicted occupancy to be trained, if it was asked for.
     """
 
     positions: Float[Tensor, "n 3"]
-    settled: Float[Tensor, "n 3"]
-    fronts: Float[Tensor, "v p q"]
-    backs: Float[Tensor, "v p q"]
+    reference_positions: Float[Tensor, "n 3"]
+    front_depths: Float[Tensor, "v p q"]
+    back_depths: Float[Tensor, "v p q"]
     rgba: Float[Tensor, "v 4 h w"]
     maps: Float[Tensor, "v c y x"]
     volume: Float[Tensor, "1 d i j k"]
-    guess: Guess | None
+    occupancy: PredictedOccupancy | None
 
 
 @dataclass
@@ -59,25 +51,26 @@ class ProposalNetworkConfig(InstantiateConfig):
 
     _target: type = field(default_factory=lambda: ProposalNetwork)
     cells: int = 96
-    """Finest cells along the edge of the cube around the ball, a multiple of 4; half as many where the hull
-    fills much of the cube, or pictures have no alpha."""
+    """Finest resolution of the voxel grid in which tokens are placed: voxels along the edge of the cube
+    around the scene (2 × radius long), a multiple of 4. Half as many where images have no alpha channel, or
+    where the visual hull fills much of the cube."""
     patches: int = 64
-    """Of a picture along its longer side, 2 or more, through which is seen where the hull begins and ends."""
+    """Resolution of the depth maps of the visual hull: pixels along the longer image side, 2 or more."""
     shell: float = 0.6
-    """Depth under the hull of two views where tokens may be, world units; less with more views."""
+    """Tokens are placed at most this deep under the surface of the visual hull, in world units, for two
+    views; divided by the number of views minus one for more, no limit for one."""
     feature_dim: int = 48
-    """Width of the picture's features; a multiple of 16."""
+    """Channels of the image feature maps; a multiple of 16."""
     volume_dim: int = 16
-    """Width of the features of space; a multiple of 8."""
+    """Channels of the 3D feature volume; a multiple of 8."""
     volume_cells: int = 16
-    """Cells of these along the edge of the cube around the ball, a multiple of 8; their coarsest level has an
-    eighth of them."""
+    """Resolution of the 3D feature volume: voxels along the edge of that cube, a multiple of 8."""
     hidden_dim: int = 32
-    """Width of what judges whether a place holds something."""
+    """Width of the hidden layers of the network that predicts which voxels are occupied."""
 
 
 class ProposalNetwork(nn.Module):
-    """Carves a ball from coarse to fine: by silhouettes, by what is learned, and by silhouettes again.
+    """Carves a ball from coarse to fine: by silhouettes, by predicted occupancy, and by silhouettes again.
 
     Args:
         config: its settings.
@@ -93,95 +86,123 @@ class ProposalNetwork(nn.Module):
         if config.feature_dim < 16 or config.feature_dim % 16:
             raise ValueError(f"feature_dim must be a multiple of 16, not {config.feature_dim}")
         self.config, self.radius = config, radius
-        self.pictures = ImageFeatures(config.feature_dim)
-        self.volume = VolumeFeatures(config.feature_dim, config.volume_dim, config.volume_cells)
-        self.occupancy = Occupancy(config.feature_dim, config.volume_dim, config.hidden_dim)
+        self.image_features = ImageFeatures(config.feature_dim)
+        self.volume_features = VolumeFeatures(config.feature_dim, config.volume_dim, config.volume_cells)
+        self.occupancy_network = OccupancyNetwork(config.feature_dim, config.volume_dim, config.hidden_dim)
 
     def forward(
         self,
         views: Views,
         centre: Float[Tensor, " 3"],
         gravity: Float[Tensor, " 3"],
-        with_guess: bool = False,
+        with_occupancy: bool = False,
     ) -> Proposals:
-        """Places in the ball.
+        """Positions in the ball.
 
         Args:
-            views: cameras and pictures; cells stand along the axes of the first camera.
+            views: cameras and images, world frame; voxels lie along the axes of the first camera.
             centre: of the ball, world frame.
-            gravity: its direction, world frame; zero where it is not to be known.
-            with_guess: say of some places where the object is thought to be, to be trained.
+            gravity: its direction, world frame; zero where it must not be known.
+            with_occupancy: also predict the occupancy of a random sample of voxels, to be trained.
 
         Raises:
-            ValueError: the silhouettes have no place in common.
+            ValueError: no position in the ball is inside all silhouettes.
         """
-        config, rgba = self.config, premultiplied(views)
-        maps = self.pictures(rgba - 0.5)
-        settled, middle = settle(views, centre, self.radius), torch.zeros_like(centre)
-        cells, edge = carve(settled, middle, self.radius, config.cells // 2)
-        if len(cells) < 4:
+        rgba = rgba_maps(views)
+        maps = self.image_features(rgba - 0.5)
+        reference = to_reference_frame(views, centre, self.radius)
+        voxels, edge = self._carve(reference, centre)
+        down = ((views.viewmats[0, :3, :3] @ gravity) * 256).round() / 256
+        view_sets = [(reference, maps)]
+        if with_occupancy and len(views) > 1:
+            view_sets.append((reference.select(slice(1)), maps[:1]))
+        volumes = self.volume_features(view_sets, down, self.radius)
+        volume, occupancy = volumes[:1], None
+        if with_occupancy:
+            sampled, logits = self._predict_samples(view_sets, volumes, voxels, down)
+            sampled = from_reference_frame(views, centre, sampled)
+            occupancy = PredictedOccupancy(sampled, logits, edge, centre, self.radius)
+        if views.alphas is not None:  # without, there is no surface to find, and the ball stays whole
+            voxels = self._refine(reference, maps, volume, voxels, edge, down)
+        fronts, backs = hull_depth_maps(reference, voxels, self.config.patches)
+        if views.alphas is not None and len(views) > 1:
+            depths = depths_in_hull(fronts, backs, *project(reference, voxels)).amin((0, 2))
+            voxels = _unless_few(voxels, depths < self.config.shell / (len(views) - 1), voxels)
+        positions = from_reference_frame(views, centre, voxels)
+        return Proposals(positions, voxels.float(), fronts, backs, rgba, maps, volume, occupancy)
+
+    def _carve(self, reference: Views, centre: Float[Tensor, " 3"]) -> tuple[Float[Tensor, "n 3"], float]:
+        """Voxels that all silhouettes leave, and their edge; in the reference frame.
+
+        Args:
+            reference: views, reference frame.
+            centre: of the ball, world frame; for the error message.
+        """
+        voxels, edge = carve(reference, torch.zeros_like(centre), self.radius, self.config.cells // 2)
+        if len(voxels) < _FEWEST:
             raise ValueError(
-                f"the silhouettes of the {len(views)} views have no place in common inside the ball of "
+                f"no position is inside all silhouettes of the {len(reference)} views, within the ball of "
                 f"radius {self.radius:g} around {[round(x, 2) for x in centre.tolist()]}: check the "
                 "masks and the poses"
             )
-        down = ((views.viewmats[0, :3, :3] @ gravity) * 256).round() / 256
-        seen = [(settled, maps)]
-        if with_guess and len(views) > 1:
-            seen.append((settled.select(slice(1)), maps[:1]))
-        volumes = self.volume(seen, down, self.radius)
-        volume, guess = volumes[:1], None
-        if with_guess:
-            places, logits = self._guess(seen, volumes, cells, down)
-            guess = Guess(unsettle(views, centre, places), logits, edge, centre, self.radius)
-        if views.alphas is not None:  # else there is no surface to be found, and the ball stays as it is
-            with torch.no_grad():
-                chances = self.occupancy(settled, maps, volume, cells, down, self.radius).sigmoid()
-                cells = cells[likely(chances, settled, cells, config.patches // 2)]
-                is_large = len(cells) > config.cells**3 / _LARGE
-                halves = cells if is_large else split_cells(cells, edge)
-                cells = _unless_few(halves, in_hull(settled, alpha_maps(settled), halves), cells)
-        fronts, backs = hull_ends(settled, cells, config.patches)
-        if views.alphas is not None and len(views) > 1:
-            depths = hull_depths(fronts, backs, *project(settled, cells)).amin((0, 2))
-            cells = _unless_few(cells, depths < config.shell / (len(views) - 1), cells)
-        positions = unsettle(views, centre, cells)
-        return Proposals(positions, cells.float(), fronts, backs, rgba, maps, volume, guess)
+        return voxels, edge
 
-    def _guess(
+    @torch.no_grad()
+    def _refine(
         self,
-        seen: Sequence[tuple[Views, Tensor]],
+        reference: Views,
+        maps: Float[Tensor, "v c y x"],
+        volume: Float[Tensor, "1 d i j k"],
+        voxels: Float[Tensor, "n 3"],
+        edge: float,
+        down: Float[Tensor, " 3"],
+    ) -> Float[Tensor, "m 3"]:
+        """The likely occupied voxels, split unless they are many; of the parts, those inside all
+        silhouettes."""
+        logits = self.occupancy_network(reference, maps, volume, voxels, down, self.radius)
+        voxels = voxels[select_occupied(logits.sigmoid(), reference, voxels, self.config.patches // 2)]
+        is_large = len(voxels) > self.config.cells**3 / _LARGE
+        finer = voxels if is_large else split_voxels(voxels, edge)
+        return _unless_few(finer, in_hull(reference, alpha_maps(reference), finer), voxels)
+
+    def _predict_samples(
+        self,
+        view_sets: Sequence[tuple[Views, Tensor]],
         volumes: Float[Tensor, "s d i j k"],
-        cells: Float[Tensor, "n 3"],
-        down: Tensor,
+        voxels: Float[Tensor, "n 3"],
+        down: Float[Tensor, " 3"],
     ) -> tuple[Float[Tensor, "m 3"], Float[Tensor, " m"]]:
-        """Whether some of the cells hold something, and some of those that the first view alone leaves open.
+        """Positions and logits of a sample of the voxels, and of a sample of those that the first view
+        leaves.
 
-        What one view alone tells of is the hardest, and would else be asked for in few samples only.
+        Prediction from a single view is the hardest, and few training samples have only one; so the first
+        view is also taken alone.
         """
-        left_open = [cells]
-        for views, _ in seen[1:]:
-            left_open.append(carve(views, torch.zeros_like(down), self.radius, self.config.cells // 2)[0])
-        judged = [_some(places) for places in left_open]
+        candidates = [voxels]
+        for views, _ in view_sets[1:]:
+            candidates.append(carve(views, torch.zeros_like(down), self.radius, self.config.cells // 2)[0])
+        samples = [_sample(left) for left in candidates]
         logits = [
-            self.occupancy(views, maps, volume, places, down, self.radius)
-            for (views, maps), volume, places in zip(seen, volumes.split(1), judged, strict=True)
+            self.occupancy_network(views, maps, volume, sample, down, self.radius)
+            for (views, maps), volume, sample in zip(view_sets, volumes.split(1), samples, strict=True)
         ]
-        return torch.cat(judged), torch.cat(logits)
+        return torch.cat(samples), torch.cat(logits)
 
 
-_JUDGED = 1024
-"""Cells, drawn anew in each step, whose occupancy is learned, from all views and from one."""
+_FEWEST = 4
+"""Voxels that are needed to place tokens on."""
+_SAMPLED = 1024
+"""Voxels whose occupancy is trained in a step, drawn at random, for each set of views."""
 _LARGE = 54
-"""A hull that fills more than this part of the cube is not split finely: halves would only be thinned out."""
+"""A hull of more than 1 / 54 of the cube's voxels is not split: there are enough for the tokens as it is."""
 
 
-def _some(cells: Float[Tensor, "n 3"]) -> Float[Tensor, "k 3"]:
-    return cells[torch.randperm(len(cells), device=cells.device)[:_JUDGED]]
+def _sample(voxels: Float[Tensor, "n 3"]) -> Float[Tensor, "k 3"]:
+    return voxels[torch.randperm(len(voxels), device=voxels.device)[:_SAMPLED]]
 
 
 def _unless_few(
-    places: Float[Tensor, "n 3"], kept: Bool[Tensor, " n"], else_all: Float[Tensor, "m 3"]
+    voxels: Float[Tensor, "n 3"], kept: Bool[Tensor, " n"], otherwise: Float[Tensor, "m 3"]
 ) -> Float[Tensor, "k 3"]:
-    """Those places that are kept, or others where these are too few to stand tokens on."""
-    return places[kept] if kept.sum() >= 4 else else_all
+    """The voxels that are kept, or `otherwise` where those are too few to place tokens on."""
+    return voxels[kept] if kept.sum() >= _FEWEST else otherwise
