@@ -1,1 +1,1 @@
-"""What this package adds to nerfstudio's viewer."""
+"""Controls that the models add to nerfstudio's viewer."""

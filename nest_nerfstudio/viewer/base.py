@@ -1,4 +1,4 @@
-"""What the controls of all our models share."""
+"""Base class of the viewer controls."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 FAR_DEPTH = 1000.0
-"""World units, past all that viser can store: its depths end at 168, which is 16.8 world units."""
+"""Depth of empty pixels, world units: beyond the largest depth that viser stores (16.8 world units)."""
 
 
 class SceneControls(ViewerControl):
-    """Starts in front of the scene, and knows what depth the viewer wants where nothing is.
+    """Viewer controls of all models: sets the initial viewpoint, and gives the depth of empty pixels.
 
-    An attribute of a model: nerfstudio's viewer finds it there and calls `_setup`; without a viewer it only
+    An attribute of the model: nerfstudio's viewer finds it there and calls `_setup`. Without a viewer it only
     holds settings.
     """
 
@@ -23,30 +23,30 @@ class SceneControls(ViewerControl):
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
         self._panel = viewer.control_panel
-        self.viser_server.on_client_connect(self._show_scene)
+        self.viser_server.on_client_connect(self._set_viewpoint)
 
     @property
     def empty_depth(self) -> float | None:
-        """Depth for pixels that show nothing; None where the viewer does not care.
+        """Depth of pixels in which nothing is rendered, world units; None if the viewer does not need it.
 
-        The viewer hides its own objects behind what it takes for the scene, so nothing must be far away. But
-        where depth itself is looked at, a far background would leave it no contrast.
+        With depth compositing, the viewer hides its own objects behind the rendered depth, so empty pixels
+        must be far away. If the depth itself is displayed, a far background would leave it no contrast.
         """
         panel = self._panel
         if panel is None or not panel.layer_depth:
             return None
-        shown = [panel.output_render] + ([panel.split_output_render] if panel.split else [])
-        return None if "depth" in shown else FAR_DEPTH
+        displayed = [panel.output_render] + ([panel.split_output_render] if panel.split else [])
+        return None if "depth" in displayed else FAR_DEPTH
 
-    def _uncover(self, tokens: bool) -> None:
-        """No depth compositing while tokens are shown: they lie inside the scene, which would hide them."""
+    def _pause_depth_compositing(self, tokens_shown: bool) -> None:
+        """Switch depth compositing off while tokens are shown: the scene around them would hide them."""
         compositing = self._panel._layer_depth
-        if tokens:
+        if tokens_shown:
             self._composited = compositing.value
-        compositing.value = not tokens and self._composited
+        compositing.value = not tokens_shown and self._composited
 
-    def _show_scene(self, client: Any) -> None:
-        """Start just in front of a training camera: viser starts inside most scenes."""
+    def _set_viewpoint(self, client: Any) -> None:
+        """Start just in front of a training camera: viser's default viewpoint is inside most scenes."""
         dataset = self.viewer.pipeline.datamanager.train_dataset
         assert dataset is not None
         position = dataset.cameras.camera_to_worlds[0, :, 3].double().numpy(force=True)

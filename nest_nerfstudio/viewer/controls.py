@@ -1,4 +1,4 @@
-"""Controls that a dynamic scene adds to nerfstudio's viewer."""
+"""Viewer controls of a dynamic scene: time, playback, token overlay and the motion output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import viser
 from nest_nerfstudio.types import SceneLatent
 from nest_nerfstudio.viewer.base import SceneControls
 from nest_nerfstudio.viewer.playback import Playback
-from nest_nerfstudio.viewer.token_overlay import TokenOverlay
+from nest_nerfstudio.viewer.token_overlay import TOKENS_HINT, TokenOverlay
 
 _FIRST_TIME, _LAST_TIME, _TIME_STEP = -1.0, 3.0, 0.001
 _FASTEST, _SLOWEST = 0.5, 30.0
@@ -24,14 +24,18 @@ _REFRESH_SECONDS = 1.0
 
 
 class DynamicViewerControls(SceneControls):
-    """Time inside and beyond the clip, playing, a token overlay, and whether motion is rendered.
+    """Time within and beyond the observed clip, playback, a token overlay and a switch for the motion output.
 
-    A copy of it, pickled or not, starts without a viewer.
+    A copy, pickled or not, has no viewer.
 
     Args:
-        latent_at: gives the scene's latent at a clip time.
-        seconds_per_clip: speed of playing at the start.
-        motion: whether the model's "motion" output is rendered at the start.
+        latent_at: returns the scene's latent at a clip time.
+        seconds_per_clip: initial playback speed: seconds in which clip time grows by 1.
+        motion: whether the model renders its "motion" output at first.
+
+    Attributes:
+        motion: whether the model is to render its "motion" output.
+        playing: whether time is running.
     """
 
     def __init__(
@@ -58,16 +62,16 @@ class DynamicViewerControls(SceneControls):
         atexit.register(self.close)
 
     def play(self) -> None:
-        """Let time run from where it is."""
+        """Start playback at the current time."""
         self._last_tick = time.monotonic()
         self._set_playing(True)
 
     def pause(self) -> None:
-        """Hold time where it is."""
+        """Stop playback at the current time."""
         self._set_playing(False)
 
     def close(self) -> None:
-        """End the thread that moves time and tokens."""
+        """Stop the thread that updates time and tokens."""
         self.playing, self._closed = False, True
         self._wake.set()
         self._thread.join(timeout=2.0)
@@ -77,23 +81,33 @@ class DynamicViewerControls(SceneControls):
 
     def _add_elements(self) -> None:
         gui = self.viser_server.gui
-        # Above the tabs, so that it is at hand in all of them.
+        # Above the tabs, so that it is visible in all of them.
         with gui.add_folder("Time and motion", order=self.viewer.stats_markdown.order + 0.5):
             self._widen_time_slider()
             self._play_button = gui.add_button("Play", icon=viser.Icon.PLAYER_PLAY_FILLED)
             self._pause_button = gui.add_button("Pause", icon=viser.Icon.PLAYER_PAUSE_FILLED, visible=False)
             speed = min(max(self._seconds_per_clip, _FASTEST), _SLOWEST)
             self._speed = gui.add_slider(
-                "Seconds per clip", _FASTEST, _SLOWEST, 0.1, speed, hint="Speed of playing"
+                "Seconds per clip",
+                _FASTEST,
+                _SLOWEST,
+                0.1,
+                speed,
+                hint="Playback speed: seconds in which Time grows by 1, the length of the clip",
             )
             self._loop = gui.add_multi_slider(
-                "Loop", _FIRST_TIME, _LAST_TIME, 0.01, (0.0, 1.0), hint="Playing starts over at its end"
+                "Playback range",
+                _FIRST_TIME,
+                _LAST_TIME,
+                0.01,
+                (0.0, 1.0),
+                hint="Playback restarts at the first time when it reaches the second",
             )
-            self._tokens = gui.add_checkbox(
-                "Show tokens", False, hint="Over the picture: depth compositing is off meanwhile"
-            )
+            self._tokens = gui.add_checkbox("Show tokens", False, hint=TOKENS_HINT)
             self._motion = gui.add_checkbox(
-                "Compute motion", self.motion, hint='Offer the output "motion"; a frame takes twice as long'
+                "Render motion",
+                self.motion,
+                hint='Add the output "motion", the speed of every pixel; rendering takes about twice as long',
             )
         self._play_button.on_click(lambda _: self.play())
         self._pause_button.on_click(lambda _: self.pause())
@@ -101,15 +115,15 @@ class DynamicViewerControls(SceneControls):
         self._motion.on_update(lambda _: self._toggle_motion())
 
     def _widen_time_slider(self) -> None:
-        """Put nerfstudio's one time slider here, with a range beyond the clip: its own is fixed to [0, 1].
+        """Move nerfstudio's time slider here and widen its range, which is fixed to [0, 1] in nerfstudio.
 
-        viser cannot change the range of a slider, so it is made again; the viewer goes on reading it.
+        viser cannot change the range of a slider, so it is created again; the viewer still reads its value.
         """
         self._time = slider = self._panel._time
         rerender = slider.cb_hook
         slider.remove()
         slider.min, slider.max, slider.step = _FIRST_TIME, _LAST_TIME, _TIME_STEP
-        slider.hint = "Clip time: [0, 1] was observed, the rest is extrapolated"
+        slider.hint = "0 to 1 is the observed clip; times outside are extrapolated"
         slider.cb_hook = lambda element: [rerender(element), self._wake.set()]
         slider.install(self.viser_server)
 
@@ -119,23 +133,23 @@ class DynamicViewerControls(SceneControls):
         self._wake.set()
 
     def _toggle_tokens(self) -> None:
-        self._uncover(self._tokens.value)
+        self._pause_depth_compositing(self._tokens.value)
         self._wake.set()
 
     def _toggle_motion(self) -> None:
         self.motion = self._motion.value
         self.viewer._trigger_rerender()
 
-    # ---------------------------------------------------------------- what goes on in the background
+    # ---------------------------------------------------------------- background thread
 
     def _run(self) -> None:
-        """Move time on and tokens after it, away from viser's threads, which must never wait for training."""
+        """Update time and tokens, in a thread of its own: viser's threads must never wait for training."""
         while not self._closed:
             if self.playing:
                 time.sleep(1 / _FRAMES_PER_SECOND)
                 self._tick()
             else:
-                # While a model trains, its tokens move without anyone touching the time.
+                # During training the tokens move although time does not change.
                 self._wake.wait(_REFRESH_SECONDS if self._tokens.value else None)
                 self._wake.clear()
             self._draw_tokens()
@@ -146,22 +160,22 @@ class DynamicViewerControls(SceneControls):
         if self.playing:
             start, end = sorted(self._loop.value)
             playback = Playback(max(self._speed.value, _FASTEST), (start, end))
-            with self._while_viser_lives():
+            with self._until_viser_stops():
                 self._time.value = playback.advance(self._time.value, seconds)
 
     def _draw_tokens(self) -> None:
         if self._tokens.value and not self._closed:
             with self.viewer.train_lock or nullcontext(), torch.no_grad():
                 positions = self._latent_at(self._time.value).translations
-            with self._while_viser_lives():
+            with self._until_viser_stops():
                 self._overlay.draw(positions)
         elif self._overlay.visible:
-            with self._while_viser_lives():
+            with self._until_viser_stops():
                 self._overlay.hide()
 
     @contextmanager
-    def _while_viser_lives(self) -> Iterator[None]:
-        """End with viser, whose server or whose threads, at the interpreter's exit, may stop at any time."""
+    def _until_viser_stops(self) -> Iterator[None]:
+        """End the thread when viser raises: its server, or its threads at exit, may stop at any time."""
         try:
             yield
         except RuntimeError:

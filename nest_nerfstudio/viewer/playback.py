@@ -1,4 +1,4 @@
-"""Clip time that runs with the wall clock."""
+"""Playback of a clip in real time."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Playback:
-    """How fast clip time runs, and where it starts over.
+    """Speed and range of playback.
 
     Attributes:
-        seconds_per_clip: wall-clock time in which clip time grows by 1.
-        loop: clip times between which it runs; at the end it goes on from the start.
+        seconds_per_clip: seconds in which clip time grows by 1.
+        loop: range of clip times; at its end playback restarts at its beginning.
+
+    Raises:
+        ValueError: `seconds_per_clip` is not positive, or `loop` ends before it starts.
     """
 
     seconds_per_clip: float
@@ -21,10 +24,15 @@ class Playback:
         if self.seconds_per_clip <= 0:
             raise ValueError(f"seconds_per_clip must be greater than 0, got {self.seconds_per_clip}")
         if self.loop[0] > self.loop[1]:
-            raise ValueError(f"a loop must not end before it starts, got {self.loop}")
+            raise ValueError(f"loop must not end before it starts, got {self.loop}")
 
     def advance(self, time: float, seconds: float) -> float:
-        """Clip time `seconds` after `time`."""
+        """Clip time after some seconds of playback; before the range it runs into it, after it wraps around.
+
+        Args:
+            time: clip time now.
+            seconds: elapsed time.
+        """
         start, end = self.loop
         time += seconds / self.seconds_per_clip
         if time < end:

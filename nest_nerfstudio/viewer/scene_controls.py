@@ -1,4 +1,4 @@
-"""Controls that many scenes add to nerfstudio's viewer."""
+"""Viewer controls of a model of many scenes: scene, context views, refinement and token overlay."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.types import SceneLatent
 from nest_nerfstudio.viewer.base import SceneControls
-from nest_nerfstudio.viewer.token_overlay import TokenOverlay
+from nest_nerfstudio.viewer.token_overlay import TOKENS_HINT, TokenOverlay
 
-MOST_VIEWS = 16
+MAX_VIEWS = 16
+"""Largest number of context views to choose."""
 
 
 class SceneViewerControls(SceneControls):
-    """Which scene is shown, from how many context views, and a token overlay.
+    """Selection of the displayed scene and its context views, refinement, and a token overlay.
 
-    A copy of it, pickled or not, starts without a viewer.
+    A copy, pickled or not, has no viewer.
 
     Args:
-        latent_of: encodes a scene, by its number, from so many context views, and refines it on them or not.
-        refined: whether to, at first.
+        latent_of: called with (scene, num_views, refined): encodes a scene from that many context views,
+            and optimises the latent on them if `refined`.
+        refined: whether the latent is refined at first.
 
     Attributes:
-        scene: number of the scene that is shown.
-        num_views: context views that it is encoded from.
+        scene: index of the displayed scene.
+        num_views: number of context views it is encoded from.
         refined: whether its latent is optimised on them.
     """
 
@@ -41,7 +43,13 @@ class SceneViewerControls(SceneControls):
         return type(self), (self._latent_of, self.refined), settings
 
     def offer(self, names: Sequence[str], scene: int, num_views: int) -> None:
-        """Name the scenes that there are, and show one of them from so many context views."""
+        """Set the scenes to choose from, and the one to display.
+
+        Args:
+            names: names of all scenes.
+            scene: index of the displayed scene.
+            num_views: number of context views it is encoded from.
+        """
         self._names, self.scene, self.num_views = names, scene, num_views
 
     def _setup(self, viewer: Any) -> None:
@@ -49,26 +57,40 @@ class SceneViewerControls(SceneControls):
         gui = self.viser_server.gui
         self._overlay = TokenOverlay(self.viser_server, self._panel.viser_scale_ratio)
         with gui.add_folder("Scene", order=viewer.stats_markdown.order + 0.5):
-            self._scene = gui.add_dropdown("Scene", list(self._names), self._names[self.scene])
-            self._views = gui.add_slider("Context views", 1, MOST_VIEWS, 1, self.num_views)
+            self._scene = gui.add_dropdown(
+                "Scene", list(self._names), self._names[self.scene], hint="Scene to display"
+            )
+            self._views = gui.add_slider(
+                "Context views",
+                1,
+                MAX_VIEWS,
+                1,
+                self.num_views,
+                hint="Number of input images from which the scene is reconstructed",
+            )
             self._refine = gui.add_checkbox(
-                "Refine", self.refined, hint="Optimise the latent on its context views; takes seconds"
+                "Refine",
+                self.refined,
+                hint="Optimize the reconstruction on its input images; takes some seconds per scene",
             )
-            self._tokens = gui.add_checkbox(
-                "Show tokens", False, hint="Over the picture: depth compositing is off meanwhile"
-            )
-        self._tokens.on_update(lambda _: self._uncover(self._tokens.value))
-        for element in (self._scene, self._views, self._refine, self._tokens):
+            self._tokens = gui.add_checkbox("Show tokens", False, hint=TOKENS_HINT)
+        # One callback for each: where code sets a value, viser calls the last one as often as there are any.
+        self._tokens.on_update(lambda _: self._toggle_tokens())
+        for element in (self._scene, self._views, self._refine):
             element.on_update(lambda _: self._update())
+
+    def _toggle_tokens(self) -> None:
+        self._pause_depth_compositing(self._tokens.value)
+        self._update()
 
     def _update(self) -> None:
         scene, num_views = self._names.index(self._scene.value), int(self._views.value)
         refined = self._refine.value
         try:
-            with torch.no_grad():  # and without the lock: viser's threads must never wait for training
+            with torch.no_grad():  # without the training lock: viser's threads must never wait for training
                 positions = self._latent_of(scene, num_views, refined).translations
-        except (ValueError, OSError) as error:  # it would end the thread that draws
-            CONSOLE.log(f"[yellow]Not shown: {error}")
+        except (ValueError, OSError) as error:  # else it would end viser's thread
+            CONSOLE.log(f"[yellow]Cannot display scene {self._names[scene]}: {error}")
             self._scene.value = self._names[self.scene]
             self._views.value, self._refine.value = self.num_views, self.refined
             return

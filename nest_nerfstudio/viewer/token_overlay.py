@@ -1,4 +1,4 @@
-"""Tokens of a scene as dots over the picture."""
+"""Overlay that displays the tokens of a scene as points over the image."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+TOKENS_HINT = "Draw the tokens (control points) over the image; depth compositing is off while they are shown"
+"""Hint of the check box that switches the overlay on."""
+
 _NODE = "/tokens"
 _GOLDEN_RATIO = (1 + 5**0.5) / 2
 
 
 class TokenOverlay:
-    """Draws token positions into a viser scene.
+    """Displays token positions as a point cloud in viser's scene.
 
     Args:
         server: viser's server.
-        scale: viser's units per world unit.
+        scale: viser units per world unit.
     """
 
     def __init__(self, server: Any, scale: float) -> None:
@@ -30,16 +33,20 @@ class TokenOverlay:
 
     @property
     def visible(self) -> bool:
-        """Whether tokens are drawn."""
+        """Whether tokens are displayed."""
         return self._handle is not None
 
     def draw(self, positions: Float[Tensor, "k 3"]) -> None:
-        """Show the tokens at these positions, world frame; nothing is sent where they stand already."""
+        """Display the tokens; nothing is sent if no position has changed.
+
+        Args:
+            positions: world frame, world units.
+        """
         points = positions.numpy(force=True).astype(np.float32) * self._scale
         if self.visible and np.array_equal(points, self._points):
             return
         if not self.visible:
-            # Set once, so that the dots do not breathe while the scene moves.
+            # Set once, so that the size does not change while the scene moves.
             self._size = 0.1 * float(points.std(0).mean())
         self._points = points
         self._handle = self._server.scene.add_point_cloud(
@@ -47,13 +54,20 @@ class TokenOverlay:
         )
 
     def hide(self) -> None:
-        """Take the tokens away."""
+        """Remove the tokens."""
         if self._handle is not None:
             self._handle.remove()
         self._handle = None
 
 
 def token_colors(count: int) -> UInt8[np.ndarray, "k 3"]:
-    """A colour per token that depends on its index only; golden-ratio steps in hue keep neighbours apart."""
+    """Colours that depend on the index only; golden-ratio steps in hue separate neighbours.
+
+    Args:
+        count: number of tokens.
+
+    Returns:
+        sRGB.
+    """
     colors = [colorsys.hsv_to_rgb(i * _GOLDEN_RATIO % 1, 0.8, 1.0) for i in range(count)]
     return np.round(np.array(colors).reshape(-1, 3) * 255).astype(np.uint8)

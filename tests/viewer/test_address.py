@@ -1,4 +1,4 @@
-"""Where a run's viewer listens: on this machine, unless the command line says otherwise."""
+"""Network address of the viewer: this machine only, unless the command line asks for another one."""
 
 import copy
 import sys

@@ -1,4 +1,4 @@
-"""ns-viewer in a real browser: time moves the picture, playing does, tokens show."""
+"""ns-viewer in a real browser: time moves the image, playing does, tokens show."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from tests.viewer.waiting import eventually, free_port
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 SIZE, FOCAL = 48, 60.0
-Picture = np.ndarray
+Screenshot = np.ndarray
 
 
 def camera_at(turn: float) -> np.ndarray:
@@ -33,7 +33,7 @@ def camera_at(turn: float) -> np.ndarray:
     return np.array([[-s, 0.0, c, 3 * c], [c, 0.0, s, 3 * s], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
 
 
-def ball_picture(camera: np.ndarray, centre: np.ndarray, radius: float = 0.35) -> Image.Image:
+def ball_image(camera: np.ndarray, centre: np.ndarray, radius: float = 0.35) -> Image.Image:
     """An orange ball, as a disc with alpha."""
     x, y, z = np.linalg.inv(camera)[:3] @ [*centre, 1.0]
     v, u = np.mgrid[:SIZE, :SIZE] + 0.5 - SIZE / 2
@@ -50,7 +50,7 @@ def write_scene(folder: Path) -> None:
         frames = []
         for i in range(count):
             moment, camera = i / (count - 1), camera_at(i * 0.382)
-            ball_picture(camera, np.array([0.0, 0.0, moment - 0.5])).save(folder / split / f"r_{i}.png")
+            ball_image(camera, np.array([0.0, 0.0, moment - 0.5])).save(folder / split / f"r_{i}.png")
             frames.append(
                 {"file_path": f"./{split}/r_{i}", "time": moment, "transform_matrix": camera.tolist()}
             )
@@ -127,7 +127,7 @@ def test_time_play_and_tokens_in_a_browser(viewer_process: tuple[psutil.Process,
 
 
 def watch(page: Any) -> None:
-    """Use the page as a person would, and look at the picture only."""
+    """Use the page as a person would, and look at the image alone."""
     settled(page, lambda p: is_orange(p).sum() > 1000)
     set_time(page, 0.0)
     settled(page, lambda p: below_middle(p) > 20)
@@ -155,35 +155,35 @@ def set_time(page: Any, value: float) -> None:
     row.locator("input[inputmode]").press("Enter")
 
 
-def settled(page: Any, holds: Callable[[Picture], bool]) -> Picture:
-    """The first picture for which something holds: rendering takes its time."""
-    seen: list[Picture] = []
+def settled(page: Any, holds: Callable[[Screenshot], bool]) -> Screenshot:
+    """The first image for which something holds: rendering takes its time."""
+    seen: list[Screenshot] = []
 
     def look() -> bool:
-        seen.append(picture_of(page))
+        seen.append(screenshot_of(page))
         return holds(seen[-1])
 
     assert eventually(look, 30.0)
     return seen[-1]
 
 
-def picture_of(page: Any) -> Picture:
+def screenshot_of(page: Any) -> Screenshot:
     """What the window shows left of the panel, RGB in 0…255."""
     data = page.screenshot(clip={"x": 60, "y": 80, "width": 480, "height": 520})
     return np.asarray(Image.open(BytesIO(data)).convert("RGB")).astype(float)
 
 
-def is_orange(picture: Picture) -> np.ndarray:
-    red, green, blue = np.moveaxis(picture, -1, 0)
+def is_orange(image: Screenshot) -> np.ndarray:
+    red, green, blue = np.moveaxis(image, -1, 0)
     return (red > 150) & (red - blue > 80) & (green > 0.3 * red) & (green < 0.8 * red)
 
 
-def below_middle(picture: Picture) -> float:
-    """How far the ball is below the middle of the picture, pixels; 0 where there is no ball."""
-    rows = np.nonzero(is_orange(picture))[0]
+def below_middle(image: Screenshot) -> float:
+    """how far the ball is below the middle of the image, pixels; 0 where there is no ball."""
+    rows = np.nonzero(is_orange(image))[0]
     return float(rows.mean() - 295) if rows.size > 1000 else 0.0
 
 
-def other_colors(picture: Picture) -> int:
+def other_colors(image: Screenshot) -> int:
     """Pixels of a strong colour that is not the ball's."""
-    return int((~is_orange(picture) & (np.ptp(picture, axis=-1) > 120)).sum())
+    return int((~is_orange(image) & (np.ptp(image, axis=-1) > 120)).sum())

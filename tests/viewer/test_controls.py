@@ -1,9 +1,13 @@
+"""Time, playback, tokens and the motion output, on a real viser server: elements are used by their labels."""
+
 import copy
 import pickle
+import threading
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,51 +16,69 @@ from nest_nerfstudio.viewer.base import FAR_DEPTH
 from nest_nerfstudio.viewer.controls import DynamicViewerControls
 from tests.viewer.waiting import eventually
 
+TOKENS = "/tokens"
+"""The point cloud of the token overlay."""
 
-def latent_at(t: float) -> SceneLatent:
-    """Four tokens that move along x with time."""
-    places = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) + torch.tensor([t, 0.0, 0.0])
-    return SceneLatent(
-        quats=torch.tensor([1.0, 0, 0, 0]).repeat(4, 1),
-        translations=places,
-        shape=torch.zeros(4, 0),
-        appearance=torch.zeros(4, 0),
-        light=torch.zeros(3, 9),
-        motion=MotionCode(
-            torch.zeros(2), torch.zeros(4, 2), torch.zeros(4, 6, 3), torch.zeros(0), torch.tensor(t)
-        ),
-    )
+
+class Scene:
+    """Four tokens that move along x with time, and by an offset as in a training."""
+
+    def __init__(self) -> None:
+        self.offset = 0.0
+
+    def latent_at(self, t: float) -> SceneLatent:
+        positions = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+        return SceneLatent(
+            ids=torch.arange(4),
+            copies=torch.zeros(4, dtype=torch.long),
+            quats=torch.tensor([1.0, 0, 0, 0]).repeat(4, 1),
+            translations=positions + torch.tensor([t + self.offset, 0.0, 0.0]),
+            geometry=torch.zeros(4, 0),
+            appearance=torch.zeros(4, 0),
+            light=torch.zeros(3, 9),
+            motion=MotionCode.still(4, positions),
+        )
+
+
+def time_threads() -> int:
+    return sum(thread.name == "viewer-time" for thread in threading.enumerate())
 
 
 @pytest.fixture
-def controls(viewer: SimpleNamespace) -> Iterator[DynamicViewerControls]:
-    controls = DynamicViewerControls(latent_at, seconds_per_clip=2.0)
+def scene() -> Scene:
+    return Scene()
+
+
+@pytest.fixture
+def controls(viewer: SimpleNamespace, scene: Scene) -> Iterator[DynamicViewerControls]:
+    before = time_threads()
+    controls = DynamicViewerControls(scene.latent_at, seconds_per_clip=2.0)
     controls._setup(viewer)
+    assert time_threads() == before + 1
     yield controls
     controls.close()
-    assert not controls._thread.is_alive()
+    assert time_threads() == before
 
 
-def test_the_viewers_own_time_reaches_beyond_the_clip(viewer, controls) -> None:
+def test_time_reaches_beyond_the_clip(viewer, controls) -> None:
     viewer.control_panel.time = 2.5
     assert viewer.control_panel.time == 2.5
-    assert (viewer.control_panel._time.min, viewer.control_panel._time.max) == (-1.0, 3.0)
     assert eventually(lambda: viewer._trigger_rerender.called)
 
 
-def test_there_is_one_time_slider(viewer) -> None:
+def test_there_is_one_time_slider(viewer, scene) -> None:
     handles = viewer.viser_server.gui._gui_input_handle_from_id
     narrow = viewer.control_panel._time.gui_handle
-    controls = DynamicViewerControls(latent_at)
+    controls = DynamicViewerControls(scene.latent_at)
     controls._setup(viewer)
     assert viewer.control_panel._time.gui_handle in handles.values()
     assert narrow not in handles.values()
     controls.close()
 
 
-def test_playing_runs_in_real_time_and_renders(viewer, controls) -> None:
-    controls._speed.value = 5.0
-    controls._play_button.value = True  # what a click does
+def test_playback_runs_in_real_time_and_renders(viewer, controls) -> None:
+    viewer.elements["Seconds per clip"].value = 5.0
+    viewer.elements["Play"].value = True  # what a click does
     assert eventually(lambda: controls.playing)
     started, begin = time.monotonic(), viewer.control_panel.time
     viewer._trigger_rerender.reset_mock()
@@ -64,12 +86,21 @@ def test_playing_runs_in_real_time_and_renders(viewer, controls) -> None:
     passed, run = time.monotonic() - started, viewer.control_panel.time - begin
     assert run == pytest.approx(passed / 5.0, abs=0.04)
     assert viewer._trigger_rerender.call_count >= 4
-    controls._pause_button.value = True
+    viewer.elements["Pause"].value = True
     assert eventually(lambda: not controls.playing)
     time.sleep(0.1)
     held = viewer.control_panel.time
     time.sleep(0.2)
     assert viewer.control_panel.time == held
+
+
+def test_play_and_pause_take_turns(viewer, controls) -> None:
+    play, pause = viewer.elements["Play"], viewer.elements["Pause"]
+    assert (play.visible, pause.visible) == (True, False)
+    controls.play()
+    assert (play.visible, pause.visible) == (False, True)
+    controls.pause()
+    assert (play.visible, pause.visible) == (True, False)
 
 
 def test_time_that_stood_still_is_not_caught_up(viewer, controls) -> None:
@@ -79,49 +110,57 @@ def test_time_that_stood_still_is_not_caught_up(viewer, controls) -> None:
     assert viewer.control_panel.time < 0.2
 
 
-def test_playing_stays_in_its_loop(viewer, controls) -> None:
-    controls._speed.value, controls._loop.value = 0.5, (1.5, 1.75)
+def test_playback_stays_in_its_range(viewer, controls) -> None:
+    viewer.elements["Seconds per clip"].value = 0.5
+    viewer.elements["Playback range"].value = (1.5, 1.75)
     viewer.control_panel.time = 1.5
     controls.play()
-    seen = []
+    times = []
     for _ in range(20):
         time.sleep(0.05)
-        seen.append(viewer.control_panel.time)
-    assert min(seen) >= 1.5
-    assert max(seen) <= 1.75
-    assert max(seen) - min(seen) > 0.1
+        times.append(viewer.control_panel.time)
+    assert min(times) >= 1.5
+    assert max(times) <= 1.75
+    assert max(times) - min(times) > 0.1
 
 
-def test_tokens_follow_time_over_the_picture(viewer, controls) -> None:
+def test_tokens_follow_time_over_the_image(viewer, controls) -> None:
     viewer.control_panel._layer_depth.value = True
-    controls._tokens.value = True
-    assert eventually(lambda: controls._overlay.visible)
+    viewer.elements["Show tokens"].value = True
+    assert eventually(lambda: TOKENS in viewer.points)
     assert not viewer.control_panel.layer_depth
     viewer.control_panel.time = 0.75
-    assert eventually(lambda: controls._overlay._points[0, 0] == 7.5)
-    controls._tokens.value = False
-    assert eventually(lambda: not controls._overlay.visible)
+    assert eventually(lambda: viewer.points[TOKENS][0, 0] == 7.5)
+    viewer.elements["Show tokens"].value = False
+    assert eventually(lambda: TOKENS not in viewer.points)
     assert viewer.control_panel.layer_depth
 
 
-def test_tokens_follow_training_and_wait_for_it(viewer, controls) -> None:
+def test_tokens_follow_training_and_wait_for_it(viewer, controls, scene) -> None:
     """Nothing of the model is read while the trainer holds its lock."""
-    controls._tokens.value = True
-    assert eventually(lambda: controls._overlay.visible)
+    viewer.elements["Show tokens"].value = True
+    assert eventually(lambda: TOKENS in viewer.points)
     with viewer.train_lock:
-        controls._latent_at = lambda t: latent_at(t).move((torch.tensor([1.0, 0, 0, 0]), torch.ones(3)))
+        scene.offset = 1.0
         time.sleep(1.2)
-        assert controls._overlay._points[0, 0] == 0
-    assert eventually(lambda: controls._overlay._points[0, 0] == 10)
+        assert viewer.points[TOKENS][0, 0] == 0
+    assert eventually(lambda: viewer.points[TOKENS][0, 0] == 10)
 
 
-def test_motion_is_computed_on_request(viewer, controls) -> None:
+def test_motion_is_rendered_on_request(viewer, controls) -> None:
     assert controls.motion
-    controls._motion.value = False
+    viewer._trigger_rerender.reset_mock()
+    viewer.elements["Render motion"].value = False
     assert eventually(lambda: not controls.motion and viewer._trigger_rerender.called)
 
 
-def test_empty_pixels_are_far_unless_depth_is_looked_at(viewer, controls) -> None:
+def test_every_setting_has_a_hint(viewer, controls) -> None:
+    settings = set(viewer.elements) - {"Play", "Pause"}
+    assert {"Time", "Seconds per clip", "Playback range", "Show tokens", "Render motion"} <= settings
+    assert all(viewer.hints[label] for label in settings)
+
+
+def test_empty_pixels_are_far_unless_depth_is_displayed(viewer, controls) -> None:
     panel = viewer.control_panel
     assert controls.empty_depth == FAR_DEPTH
     panel.update_output_options(["rgb", "depth"])
@@ -135,21 +174,39 @@ def test_empty_pixels_are_far_unless_depth_is_looked_at(viewer, controls) -> Non
     assert controls.empty_depth is None
 
 
-def test_without_a_viewer_there_are_only_settings() -> None:
-    controls = DynamicViewerControls(latent_at, motion=False)
+def test_a_client_starts_outside_the_cameras_orbit_towards_the_origin(viewer, controls) -> None:
+    """In front of the first training camera, a tenth of the way to the origin; in viser units."""
+    poses = torch.eye(4)[None, :3].repeat(2, 1, 1)
+    poses[0, :, 3] = torch.tensor([1.0, 2.0, 3.0])
+    cameras = SimpleNamespace(camera_to_worlds=poses)
+    viewer.pipeline = SimpleNamespace(
+        datamanager=SimpleNamespace(train_dataset=SimpleNamespace(cameras=cameras))
+    )
+    client = SimpleNamespace(atomic=threading.Lock, camera=SimpleNamespace())
+    viewer.viser_server._client_connect_cb[-1](client)
+    np.testing.assert_allclose(client.camera.position, [9.0, 18.0, 27.0])
+    assert client.camera.look_at == (0.0, 0.0, 0.0)
+
+
+def test_without_a_viewer_there_are_only_settings(scene) -> None:
+    controls = DynamicViewerControls(scene.latent_at, motion=False)
     assert controls.empty_depth is None
     assert not controls.motion
 
 
-def test_a_copy_starts_without_a_viewer(controls) -> None:
+def test_a_copy_has_no_viewer(controls) -> None:
+    controls.motion = False
     for other in (copy.deepcopy(controls), pickle.loads(pickle.dumps(controls))):
-        assert other._panel is None
-        assert other.motion == controls.motion
+        assert other.empty_depth is None
+        assert controls.empty_depth is not None
+        assert not other.motion
 
 
-def test_it_ends_with_viser(stopping_viewer) -> None:
-    controls = DynamicViewerControls(latent_at)
+def test_it_ends_with_viser(stopping_viewer, scene) -> None:
+    before = time_threads()
+    controls = DynamicViewerControls(scene.latent_at)
     controls._setup(stopping_viewer)
+    assert time_threads() == before + 1
     controls.play()
     stopping_viewer.viser_server.stop()
-    assert eventually(lambda: not controls._thread.is_alive())
+    assert eventually(lambda: time_threads() == before)

@@ -1,4 +1,4 @@
-"""Depth as nerfstudio's viewer takes it, to hide its own objects behind the scene."""
+"""Depth for the depth compositing of nerfstudio's viewer."""
 
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ DISTANCE = 4.0
 
 @pytest.fixture
 def model() -> NestDynamicModel:
-    """Gaussians on the plane z = 0, out to the corners of the picture on one side only."""
+    """Gaussians on the plane z = 0, out to the corners of the image on one side only."""
     config = NestDynamicModelConfig(num_gaussians=400, num_tokens=4, rasterizer="dense", motion="static")
     box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
     model = config.setup(scene_box=box, num_train_data=1, metadata={})
@@ -55,14 +55,14 @@ def test_the_viewer_gets_back_camera_depth(viewer, model) -> None:
     assert outputs["depth"][solid].max() > 1.1 * DISTANCE
 
 
-def test_nothing_hides_nothing(viewer, model) -> None:
+def test_empty_pixels_hide_nothing(viewer, model) -> None:
     outputs = viewer_outputs(viewer, model)
     empty = outputs["accumulation"] == 0
     assert empty.sum() > 200
     assert outputs["gl_z_buf_depth"][empty].min() > 0.5 * FAR_DEPTH
 
 
-def test_without_a_viewer_nothing_is_as_far_as_the_farthest(model) -> None:
+def test_without_a_viewer_empty_pixels_are_as_far_as_the_farthest(model) -> None:
     from nerfstudio.viewer.utils import get_camera
 
     outputs = model.get_outputs_for_camera(get_camera(from_above(), 64, 64))
@@ -79,5 +79,5 @@ def test_the_motion_output_follows_its_checkbox(model) -> None:
     assert "motion" not in model.get_outputs_for_camera(camera)
 
 
-def test_controls_leave_no_trace_in_a_checkpoint(model) -> None:
+def test_controls_are_not_in_a_checkpoint(model) -> None:
     assert not [key for key in model.state_dict() if "viewer" in key]

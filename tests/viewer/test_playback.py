@@ -1,3 +1,5 @@
+"""Playback of clip time."""
+
 import pytest
 
 from nest_nerfstudio.viewer.playback import Playback
@@ -8,7 +10,7 @@ def test_a_clip_takes_its_seconds() -> None:
 
 
 @pytest.mark.parametrize(("time", "expected"), [(0.9, 0.4), (2.6, 0.1), (-0.8, -0.3), (0.5, 0.0)])
-def test_it_starts_over_at_the_end_of_the_loop(time: float, expected: float) -> None:
+def test_it_restarts_at_the_end_of_the_loop(time: float, expected: float) -> None:
     """From 2.6, outside the loop, it comes back into it; from −0.8 it runs into it."""
     assert Playback(1.0).advance(time, 0.5) == pytest.approx(expected)
 

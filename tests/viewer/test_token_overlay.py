@@ -1,3 +1,5 @@
+"""Display of the tokens as a point cloud."""
+
 from types import SimpleNamespace
 from unittest.mock import Mock
 
