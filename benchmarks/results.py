@@ -118,7 +118,7 @@ def _cpu_name() -> str:
 
 
 def portable(value: Any) -> Any:
-    """The value as JSON has it, without absolute paths.
+    """The value as JSON has it, in six digits, without absolute paths.
 
     Those beside or below the repository become relative to it, of others only the name stays.
     """
@@ -129,7 +129,8 @@ def portable(value: Any) -> Any:
     if isinstance(value, (Path, str)):
         option, equals, path = str(value).rpartition("=")
         return option + equals + _relative(path)
-    return value.item() if hasattr(value, "item") else value  # of NumPy and torch
+    value = value.item() if hasattr(value, "item") else value  # of NumPy and torch
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _relative(text: str) -> str:
@@ -268,7 +269,14 @@ TABLES = (
             ("roll-out", "roll_out_ms", PSNR),
             *ORIGIN,
         ),
-        (Source("motion_cost", ("size", "tokens", "sh_degree", "threads"), (("size", 200),), ("*",)),),
+        (
+            Source(
+                "motion_cost",
+                (),
+                (("size", 200), ("tokens", 512), ("sh_degree", 1), ("threads", 2)),
+                ("*",),
+            ),
+        ),
     ),
     Table(
         "CPU rasterizer",
@@ -345,7 +353,7 @@ TABLES = (
         (
             Source("prior_exactness", ("data",), ONE_HOUR[:1], ("*",), "equivariance of nest-prior, {row}"),
             Source("dynamics", ("scene",), (), None, "motion of {scene}"),
-            Source("prior_cost", ("device", "threads"), (), COSTS, "encoder and decoder, by {row}"),
+            Source("prior_cost", ("device",), (), COSTS, "encoder and decoder, by {row}"),
             Source("scenes_memory", ("steps",), (("steps", 1300),), ("5000 scenes",), "memory, {row}"),
             Source("setup", ("what",), (("what", SET_UP),), None, "{what}"),
         ),
