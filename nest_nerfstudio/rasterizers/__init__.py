@@ -1,4 +1,4 @@
-"""π: draws Gaussians. One contract, `Rasterizer`, and three implementations that give the same pictures."""
+"""Rasterizers: one interface, `Rasterizer`, and three implementations that give the same images."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ __all__ = ["Rasterizer", "RasterizerName", "RenderMode", "create_rasterizer"]
 
 
 def create_rasterizer(name: RasterizerName, device: torch.device | str) -> Rasterizer:
-    """Make the rasterizer of that name; what it needs is imported only now.
+    """Create a rasterizer; its dependencies are imported only now.
 
     Args:
-        name: "auto" takes gsplat on CUDA and numba elsewhere.
-        device: where the Gaussians live.
+        name: "gsplat" (CUDA), "numba" (CPU), "dense" (slow reference, any device), or "auto": gsplat on CUDA
+            and numba elsewhere.
+        device: device of the Gaussians.
 
     Returns:
         A rasterizer for tensors on `device`.
 
     Raises:
-        ValueError: an unknown name, or a rasterizer that cannot draw on `device`.
-        RuntimeError: gsplat was asked for and there is no CUDA.
+        ValueError: unknown name, or the rasterizer does not run on `device`.
+        RuntimeError: "gsplat" without a CUDA device.
     """
     kind = torch.device(device).type
     if name == "auto":
@@ -36,14 +37,14 @@ def create_rasterizer(name: RasterizerName, device: torch.device | str) -> Raste
         return DenseRasterizer()
     if name == "numba":
         if kind != "cpu":
-            raise ValueError(f'rasterizer "numba" draws on the CPU, not on {kind}; use "gsplat" or "auto"')
+            raise ValueError(f'rasterizer "numba" runs on the CPU, not on {kind}; use "gsplat" or "auto"')
         from nest_nerfstudio.rasterizers.numba_cpu import NumbaRasterizer
 
         return NumbaRasterizer()
     if name == "gsplat":
         if kind != "cuda":
-            raise ValueError(f'rasterizer "gsplat" draws on CUDA, not on {kind}; use "numba" or "auto"')
+            raise ValueError(f'rasterizer "gsplat" runs on CUDA, not on {kind}; use "numba" or "auto"')
         from nest_nerfstudio.rasterizers.gsplat_cuda import GsplatRasterizer
 
         return GsplatRasterizer()
-    raise ValueError(f'unknown rasterizer "{name}"; there are "auto", "gsplat", "numba" and "dense"')
+    raise ValueError(f'unknown rasterizer "{name}"; choose "auto", "gsplat", "numba" or "dense"')

@@ -1,4 +1,4 @@
-"""π: Gaussians and cameras to pictures. The contract that every rasterizer keeps."""
+"""The interface of all rasterizers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ RenderMode = Literal["RGB", "RGB+D", "RGB+ED"]
 
 
 class Rasterizer(ABC):
-    """Draws Gaussians as gsplat 1.4.0 does; every implementation gives the same picture and gradients.
+    """Renders Gaussians by gsplat 1.4.0's rules; all implementations give the same images and gradients.
 
     Differentiable in all fields of `Gaussians`, in `viewmats` and in `backgrounds`; not in `Ks`.
     """
 
     name: str
-    """How the rasterizer calls itself in logs."""
+    """Name for log lines."""
 
     @abstractmethod
     def __call__(
@@ -39,25 +39,27 @@ class Rasterizer(ABC):
         antialiased: bool = False,
         absgrad: bool = False,
     ) -> Rendering:
-        """Draw one set of Gaussians from C cameras.
+        """Render one set of Gaussians from C cameras.
 
         Args:
-            gaussians: what to draw, world frame.
+            gaussians: Gaussians in the world frame.
             viewmats: world to camera, OpenCV axes.
-            Ks: pinhole intrinsics in pixels.
-            width: of the pictures, pixels.
-            height: of the pictures, pixels.
+            Ks: pinhole intrinsics, pixels.
+            width: image width, pixels.
+            height: image height, pixels.
             render_mode: "RGB" alone, or with accumulated ("RGB+D") or expected ("RGB+ED") camera-space z.
-            sh_degree: highest degree of `gaussians.sh` to use; None uses all that is stored.
-            backgrounds: colour behind everything; None is black. Depth lies over 0.
-            near_plane: Gaussians nearer than this are left out, world units.
-            far_plane: Gaussians farther than this are left out, world units.
+            sh_degree: highest degree of `gaussians.sh` to use; None uses all coefficients.
+            backgrounds: background colour of each camera; None is black. The background's depth is 0.
+            near_plane: nearer Gaussians are culled; camera-space z, world units.
+            far_plane: farther Gaussians are culled; camera-space z, world units.
             antialiased: scale opacities by √(det Σ₂D / det(Σ₂D + 0.3 I)) (Mip-Splatting, arXiv 2311.16493).
-            absgrad: also sum |∂L/∂means2d| per pixel in `info["means2d"].absgrad` (AbsGS, arXiv 2404.10484).
+            absgrad: also sum |∂L/∂means2d| over the pixels, in `info["means2d"].absgrad` after the backward
+                pass (AbsGS, arXiv 2404.10484).
 
         Returns:
-            The pictures; `info["means2d"]` is part of the graph, so `retain_grad` works on it.
+            The images. `info` has gsplat's keys for densification; `info["means2d"]` is part of the graph, so
+            that `retain_grad` works on it.
 
         Raises:
-            ValueError: shapes that do not fit, or tensors on a device this rasterizer cannot use.
+            ValueError: shapes do not fit together, or tensors are not on a device that it can use.
         """

@@ -1,4 +1,4 @@
-"""One clear error for inputs that no rasterizer can draw."""
+"""Checks of a rasterizer's inputs, with errors that name the tensor."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def check_inputs(
     """Check that shapes, float types and devices fit together.
 
     Args:
-        gaussians: what is to be drawn.
+        gaussians: Gaussians to render.
         viewmats: [C, 4, 4].
         Ks: [C, 3, 3].
-        width: pixels.
-        height: pixels.
+        width: image width, pixels.
+        height: image height, pixels.
         backgrounds: [C, 3] or None.
-        device: the only type of device that will do; None: any, but the same for all.
+        device: required type of device; None allows any, but the same for all tensors.
 
     Raises:
-        ValueError: says which tensor does not fit and how.
+        ValueError: names the tensor and says what is wrong with it.
     """
     n, c = len(gaussians.means), len(viewmats)
     k = gaussians.sh.shape[1] if gaussians.sh.ndim == 3 else 0
@@ -48,7 +48,7 @@ def check_inputs(
         wanted["backgrounds"] = backgrounds, (c, 3)
     first = gaussians.means
     if device is not None and first.device.type != device:
-        raise ValueError(f"this rasterizer draws tensors on {device}, but means are on {first.device}")
+        raise ValueError(f"this rasterizer needs tensors on {device}, but means are on {first.device}")
     if first.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"means must be float32 or float64, got {first.dtype}")
     for name, (tensor, shape) in wanted.items():
@@ -61,21 +61,21 @@ def check_inputs(
         if tensor.device != first.device:
             raise ValueError(f"{name} must be on the device of means, {first.device}, got {tensor.device}")
     if width < 1 or height < 1:
-        raise ValueError(f"a picture needs at least one pixel, got {width} x {height}")
+        raise ValueError(f"an image needs at least one pixel, got {width} x {height}")
 
 
-def drawn_degree(gaussians: Gaussians, sh_degree: int | None) -> int:
-    """The degree of spherical harmonics to draw.
+def resolve_sh_degree(gaussians: Gaussians, sh_degree: int | None) -> int:
+    """Degree of spherical harmonics to render.
 
     Args:
-        gaussians: whose stored degree is the most there is.
-        sh_degree: asked for; None: all that is stored.
+        gaussians: their coefficients limit the degree.
+        sh_degree: requested degree; None uses all coefficients.
 
     Returns:
         A degree from 0 to 4.
 
     Raises:
-        ValueError: the number of coefficients is no square, or there are fewer than asked for.
+        ValueError: the number of coefficients is not 1, 4, 9, 16 or 25, or too small for `sh_degree`.
     """
     stored = gaussians.sh_degree
     if stored < 0 or (stored + 1) ** 2 != gaussians.sh.shape[1]:

@@ -1,4 +1,4 @@
-"""The reference: every rule of the drawing in plain differentiable torch, slow, obvious, any float type."""
+"""The reference rasterizer: every rule in plain differentiable torch; slow, readable, any float type."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ from typing import Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nest_nerfstudio.geometry.quaternion import quat_to_rotmat
 from nest_nerfstudio.geometry.sh import sh_basis
 from nest_nerfstudio.rasterizers.base import Rasterizer, RenderMode
-from nest_nerfstudio.rasterizers.checks import check_inputs, drawn_degree
+from nest_nerfstudio.rasterizers.checks import check_inputs, resolve_sh_degree
+from nest_nerfstudio.rasterizers.constants import ALPHA_MAX, ALPHA_MIN, EPS2D, T_MIN, TILE
 from nest_nerfstudio.types import Gaussians, Rendering
-
-TILE = 16
-ALPHA_MIN = 1.0 / 255.0
-ALPHA_MAX = 0.999
-T_MIN = 1e-4
-EPS2D = 0.3
 
 
 class Camera(NamedTuple):
-    """One pinhole camera: world to camera, intrinsics in pixels, and what is in reach."""
+    """One pinhole camera.
+
+    Attributes:
+        viewmat: world to camera, OpenCV axes.
+        K: intrinsics, pixels.
+        width: image width, pixels.
+        height: image height, pixels.
+        near: smallest camera-space z that is rendered, world units.
+        far: largest camera-space z that is rendered, world units.
+    """
 
     viewmat: Float[Tensor, "4 4"]
     K: Float[Tensor, "3 3"]
@@ -35,14 +39,14 @@ class Camera(NamedTuple):
 
 
 class Splats(NamedTuple):
-    """N Gaussians as one camera sees them.
+    """N Gaussians projected onto the image plane of one camera.
 
     Attributes:
         means2d: centres, pixels.
         conics: inverse covariance [[a, b], [b, c]] as (a, b, c), pixels⁻².
-        radii: half the side of the square that is drawn, pixels.
-        depths: camera-space z.
-        compensations: √(det Σ / det(Σ + 0.3 I)), what antialiasing takes from the opacity.
+        radii: half the side of the square around the centre that is rasterized, pixels.
+        depths: camera-space z, world units.
+        compensations: √(det Σ / det(Σ + 0.3 I)), the factor by which antialiasing reduces the opacity.
     """
 
     means2d: Float[Tensor, "n 2"]
@@ -54,7 +58,7 @@ class Splats(NamedTuple):
 
 @final
 class DenseRasterizer(Rasterizer):
-    """Draws tile by tile with torch alone and leaves gradients to autograd; for tests and small scenes."""
+    """Renders tile by tile with torch alone, gradients by autograd; for tests and small scenes."""
 
     name = "dense (reference)"
 
@@ -76,7 +80,7 @@ class DenseRasterizer(Rasterizer):
     ) -> Rendering:
         """See `Rasterizer`."""
         check_inputs(gaussians, viewmats, Ks, width, height, backgrounds)
-        degree = drawn_degree(gaussians, sh_degree)
+        degree = resolve_sh_degree(gaussians, sh_degree)
         if backgrounds is None:
             backgrounds = viewmats.new_zeros(len(viewmats), 3)
         cameras = [
@@ -85,16 +89,16 @@ class DenseRasterizer(Rasterizer):
         ]
         with torch.no_grad():
             indices = [_visible(gaussians, camera, degree) for camera in cameras]
-        drawn = [select(gaussians, index) for index in indices]
-        splats = [project(g, camera) for g, camera in zip(drawn, cameras, strict=True)]
+        visible = [gaussians.select(index) for index in indices]
+        splats = [project(g, camera) for g, camera in zip(visible, cameras, strict=True)]
         n = len(gaussians)
-        means2d = torch.stack([_spread(s.means2d, i, n) for s, i in zip(splats, indices, strict=True)])
+        means2d = torch.stack([_scatter(s.means2d, i, n) for s, i in zip(splats, indices, strict=True)])
         info = {
             "means2d": means2d,
             "radii": torch.stack(
-                [_spread(s.radii, i, n) for s, i in zip(splats, indices, strict=True)]
+                [_scatter(s.radii, i, n) for s, i in zip(splats, indices, strict=True)]
             ).int(),
-            "depths": torch.stack([_spread(s.depths, i, n) for s, i in zip(splats, indices, strict=True)]),
+            "depths": torch.stack([_scatter(s.depths, i, n) for s, i in zip(splats, indices, strict=True)]),
             "width": width,
             "height": height,
             "n_cameras": len(cameras),
@@ -103,14 +107,14 @@ class DenseRasterizer(Rasterizer):
         totals = torch.zeros_like(means2d) if absgrad else None
         if totals is not None:
             means2d.absgrad = totals  # type: ignore[attr-defined]
-        pictures = []
-        for c, (g, s, index) in enumerate(zip(drawn, splats, indices, strict=True)):
+        images = []
+        for c, (g, s, index) in enumerate(zip(visible, splats, indices, strict=True)):
             s = s._replace(means2d=means2d[c, index])
             opacities = g.opacities * s.compensations if antialiased else g.opacities
             features = torch.cat([shade(g, cameras[c], degree), s.depths[:, None]], -1)
             total = None if totals is None else (totals[c], index)
-            pictures.append(composite(s, opacities, features, width, height, total))
-        color, alpha = (torch.stack(x) for x in zip(*pictures, strict=True))
+            images.append(composite(s, opacities, features, width, height, total))
+        color, alpha = (torch.stack(x) for x in zip(*images, strict=True))
         rgb = color[..., :3] + (1 - alpha) * backgrounds[:, None, None]
         depth = None if render_mode == "RGB" else color[..., 3:]
         if render_mode == "RGB+ED":
@@ -118,37 +122,34 @@ class DenseRasterizer(Rasterizer):
         return Rendering(rgb, alpha, depth, info)
 
 
-def select(gaussians: Gaussians, index: Int[Tensor, " m"]) -> Gaussians:
-    """The Gaussians at the given indices."""
-    g = gaussians
-    return Gaussians(g.means[index], g.quats[index], g.scales[index], g.opacities[index], g.sh[index])
-
-
 def project(gaussians: Gaussians, camera: Camera) -> Splats:
-    """EWA splatting: Σ₂D = P Pᵀ with P = J W R S, J the pinhole's Jacobian (3D Gaussian Splatting, Eq. 5).
+    """Project Gaussians by EWA splatting: Σ₂D = P Pᵀ with P = J W R S (arXiv 2308.04079, Eq. 5).
+
+    J is the Jacobian of the pinhole projection, with x/z and y/z clamped to 1.3 times the field of view (the
+    means are not), W the rotation of the camera, R and S rotation and scales of the Gaussian.
 
     Args:
-        gaussians: world frame.
-        camera: J takes x/z and y/z clamped to 1.3 times its field of view; the means are not clamped.
+        gaussians: Gaussians in the world frame.
+        camera: pinhole camera.
 
     Returns:
         The Gaussians on the image plane.
     """
     width, height = camera.width, camera.height
     (fx, _, cx), (_, fy, cy) = camera.K[0], camera.K[1]
-    turn, shift = camera.viewmat[:3, :3], camera.viewmat[:3, 3]
-    x, y, z = (gaussians.means @ turn.T + shift).unbind(-1)
+    rotation, translation = camera.viewmat[:3, :3], camera.viewmat[:3, 3]
+    x, y, z = (gaussians.means @ rotation.T + translation).unbind(-1)
     margin_x, margin_y = 0.3 * 0.5 * width / fx, 0.3 * 0.5 * height / fy
     slope_x = torch.clamp(x / z, -(cx / fx + margin_x), (width - cx) / fx + margin_x)
     slope_y = torch.clamp(y / z, -(cy / fy + margin_y), (height - cy) / fy + margin_y)
     zero = torch.zeros_like(z)
     J = torch.stack([fx / z, zero, -fx * slope_x / z, zero, fy / z, -fy * slope_y / z], -1).reshape(-1, 2, 3)
-    # Not `quat_normalize`: a zero quaternion is to give NaN, and be culled.
+    # Not `quat_normalize`: a zero quaternion must give NaN, so that the Gaussian is culled.
     quats = gaussians.quats / gaussians.quats.norm(dim=-1, keepdim=True)
-    P = J @ turn @ (quat_to_rotmat(quats) * gaussians.scales[:, None, :])
+    P = J @ rotation @ (quat_to_rotmat(quats) * gaussians.scales[:, None, :])
     p0, p1 = P.unbind(1)
     a, b, c = (p0 * p0).sum(-1), (p0 * p1).sum(-1), (p1 * p1).sum(-1)
-    # Lagrange's identity: a c - b² and the blurred determinant without their cancellation.
+    # Lagrange's identity avoids the cancellation in a c - b² and in the blurred determinant.
     det_sharp = torch.linalg.cross(p0, p1).square().sum(-1)
     det = det_sharp + EPS2D * (a + c) + EPS2D**2
     a, c = a + EPS2D, c + EPS2D
@@ -164,7 +165,16 @@ def project(gaussians: Gaussians, camera: Camera) -> Splats:
 
 
 def shade(gaussians: Gaussians, camera: Camera, degree: int) -> Float[Tensor, "n 3"]:
-    """Colour towards a camera: max(0, Σ sh_i Y_i(direction from the camera's centre) + 0.5)."""
+    """View-dependent colour max(0, Σ_i sh_i Y_i(d) + 0.5), d the direction from the camera to the Gaussian.
+
+    Args:
+        gaussians: Gaussians in the world frame.
+        camera: the camera.
+        degree: highest degree of the spherical harmonics to use.
+
+    Returns:
+        RGB, not clamped above.
+    """
     centre = torch.inverse(camera.viewmat)[:3, 3]
     basis = sh_basis(degree, F.normalize(gaussians.means - centre, dim=-1))
     return torch.clamp_min((basis[..., None] * gaussians.sh[:, : basis.shape[-1]]).sum(1) + 0.5, 0.0)
@@ -178,18 +188,19 @@ def composite(
     height: int,
     absgrad: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Float[Tensor, "h w k"], Float[Tensor, "h w 1"]]:
-    """Blend Gaussians front to back.
+    """Composite Gaussians front to back: Σ_i f_i α_i Π_{j<i} (1 − α_j) (arXiv 2308.04079, Eq. 3).
 
     Args:
         splats: Gaussians on the image plane.
-        opacities: of the Gaussians, as this camera sees them.
-        features: what is blended, colour and depth.
-        width: pixels.
-        height: pixels.
-        absgrad: where Σ_pixels |∂L/∂means2d| is added, and the rows that belong to `splats`.
+        opacities: opacity of each Gaussian in this camera.
+        features: values to composite: colour and depth.
+        width: image width, pixels.
+        height: image height, pixels.
+        absgrad: tensor to which Σ_pixels |∂L/∂means2d| is added, and its rows for `splats`.
 
     Returns:
-        Blended features over nothing, and alpha.
+        features: composited without background.
+        alpha: accumulated opacity.
     """
     order = torch.argsort(splats.depths.detach(), stable=True)
     reach = (splats.radii / TILE)[:, None]
@@ -202,11 +213,11 @@ def composite(
             tile = torch.tensor([x0 // TILE, y0 // TILE], device=first.device)
             index = order[((first <= tile) & (tile < last)).all(-1)[order]]
             size = min(TILE, height - y0), min(TILE, width - x0)
-            place = None if absgrad is None else (absgrad[0], absgrad[1][index])
-            row.append(_tile(splats, opacities, features, index, x0, y0, *size, place))
+            target = None if absgrad is None else (absgrad[0], absgrad[1][index])
+            row.append(_tile(splats, opacities, features, index, x0, y0, *size, target))
         rows.append(torch.cat(row, 1))
-    picture = torch.cat(rows, 0)
-    return picture[..., :-1], picture[..., -1:]
+    image = torch.cat(rows, 0)
+    return image[..., :-1], image[..., -1:]
 
 
 def _tile(
@@ -220,7 +231,7 @@ def _tile(
     cols: int,
     absgrad: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Pixels [rows, cols, k + 1] of a tile: features of the Gaussians at `index`, in order, and alpha."""
+    """Features and alpha of a tile's pixels, [rows, cols, k + 1]; `index`: its Gaussians, front to back."""
     like = {"dtype": features.dtype, "device": features.device}
     y, x = torch.meshgrid(torch.arange(rows, **like), torch.arange(cols, **like), indexing="ij")
     pixels = torch.stack([x + (x0 + 0.5), y + (y0 + 0.5)], -1).reshape(-1, 1, 2)
@@ -230,17 +241,17 @@ def _tile(
     sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
     alpha = torch.clamp(opacities[index] * torch.exp(-sigma), max=ALPHA_MAX)
     alpha = torch.where((sigma >= 0) & (alpha >= ALPHA_MIN), alpha, 0.0)
-    # Transmittance only falls, so all that lies behind the first Gaussian that fails the test fails it too.
+    # Transmittance decreases, so all Gaussians behind the first one that fails the test fail it too.
     after = torch.cumprod(1 - alpha, -1)
     alpha = torch.where(after > T_MIN, alpha, 0.0)
     before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], -1)
     weights = alpha * before
-    picture = torch.cat([weights @ features[index], weights.sum(-1, keepdim=True)], -1)
-    return picture.reshape(rows, cols, -1)
+    image = torch.cat([weights @ features[index], weights.sum(-1, keepdim=True)], -1)
+    return image.reshape(rows, cols, -1)
 
 
 def _visible(gaussians: Gaussians, camera: Camera, degree: int) -> Tensor:
-    """Indices of the Gaussians that a camera draws: finite, in range, their square in the picture."""
+    """Indices of the Gaussians that a camera renders: finite, within near and far, square meets the image."""
     splats = project(gaussians, camera)
     (x, y), r, z = splats.means2d.unbind(-1), splats.radii, splats.depths
     colors = shade(gaussians, camera, degree)
@@ -248,17 +259,17 @@ def _visible(gaussians: Gaussians, camera: Camera, degree: int) -> Tensor:
     finite = torch.isfinite(torch.cat([splats.conics, colors, sh, gaussians.opacities[:, None]], -1)).all(-1)
     finite &= r < 1e9
     in_range = (z >= camera.near) & (z <= camera.far) & (z > 0)
-    in_picture = (x + r > 0) & (x - r < camera.width) & (y + r > 0) & (y - r < camera.height)
-    return torch.nonzero(finite & in_range & in_picture)[:, 0]
+    in_image = (x + r > 0) & (x - r < camera.width) & (y + r > 0) & (y - r < camera.height)
+    return torch.nonzero(finite & in_range & in_image)[:, 0]
 
 
-def _spread(values: Tensor, index: Tensor, n: int) -> Tensor:
-    """Values at `index` of n rows, zero elsewhere."""
+def _scatter(values: Tensor, index: Tensor, n: int) -> Tensor:
+    """Scatter values to the rows `index` of n rows; the others are zero."""
     return values.new_zeros(n, *values.shape[1:]).index_copy(0, index, values)
 
 
 class _GuardedSqrt(torch.autograd.Function):
-    """√x whose gradient divides by 2 (√x + 1e-6), as gsplat's does: finite at 0."""
+    """√x with the gradient 1 / (2 (√x + 1e-6)), as in gsplat: finite at 0."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -274,7 +285,7 @@ class _GuardedSqrt(torch.autograd.Function):
 
 
 class _PerPixel(torch.autograd.Function):
-    """A copy of the means for every pixel, so that absolute gradients can be summed before they cancel."""
+    """Expands the means to all pixels, so that absolute gradients can be summed before they cancel."""
 
     @staticmethod
     def forward(ctx: Any, means2d: Tensor, pixels: int, absgrad: tuple[Tensor, Tensor] | None) -> Tensor:

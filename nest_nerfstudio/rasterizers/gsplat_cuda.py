@@ -1,4 +1,4 @@
-"""The rasterizer for CUDA: gsplat's own, behind our contract."""
+"""The rasterizer for CUDA: gsplat behind our interface."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nest_nerfstudio.rasterizers.base import Rasterizer, RenderMode
-from nest_nerfstudio.rasterizers.checks import check_inputs, drawn_degree
+from nest_nerfstudio.rasterizers.checks import check_inputs, resolve_sh_degree
 from nest_nerfstudio.types import Gaussians, Rendering
 
 
 @final
 class GsplatRasterizer(Rasterizer):
-    """Calls `gsplat.rasterization`; float32 on CUDA.
+    """Renders with `gsplat.rasterization`; float32 on CUDA.
 
     Raises:
         RuntimeError: there is no CUDA device.
@@ -26,7 +26,7 @@ class GsplatRasterizer(Rasterizer):
     def __init__(self) -> None:
         if not torch.cuda.is_available():
             raise RuntimeError(
-                'rasterizer "gsplat" needs a CUDA device and torch finds none; use "numba" or "auto"'
+                'rasterizer "gsplat" needs a CUDA device, but torch finds none; use "numba" or "auto"'
             )
 
     def __call__(
@@ -49,7 +49,7 @@ class GsplatRasterizer(Rasterizer):
         from gsplat import rasterization
 
         check_inputs(gaussians, viewmats, Ks, width, height, backgrounds, device="cuda")
-        picture, alpha, info = rasterization(
+        image, alpha, info = rasterization(
             gaussians.means,
             gaussians.quats,
             gaussians.scales,
@@ -61,12 +61,12 @@ class GsplatRasterizer(Rasterizer):
             height,
             near_plane=near_plane,
             far_plane=far_plane,
-            sh_degree=drawn_degree(gaussians, sh_degree),
+            sh_degree=resolve_sh_degree(gaussians, sh_degree),
             packed=False,
             backgrounds=backgrounds,
             render_mode=render_mode,
             absgrad=absgrad,
             rasterize_mode="antialiased" if antialiased else "classic",
         )
-        depth = picture[..., 3:] if render_mode != "RGB" else None
-        return Rendering(picture[..., :3], alpha, depth, info)
+        depth = image[..., 3:] if render_mode != "RGB" else None
+        return Rendering(image[..., :3], alpha, depth, info)

@@ -1,4 +1,4 @@
-"""What the rasterizer's kernels share: numbers of the drawing rules, records, and the exponential."""
+"""Types that the rasterizer's kernels share, and their exponential function."""
 
 import math
 from typing import NamedTuple
@@ -10,20 +10,9 @@ from numba.extending import intrinsic, overload
 
 from nest_nerfstudio.compiled import kernel
 
-TILE = 16
-"""Width and height of a tile in pixels."""
-ALPHA_MIN = 1.0 / 255.0
-"""Weaker contributions are skipped."""
-ALPHA_MAX = 0.999
-"""Opacity at a pixel is cut here."""
-T_MIN = 1e-4
-"""A pixel is complete before the Gaussian that would leave it this little transmittance."""
-EPS2D = 0.3
-"""Added to the diagonal of the projected covariance, pixels²."""
-
 
 class Frame(NamedTuple):
-    """Size of the pictures in pixels and in tiles."""
+    """Image size in pixels and in tiles."""
 
     width: int
     height: int
@@ -32,7 +21,7 @@ class Frame(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What is projected, or the gradients of it: arrays over N Gaussians and C cameras."""
+    """Gaussians and cameras, or their gradients: arrays over N Gaussians and C cameras."""
 
     means: np.ndarray
     quats: np.ndarray
@@ -44,10 +33,10 @@ class Scene(NamedTuple):
 
 
 class Splats(NamedTuple):
-    """Gaussians on the image planes, or the gradients of them: arrays over C cameras and N Gaussians.
+    """Gaussians on the image planes, or their gradients: arrays over C cameras and N Gaussians.
 
-    `whitenings` holds (p, q, r) of W = [[p, q], [0, r]] with WᵀW = Σ⁻¹, so that σ = ½ |W d|². Unlike with the
-    inverse covariance (gsplat's conic) nothing large cancels in σ, which float32 needs for thin Gaussians.
+    `whitenings` holds (p, q, r) of W = [[p, q], [0, r]] with WᵀW = Σ⁻¹, so that σ = ½ |W d|². In contrast to
+    the inverse covariance (gsplat's conic), no large terms cancel in σ: float32 is enough for thin Gaussians.
     """
 
     means2d: np.ndarray
@@ -58,12 +47,12 @@ class Splats(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """What each tile draws.
+    """Lists of the Gaussians of each tile.
 
     Attributes:
-        starts: [tiles + 1], where each tile's entries begin.
+        starts: [tiles + 1], index of the first entry of each tile.
         entries: [M], rows of `records`, front to back within each tile.
-        slots: [M], rows of the gradient buffer, those of one Gaussian side by side.
+        slots: [M], rows of the gradient buffer; those of one Gaussian are adjacent.
         records: [V, RECORD], the visible Gaussians, nearest first.
     """
 
@@ -73,8 +62,8 @@ class Bins(NamedTuple):
     records: np.ndarray
 
 
-class Pictures(NamedTuple):
-    """Pictures [C, H, W, ·], or the gradients of them."""
+class Images(NamedTuple):
+    """Rendered images [C, H, W, ·], or their gradients."""
 
     rgb: np.ndarray
     alpha: np.ndarray
@@ -98,7 +87,7 @@ def _bits_from_float(typingctx, value):
 
 
 def exp(x):
-    """eˣ for x ≤ 88; float32 by a polynomial that inlines and vectorises, float64 by the C library."""
+    """eˣ for x ≤ 88; float32 by a polynomial that can be inlined and vectorised, float64 by the C library."""
     return math.exp(x)
 
 
@@ -115,10 +104,10 @@ def _exp64(x):
 
 @kernel
 def _exp32(x):
-    """x = n ln 2 + r, eʳ by Cephes' polynomial (`expf.c`, 2 ulp), 2ⁿ by writing the exponent bits."""
+    """eˣ = 2ⁿ eʳ with x = n ln 2 + r: eʳ by Cephes' polynomial (`expf.c`, 2 ulp), 2ⁿ as exponent bits."""
     f = types.float32
     x = x if x > f(-87.0) else f(-87.0)
-    # Adding 1.5 · 2²³ rounds to an integer and leaves it in the low bits.
+    # Adding 1.5 · 2²³ rounds to an integer, which is then in the low bits.
     shifted = x * f(1.44269504088896341) + f(12582912.0)
     n = shifted - f(12582912.0)
     r = x - n * f(0.693359375)
@@ -130,6 +119,6 @@ def _exp32(x):
     p = p * r + f(1.6666665459e-1)
     p = p * r + f(5.0000001201e-1)
     y = p * (r * r) + r + f(1.0)
-    bits = _bits_from_float(shifted)  # type: ignore[call-arg]  # numba gives the context
+    bits = _bits_from_float(shifted)  # type: ignore[call-arg]  # numba passes the context
     exponent = types.int32((bits - types.int32(0x4B400000) + types.int32(127)) << 23)
     return y * _float_from_bits(exponent)

@@ -1,25 +1,26 @@
-"""Compiled kernels that blend the Gaussians of every tile front to back, and their gradients back to front.
+"""Compiled kernels that composite the Gaussians of each tile front to back, and their gradients.
 
-A tile's pixels live in one array, one plane of 256 per quantity, so that a row of 16 pixels is one vector.
-Planes lie at fixed distances in one array because LLVM then knows that they do not overlap.
+The pixels of a tile are stored in one array, one plane of 256 per quantity, so that a row of 16 pixels is one
+vector. The planes have fixed offsets in the array because LLVM then knows that they do not overlap.
 """
 
 import numpy as np
 
 from nest_nerfstudio.compiled import kernel, sum_kernel
 
-from .kernels import ALPHA_MAX, ALPHA_MIN, T_MIN, TILE, exp
+from .constants import ALPHA_MAX, ALPHA_MIN, T_MIN, TILE
+from .kernels import exp
 
 AREA = TILE * TILE
 
-# One row per drawn Gaussian, in depth order.
+# Columns of a record: one row per visible Gaussian, in depth order.
 MEAN_X, MEAN_Y, WHITE_XX, WHITE_XY, WHITE_YY, OPACITY, RED, GREEN, BLUE, DEPTH, Y_FIRST, Y_LAST = range(12)
 RECORD = 12
 
-# One row per (Gaussian, tile).
 GRADS = 12
+"""Columns of the gradient buffer: one row per (Gaussian, tile)."""
 
-# Planes of a tile. Unsigned, as numba otherwise guards every index against being negative.
+# Offsets of the planes. Unsigned, because numba checks signed indices for negative values.
 _T = np.uint64(0)
 _R = np.uint64(AREA)
 _G = np.uint64(2 * AREA)
@@ -35,14 +36,15 @@ PLANES = 10
 
 @kernel
 def _extent(frame, tile):
-    """Camera, first pixel, and size within the picture of a tile."""
-    camera, place = divmod(tile, frame.tiles_x * frame.tiles_y)
-    x0, y0 = place % frame.tiles_x * TILE, place // frame.tiles_x * TILE
+    """Camera of a tile, its first pixel, and its size within the image."""
+    camera, index = divmod(tile, frame.tiles_x * frame.tiles_y)
+    x0, y0 = index % frame.tiles_x * TILE, index // frame.tiles_x * TILE
     return camera, x0, y0, min(TILE, frame.width - x0), min(TILE, frame.height - y0)
 
 
 @kernel
-def _place_tile(planes, x0, y0):
+def _set_pixel_centres(planes, x0, y0):
+    """Write the pixel coordinates of a tile."""
     for p in range(AREA):
         planes[_X + np.uint64(p)] = x0 + p % TILE + 0.5
         planes[_Y + np.uint64(p)] = y0 + p // TILE + 0.5
@@ -50,7 +52,7 @@ def _place_tile(planes, x0, y0):
 
 @kernel
 def _rows(record, y0):
-    """First and one past the last pixel of the tile at `y0` in rows that the Gaussian can reach."""
+    """Range of pixels of the tile at `y0` whose rows the Gaussian can reach."""
     first = min(max(int(record[Y_FIRST]) - y0, 0), TILE)
     last = min(max(int(record[Y_LAST]) + 1 - y0, first), TILE)
     return np.uint64(first * TILE), np.uint64(last * TILE)
@@ -58,7 +60,7 @@ def _rows(record, y0):
 
 @kernel
 def _blend(planes, start, stop, index, record):
-    """Lay one Gaussian over the pixels start..stop of a tile; a complete pixel has T = 0 from then on."""
+    """Composite one Gaussian into the pixels start..stop of a tile; T is set to 0 at complete pixels."""
     f = planes.dtype.type
     one, half, zero = f(1.0), f(0.5), f(0.0)
     alpha_min, alpha_max, t_min = f(ALPHA_MIN), f(ALPHA_MAX), f(T_MIN)
@@ -83,19 +85,20 @@ def _blend(planes, start, stop, index, record):
         seen = alpha >= alpha_min
         t = planes[_T + p]
         t_next = t * (one - alpha)
-        drawn = seen & (t_next > t_min)
-        weight = alpha * t if drawn else zero
+        used = seen & (t_next > t_min)
+        weight = alpha * t if used else zero
         planes[_R + p] += weight * red
         planes[_G + p] += weight * green
         planes[_B + p] += weight * blue
         planes[_D + p] += weight * depth
-        planes[_T_OUT + p] = t_next if drawn else planes[_T_OUT + p]
-        planes[_LAST + p] = k if drawn else planes[_LAST + p]
-        planes[_T + p] = (t_next if drawn else zero) if seen else t
+        planes[_T_OUT + p] = t_next if used else planes[_T_OUT + p]
+        planes[_LAST + p] = k if used else planes[_LAST + p]
+        planes[_T + p] = (t_next if used else zero) if seen else t
 
 
 @sum_kernel
-def _any_open(planes):
+def _any_incomplete(planes):
+    """Whether the tile has pixels that are not complete."""
     total = planes.dtype.type(0)
     for p in range(AREA):
         total += planes[_T + np.uint64(p)]
@@ -103,22 +106,22 @@ def _any_open(planes):
 
 
 @kernel
-def composite_forward(first, last, frame, bins, backgrounds, pictures, t_end, last_ids):
-    """Draw the tiles first..last.
+def composite_forward(first, last, frame, bins, backgrounds, images, t_end, last_ids):
+    """Render the tiles first..last.
 
     Args:
         frame: `Frame`.
         bins: `Bins`.
         backgrounds: [C, 3].
-        pictures: `Pictures`, written.
-        t_end: [C, H, W], transmittance left over, written; 1 - alpha would lose its digits.
-        last_ids: [C, H, W], position in the tile's entries of the last Gaussian drawn, written; -1: none.
+        images: `Images`, written.
+        t_end: [C, H, W], final transmittance, written; 1 - alpha would be less precise.
+        last_ids: [C, H, W], index in the tile's entries of the last Gaussian used, written; -1 for none.
     """
     planes = np.empty(PLANES * AREA, bins.records.dtype)
     for tile in range(first, last):
         camera, x0, y0, cols, rows = _extent(frame, tile)
         planes[:] = 0
-        _place_tile(planes, x0, y0)
+        _set_pixel_centres(planes, x0, y0)
         planes[_LAST : _LAST + AREA] = -1
         planes[_T_OUT : _T_OUT + AREA] = 1
         for y in range(rows):
@@ -126,7 +129,7 @@ def composite_forward(first, last, frame, bins, backgrounds, pictures, t_end, la
                 planes[y * TILE + x] = 1
         begin, end = bins.starts[tile], bins.starts[tile + 1]
         for k in range(end - begin):
-            if k % 32 == 31 and not _any_open(planes):
+            if k % 32 == 31 and not _any_incomplete(planes):
                 break
             record = bins.records[bins.entries[begin + k]]
             p0, p1 = _rows(record, y0)
@@ -136,22 +139,22 @@ def composite_forward(first, last, frame, bins, backgrounds, pictures, t_end, la
                 p = np.uint64(y * TILE + x)
                 i, j = y0 + y, x0 + x
                 t = planes[_T_OUT + p]
-                pictures.rgb[camera, i, j, 0] = planes[_R + p] + t * backgrounds[camera, 0]
-                pictures.rgb[camera, i, j, 1] = planes[_G + p] + t * backgrounds[camera, 1]
-                pictures.rgb[camera, i, j, 2] = planes[_B + p] + t * backgrounds[camera, 2]
-                pictures.depth[camera, i, j, 0] = planes[_D + p]
-                pictures.alpha[camera, i, j, 0] = 1 - t
+                images.rgb[camera, i, j, 0] = planes[_R + p] + t * backgrounds[camera, 0]
+                images.rgb[camera, i, j, 1] = planes[_G + p] + t * backgrounds[camera, 1]
+                images.rgb[camera, i, j, 2] = planes[_B + p] + t * backgrounds[camera, 2]
+                images.depth[camera, i, j, 0] = planes[_D + p]
+                images.alpha[camera, i, j, 0] = 1 - t
                 t_end[camera, i, j] = t
                 last_ids[camera, i, j] = int(planes[_LAST + p])
 
 
 @sum_kernel
 def _unblend(planes, start, stop, index, record, with_abs, out):
-    """Gradient of one Gaussian over the pixels start..stop of a tile, undoing `_blend`.
+    """Gradient of one Gaussian from the pixels start..stop of a tile; restores the state before `_blend`.
 
     With v the gradient of the colour, s = colour · v, w = αT,
     and R = Σ_behind w s + T_end (background · v − v_α):
-    ∂L/∂α = T s − R / (1 − α), ∂L/∂σ = −α ∂L/∂α. R is kept per pixel while walking to the front.
+    ∂L/∂α = T s − R / (1 − α), ∂L/∂σ = −α ∂L/∂α. R is accumulated per pixel from back to front.
     """
     f = planes.dtype.type
     one, half, zero = f(1.0), f(0.5), f(0.0)
@@ -176,7 +179,7 @@ def _unblend(planes, start, stop, index, record, with_abs, out):
         sigma = half * (u * u + w * w)
         free = opacity * exp(-sigma)
         alpha = free if free < alpha_max else alpha_max
-        drawn = (alpha >= alpha_min) & (planes[_LAST + p] >= k)
+        used = (alpha >= alpha_min) & (planes[_LAST + p] >= k)
         widen = one / (one - alpha)
         t_old = planes[_T + p]
         t = t_old * widen
@@ -184,10 +187,10 @@ def _unblend(planes, start, stop, index, record, with_abs, out):
         shade = red * g_r + green * g_g + blue * g_b + depth * g_d
         rest = planes[_REST + p]
         v_alpha = t * shade - rest * widen
-        weight = alpha * t if drawn else zero
-        planes[_T + p] = t if drawn else t_old
+        weight = alpha * t if used else zero
+        planes[_T + p] = t if used else t_old
         planes[_REST + p] = rest + weight * shade
-        v_sigma = -free * v_alpha if drawn & (free <= alpha_max) else zero
+        v_sigma = -free * v_alpha if used & (free <= alpha_max) else zero
         v_r += weight * g_r
         v_g += weight * g_g
         v_b += weight * g_b
@@ -218,12 +221,12 @@ def _unblend(planes, start, stop, index, record, with_abs, out):
 
 
 @kernel
-def composite_backward(first, last, frame, bins, backgrounds, t_end, last_ids, v_pictures, with_abs, grads):
+def composite_backward(first, last, frame, bins, backgrounds, t_end, last_ids, v_images, with_abs, grads):
     """Gradients of the tiles first..last.
 
     Args:
         frame, bins, backgrounds, t_end, last_ids: of `composite_forward`.
-        v_pictures: `Pictures`, gradients.
+        v_images: `Images`, gradients.
         with_abs: also sum |∂L/∂means2d|.
         grads: [M, GRADS], a row per Gaussian and tile, written.
     """
@@ -231,7 +234,7 @@ def composite_backward(first, last, frame, bins, backgrounds, t_end, last_ids, v
     for tile in range(first, last):
         camera, x0, y0, cols, rows = _extent(frame, tile)
         planes[:] = 0
-        _place_tile(planes, x0, y0)
+        _set_pixel_centres(planes, x0, y0)
         planes[_LAST : _LAST + AREA] = -1
         deepest = -1
         for y in range(rows):
@@ -239,9 +242,9 @@ def composite_backward(first, last, frame, bins, backgrounds, t_end, last_ids, v
                 p = np.uint64(y * TILE + x)
                 i, j = y0 + y, x0 + x
                 t = t_end[camera, i, j]
-                g_r = v_pictures.rgb[camera, i, j, 0]
-                g_g = v_pictures.rgb[camera, i, j, 1]
-                g_b = v_pictures.rgb[camera, i, j, 2]
+                g_r = v_images.rgb[camera, i, j, 0]
+                g_g = v_images.rgb[camera, i, j, 1]
+                g_b = v_images.rgb[camera, i, j, 2]
                 behind = g_r * backgrounds[camera, 0]
                 behind += g_g * backgrounds[camera, 1]
                 behind += g_b * backgrounds[camera, 2]
@@ -249,8 +252,8 @@ def composite_backward(first, last, frame, bins, backgrounds, t_end, last_ids, v
                 planes[_R + p] = g_r
                 planes[_G + p] = g_g
                 planes[_B + p] = g_b
-                planes[_D + p] = v_pictures.depth[camera, i, j, 0]
-                planes[_REST + p] = t * (behind - v_pictures.alpha[camera, i, j, 0])
+                planes[_D + p] = v_images.depth[camera, i, j, 0]
+                planes[_REST + p] = t * (behind - v_images.alpha[camera, i, j, 0])
                 planes[_LAST + p] = last_ids[camera, i, j]
                 deepest = max(deepest, last_ids[camera, i, j])
         begin, end = bins.starts[tile], bins.starts[tile + 1]

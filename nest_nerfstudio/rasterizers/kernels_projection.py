@@ -1,6 +1,6 @@
-"""Compiled kernels that project Gaussians into cameras and colour them, and their hand-written gradients.
+"""Compiled kernels that project Gaussians and evaluate their colours, and their hand-written gradients.
 
-Arithmetic is in float64 whatever the arrays hold: it costs nothing here and spares float32 its cancellations.
+Arithmetic is float64 for all array types, which costs nothing here and avoids the cancellation of float32.
 With M = R(q) diag(s), W the camera's rotation and J the Jacobian of the pinhole, P = J W M is [2, 3] and the
 projected covariance is P Pᵀ (EWA splatting, arXiv 2312.02121 writes out the gradients).
 """
@@ -11,17 +11,17 @@ import numpy as np
 
 from nest_nerfstudio.compiled import kernel
 
-from .kernels import EPS2D
+from .constants import EPS2D
 
 CHUNK = 1024
-"""Gaussians per partial sum of the camera's gradient; fixed, so that sums do not depend on the threads."""
+"""Gaussians per partial sum of the camera gradient; fixed, so that sums do not depend on the threads."""
 CAMERA_GRADS = 15
-"""Rotation (9), translation (3), centre (3)."""
+"""Columns of the camera gradient: rotation (9), translation (3), centre (3)."""
 
 
 @kernel
 def _rotation(quats, n):
-    """Unit quaternion w, x, y, z, its former inverse length, and the rotation matrix, row by row."""
+    """Unit quaternion w, x, y, z, inverse length before normalisation, and rotation matrix, row by row."""
     w, x, y, z = float(quats[n, 0]), float(quats[n, 1]), float(quats[n, 2]), float(quats[n, 3])
     inv = 1.0 / math.sqrt(w * w + x * x + y * y + z * z)
     w, x, y, z = w * inv, x * inv, y * inv, z * inv
@@ -45,11 +45,13 @@ def _add(a, b):
 
 @kernel
 def _mix(s, a, t, b):
+    """s a + t b."""
     return s * a[0] + t * b[0], s * a[1] + t * b[1], s * a[2] + t * b[2]
 
 
 @kernel
 def _mix3(s, a, t, b, u, c):
+    """s a + t b + u c."""
     return s * a[0] + t * b[0] + u * c[0], s * a[1] + t * b[1] + u * c[1], s * a[2] + t * b[2] + u * c[2]
 
 
@@ -65,12 +67,13 @@ def _scale_columns(m, s):
 
 @kernel
 def _vec(array, n):
+    """Row n of an array [N, 3 or more], in float64."""
     return float(array[n, 0]), float(array[n, 1]), float(array[n, 2])
 
 
 @kernel
 def _camera(viewmat):
-    """Rotation, row by row, and translation."""
+    """Rotation, row by row, and translation of a camera."""
     return (_vec(viewmat, 0), _vec(viewmat, 1), _vec(viewmat, 2)), (
         float(viewmat[0, 3]),
         float(viewmat[1, 3]),
@@ -79,25 +82,25 @@ def _camera(viewmat):
 
 
 @kernel
-def _to_camera(turn, m):
+def _to_camera(rotation, m):
     """W M for 3 × 3 matrices given row by row."""
     return (
-        _mix3(turn[0][0], m[0], turn[0][1], m[1], turn[0][2], m[2]),
-        _mix3(turn[1][0], m[0], turn[1][1], m[1], turn[1][2], m[2]),
-        _mix3(turn[2][0], m[0], turn[2][1], m[1], turn[2][2], m[2]),
+        _mix3(rotation[0][0], m[0], rotation[0][1], m[1], rotation[0][2], m[2]),
+        _mix3(rotation[1][0], m[0], rotation[1][1], m[1], rotation[1][2], m[2]),
+        _mix3(rotation[2][0], m[0], rotation[2][1], m[1], rotation[2][2], m[2]),
     )
 
 
 @kernel
 def _slope(position, focal, centre, size):
-    """x / z clamped to 1.3 times the field of view, as the Jacobian uses it, and whether it was in it."""
+    """x / z clamped to 1.3 times the field of view, for the Jacobian, and whether it was within."""
     margin = 0.3 * 0.5 * size / focal
     low, high = -(centre / focal + margin), (size - centre) / focal + margin
     return min(max(position, low), high), low <= position <= high
 
 
 @kernel
-def _flatten(m, fx, fy, slope_x, slope_y, inv_z):
+def _project_factor(m, fx, fy, slope_x, slope_y, inv_z):
     """P = J W M, row by row, from W M."""
     gain_x, gain_y = fx * inv_z, fy * inv_z
     return _mix(gain_x, m[0], -gain_x * slope_x, m[2]), _mix(gain_y, m[1], -gain_y * slope_y, m[2])
@@ -105,7 +108,7 @@ def _flatten(m, fx, fy, slope_x, slope_y, inv_z):
 
 @kernel
 def _gram(p):
-    """P Pᵀ as (a, b, c), its determinant |p₀ × p₁|², and that of P Pᵀ + EPS2D I; neither cancels."""
+    """P Pᵀ as (a, b, c), its determinant |p₀ × p₁|², and that of P Pᵀ + EPS2D I, without cancellation."""
     a, b, c = _dot(p[0], p[0]), _dot(p[0], p[1]), _dot(p[1], p[1])
     u = p[0][1] * p[1][2] - p[0][2] * p[1][1]
     v = p[0][2] * p[1][0] - p[0][0] * p[1][2]
@@ -169,9 +172,9 @@ def _sh_basis(degree, x, y, z, basis):
 
 @kernel
 def _sh_basis_vjp(degree, x, y, z, v):
-    """Gradient of Σ v_i basis_i in x, y, z.
+    """Gradient of Σ v_i basis_i with respect to x, y, z.
 
-    The parts in x and y are c_m = Re (x + iy)^m and s_m = Im (x + iy)^m, with
+    The factors in x and y are c_m = Re (x + iy)^m and s_m = Im (x + iy)^m, with
     ∂c_m/∂x = m c_{m-1}, ∂c_m/∂y = -m s_{m-1}, ∂s_m/∂x = m s_{m-1}, ∂s_m/∂y = m c_{m-1}.
     """
     if degree < 1:
@@ -221,25 +224,26 @@ def _sh_basis_vjp(degree, x, y, z, v):
 
 @kernel
 def _direction(means, n, centre):
+    """Unit direction from the camera centre to a Gaussian, and the inverse distance."""
     x, y, z = means[n, 0] - float(centre[0]), means[n, 1] - float(centre[1]), means[n, 2] - float(centre[2])
     inv = 1.0 / math.sqrt(x * x + y * y + z * z)
     return x * inv, y * inv, z * inv, inv
 
 
 @kernel
-def project_forward(first, last, frame, near, far, antialiased, degree, scene, Ks, splats, radii, lit):
+def project_forward(first, last, frame, near, far, antialiased, degree, scene, Ks, splats, radii, unclamped):
     """Project the Gaussians first..last into every camera.
 
     Args:
         frame: `Frame`.
-        near, far: bounds of the camera-space z.
-        antialiased: scale the opacities.
-        degree: of the spherical harmonics.
+        near, far: range of camera-space z that is rendered, world units.
+        antialiased: whether to scale the opacities.
+        degree: degree of the spherical harmonics.
         scene: `Scene`.
         Ks: [C, 3, 3].
         splats: `Splats`, written where visible.
         radii: [C, N], written; 0 where not visible.
-        lit: [C, N], written; bit k tells whether channel k was not clamped at 0.
+        unclamped: [C, N], written; bit k is set if colour channel k was not clamped at 0.
     """
     means, opacities, sh = scene.means, scene.opacities, scene.sh
     basis = np.zeros(25, means.dtype)
@@ -250,18 +254,18 @@ def project_forward(first, last, frame, near, far, antialiased, degree, scene, K
         m = _scale_columns(rot, scale)
         for camera in range(Ks.shape[0]):
             radii[camera, n] = 0
-            turn, shift = _camera(scene.viewmats[camera])
-            z = _dot(turn[2], mean) + shift[2]
+            rotation, translation = _camera(scene.viewmats[camera])
+            z = _dot(rotation[2], mean) + translation[2]
             if not (z >= near and z <= far and z > 0.0):
                 continue
-            x, y = _dot(turn[0], mean) + shift[0], _dot(turn[1], mean) + shift[1]
+            x, y = _dot(rotation[0], mean) + translation[0], _dot(rotation[1], mean) + translation[1]
             fx, fy = float(Ks[camera, 0, 0]), float(Ks[camera, 1, 1])
             cx, cy = float(Ks[camera, 0, 2]), float(Ks[camera, 1, 2])
             inv_z = 1.0 / z
             u, v = fx * x * inv_z + cx, fy * y * inv_z + cy
             slope_x = _slope(x * inv_z, fx, cx, frame.width)[0]
             slope_y = _slope(y * inv_z, fy, cy, frame.height)[0]
-            p = _flatten(_to_camera(turn, m), fx, fy, slope_x, slope_y, inv_z)
+            p = _project_factor(_to_camera(rotation, m), fx, fy, slope_x, slope_y, inv_z)
             a, b, c, det_sharp, det = _gram(p)
             half = 0.5 * (a + c) + EPS2D
             radius = np.ceil(3.0 * math.sqrt(half + math.sqrt(max(0.01, half * half - det))))
@@ -293,12 +297,12 @@ def project_forward(first, last, frame, near, far, antialiased, degree, scene, K
             splats.colors[camera, n, 0] = max(red, 0.0)
             splats.colors[camera, n, 1] = max(green, 0.0)
             splats.colors[camera, n, 2] = max(blue, 0.0)
-            lit[camera, n] = (red >= 0.0) | (green >= 0.0) << 1 | (blue >= 0.0) << 2
+            unclamped[camera, n] = (red >= 0.0) | (green >= 0.0) << 1 | (blue >= 0.0) << 2
 
 
 @kernel
 def _quat_vjp(quat, inv, v):
-    """Gradient of a quaternion before normalisation from that of its rotation matrix."""
+    """Gradient of a quaternion before normalisation, from the gradient of its rotation matrix."""
     w, x, y, z = quat
     v_w = 2.0 * (x * (v[2][1] - v[1][2]) + y * (v[0][2] - v[2][0]) + z * (v[1][0] - v[0][1]))
     v_x = 2.0 * (
@@ -325,9 +329,9 @@ def _quat_vjp(quat, inv, v):
 
 @kernel
 def _covariance_vjp(b, c, det_sharp, det, v_white, v_compensation):
-    """Gradient of P Pᵀ = [[a, b], [b, c]], symmetric, from those of whitening and compensation.
+    """Gradient of P Pᵀ = [[a, b], [b, c]] from the gradients of whitening and compensation.
 
-    W acts through σ = ½ |W d|² alone. With S = Σ ∂L/∂σ (W d)(W d)ᵀ it is -½ Wᵀ S W, and the
+    W enters only σ = ½ |W d|². With S = Σ ∂L/∂σ (W d)(W d)ᵀ it is -½ Wᵀ S W, and the
     gradient of W = [[xx, xy], [0, yy]] is (S_uu - S_uv xy / yy) / xx, S_uv / yy, S_vv / yy: solved for S.
     """
     xx, xy, yy = _whitening(b, c, det)
@@ -336,7 +340,7 @@ def _covariance_vjp(b, c, det_sharp, det, v_white, v_compensation):
     out_a, out_b = -0.5 * xx * xx * s_uu, -0.5 * xx * t
     out_c = -0.5 * (xy * t + yy * (s_uv * xy + s_vv * yy))
     if v_compensation != 0.0:
-        # √(det₀ / det) with gsplat's 1e-6, which keeps it finite where det₀ = 0.
+        # √(det₀ / det) with gsplat's 1e-6, which keeps its gradient finite at det₀ = 0.
         ratio = det_sharp / det
         v_ratio = v_compensation * 0.5 / (math.sqrt(ratio) + 1e-6)
         out_a += v_ratio * ((1.0 - ratio) * xx * xx - EPS2D / det)
@@ -347,13 +351,13 @@ def _covariance_vjp(b, c, det_sharp, det, v_white, v_compensation):
 
 @kernel
 def project_backward(
-    first, last, frame, antialiased, degree, scene, Ks, radii, lit, g_splats, v_scene, v_cameras
+    first, last, frame, antialiased, degree, scene, Ks, radii, unclamped, g_splats, v_scene, v_cameras
 ):
     """Gradients of the chunks first..last of CHUNK Gaussians, summed over the cameras.
 
     Args:
-        frame, antialiased, degree, scene, Ks, radii, lit: of `project_forward`.
-        g_splats: `Splats`, gradients of its outputs.
+        frame, antialiased, degree, scene, Ks, radii, unclamped: of `project_forward`.
+        g_splats: `Splats`, gradients of the outputs.
         v_scene: `Scene`, written for the Gaussians.
         v_cameras: [chunks, C, CAMERA_GRADS], partial sums over each chunk, added to.
     """
@@ -376,18 +380,18 @@ def project_backward(
             if radii[camera, n] <= 0:
                 continue
             visible = True
-            turn, shift = _camera(scene.viewmats[camera])
+            rotation, translation = _camera(scene.viewmats[camera])
             x, y, z = (
-                _dot(turn[0], mean) + shift[0],
-                _dot(turn[1], mean) + shift[1],
-                _dot(turn[2], mean) + shift[2],
+                _dot(rotation[0], mean) + translation[0],
+                _dot(rotation[1], mean) + translation[1],
+                _dot(rotation[2], mean) + translation[2],
             )
             fx, fy = float(Ks[camera, 0, 0]), float(Ks[camera, 1, 1])
             inv_z = 1.0 / z
             slope_x, in_x = _slope(x * inv_z, fx, float(Ks[camera, 0, 2]), frame.width)
             slope_y, in_y = _slope(y * inv_z, fy, float(Ks[camera, 1, 2]), frame.height)
-            m_c = _to_camera(turn, m)
-            p = _flatten(m_c, fx, fy, slope_x, slope_y, inv_z)
+            m_c = _to_camera(rotation, m)
+            p = _project_factor(m_c, fx, fy, slope_x, slope_y, inv_z)
             _, b, c, det_sharp, det = _gram(p)
 
             # opacity and covariance
@@ -419,7 +423,7 @@ def project_backward(
             # colour
             dir_x, dir_y, dir_z, inv_length = _direction(means, n, scene.centres[camera])
             _sh_basis(degree, dir_x, dir_y, dir_z, basis)
-            bits = lit[camera, n]
+            bits = unclamped[camera, n]
             g_red = g_splats.colors[camera, n, 0] if bits & 1 else zero
             g_green = g_splats.colors[camera, n, 1] if bits & 2 else zero
             g_blue = g_splats.colors[camera, n, 2] if bits & 4 else zero
@@ -437,10 +441,10 @@ def project_backward(
             )
 
             # world
-            v_m0 = _add(v_m0, _mix3(turn[0][0], v_c0, turn[1][0], v_c1, turn[2][0], v_c2))
-            v_m1 = _add(v_m1, _mix3(turn[0][1], v_c0, turn[1][1], v_c1, turn[2][1], v_c2))
-            v_m2 = _add(v_m2, _mix3(turn[0][2], v_c0, turn[1][2], v_c1, turn[2][2], v_c2))
-            v_mean = _add(v_mean, _add(v_dir, _mix3(v_x, turn[0], v_y, turn[1], v_z, turn[2])))
+            v_m0 = _add(v_m0, _mix3(rotation[0][0], v_c0, rotation[1][0], v_c1, rotation[2][0], v_c2))
+            v_m1 = _add(v_m1, _mix3(rotation[0][1], v_c0, rotation[1][1], v_c1, rotation[2][1], v_c2))
+            v_m2 = _add(v_m2, _mix3(rotation[0][2], v_c0, rotation[1][2], v_c1, rotation[2][2], v_c2))
+            v_mean = _add(v_mean, _add(v_dir, _mix3(v_x, rotation[0], v_y, rotation[1], v_z, rotation[2])))
             out = v_cameras[n // CHUNK, camera]
             for i in range(3):
                 out[i] += _dot(v_c0, m[i]) + v_x * mean[i]
@@ -450,7 +454,7 @@ def project_backward(
             out[9] += v_x
             out[10] += v_y
             out[11] += v_z
-        if not visible:  # its values may be NaN
+        if not visible:  # its inputs may be NaN
             v_scene.means[n], v_scene.quats[n], v_scene.scales[n], v_scene.opacities[n] = 0, 0, 0, 0
             continue
         v_scene.means[n, 0], v_scene.means[n, 1], v_scene.means[n, 2] = v_mean

@@ -1,7 +1,7 @@
-"""Compiled kernels that sort the projected Gaussians by depth and hand them out to 16 × 16 pixel tiles.
+"""Compiled kernels that sort the projected Gaussians by depth and assign them to tiles of 16 × 16 pixels.
 
-All cameras are handled at once: a tile belongs to one camera, so one stable sort by depth orders every tile.
-Both sorts are counting sorts and stable, so equal depths stay in the order of the Gaussians.
+All cameras are sorted together: a tile belongs to one camera, so one stable sort by depth orders all tiles.
+Both sorts are stable counting sorts, so that Gaussians of equal depth keep their order.
 """
 
 import math
@@ -10,7 +10,7 @@ import numpy as np
 
 from nest_nerfstudio.compiled import kernel
 
-from .kernels import ALPHA_MIN, TILE
+from .constants import ALPHA_MIN, TILE
 from .kernels_composite import (
     BLUE,
     DEPTH,
@@ -27,9 +27,10 @@ from .kernels_composite import (
 )
 
 DIGIT = 11
+"""Bits per pass of the radix sort."""
 
 LEVEL_SLACK = 1e-2
-"""Widens the ellipses, so that rounding never drops a pixel that the alpha test keeps."""
+"""Enlarges the ellipses, so that rounding never drops a pixel that passes the alpha test."""
 
 
 @kernel
@@ -37,7 +38,7 @@ def sort_by_depth(keys, radii):
     """Indices of the visible Gaussians (radius > 0), nearest first: a radix sort of the depths' bits.
 
     Args:
-        keys: [C * N] depths, all positive, seen as unsigned integers, which keeps their order.
+        keys: [C * N], bits of the positive depths as unsigned integers, which have the same order.
         radii: [C * N], 0 where not visible.
     """
     count = 0
@@ -46,7 +47,7 @@ def sort_by_depth(keys, radii):
     order, other = np.empty(count, np.int32), np.empty(count, np.int32)
     passes = (keys.itemsize * 8 + DIGIT - 1) // DIGIT
     mask = (1 << DIGIT) - 1
-    places = np.zeros((passes, 1 << DIGIT), np.int64)
+    offsets = np.zeros((passes, 1 << DIGIT), np.int64)
     j = 0
     for i in range(radii.size):
         if radii[i] > 0:
@@ -54,25 +55,25 @@ def sort_by_depth(keys, radii):
             j += 1
             key = np.int64(keys[i])
             for digit in range(passes):
-                places[digit, (key >> (digit * DIGIT)) & mask] += 1
+                offsets[digit, (key >> (digit * DIGIT)) & mask] += 1
     for digit in range(passes):
-        if places[digit].max() == count:
+        if offsets[digit].max() == count:
             continue
         total = 0
-        for value in range(places.shape[1]):
-            total, places[digit, value] = total + places[digit, value], total
+        for value in range(offsets.shape[1]):
+            total, offsets[digit, value] = total + offsets[digit, value], total
         for j in range(count):
             i = order[j]
             value = (np.int64(keys[i]) >> (digit * DIGIT)) & mask
-            other[places[digit, value]] = i
-            places[digit, value] += 1
+            other[offsets[digit, value]] = i
+            offsets[digit, value] += 1
         order, other = other, order
     return order
 
 
 @kernel
 def _box(mean, radius, tiles):
-    """Tiles first..last of one axis that the square mean ± radius meets."""
+    """Tiles first..last along one axis that the interval mean ± radius intersects."""
     first = np.floor(mean / TILE - radius / TILE)
     last = np.ceil(mean / TILE + radius / TILE)
     return int(min(max(first, 0), tiles)), int(min(max(last, 0), tiles))
@@ -80,7 +81,7 @@ def _box(mean, radius, tiles):
 
 @kernel
 def _reach(record):
-    """(level, half height) of the ellipse |W d|² ≤ level outside which alpha < 1/255; level < 0: nowhere."""
+    """(level, half height) of the ellipse |W d|² ≤ level where alpha ≥ 1/255; level < 0 if it is empty."""
     opacity = float(record[OPACITY])
     if not opacity >= ALPHA_MIN:
         return -1.0, 0.0
@@ -90,7 +91,7 @@ def _reach(record):
 
 @kernel
 def _span(record, level, half, row, first, last):
-    """Tiles first..last of a row of tiles that the ellipse meets, within the given ones."""
+    """Tiles first..last of a row of tiles that the ellipse intersects, within the given range."""
     xx, xy, yy = float(record[WHITE_XX]), float(record[WHITE_XY]), float(record[WHITE_YY])
     low = max(row * TILE + 0.5 - record[MEAN_Y], -half)
     high = min(row * TILE + TILE - 0.5 - record[MEAN_Y], half)
@@ -110,10 +111,10 @@ def _span(record, level, half, row, first, last):
 
 @kernel
 def fill_records(first, last, bounds, frame, order, radii, splats, records, counts, slots):
-    """Gather Gaussians into `records`, for the parts first..last, and count the tiles that each meets.
+    """Gather the Gaussians of the parts first..last into `records` and count the tiles that each intersects.
 
     Args:
-        bounds: [parts + 1], part k holds the Gaussians order[bounds[k]..bounds[k + 1]].
+        bounds: [parts + 1], part k contains the Gaussians order[bounds[k]..bounds[k + 1]].
         frame: `Frame`.
         order: [V], from `sort_by_depth`.
         radii: [C, N].
@@ -154,11 +155,11 @@ def fill_records(first, last, bounds, frame, order, radii, splats, records, coun
 
 
 @kernel
-def place_tiles(counts, slots):
-    """Turn counts into positions, in place; returns where each tile's entries start, [tiles + 1].
+def tile_starts(counts, slots):
+    """Replace counts by running totals, in place; returns the first entry of each tile, [tiles + 1].
 
     Args:
-        counts: [parts, tiles], becomes the position where each part writes its first entry of a tile.
+        counts: [parts, tiles], becomes the index of the first entry that each part writes for each tile.
         slots: [V + 1], becomes the running total.
     """
     parts, tiles = counts.shape
@@ -176,12 +177,12 @@ def place_tiles(counts, slots):
 
 @kernel
 def fill_tiles(first, last, bounds, frame, order, radii, first_slots, positions, bins):
-    """Write the Gaussians of the parts first..last into the lists of the tiles they meet.
+    """Write the Gaussians of the parts first..last into the lists of the tiles that they intersect.
 
     Args:
         bounds, frame, order, radii: as for `fill_records`.
-        first_slots: [V + 1], where each Gaussian's rows in the gradient buffer start.
-        positions: [parts, tiles], where to write next in each tile, advanced.
+        first_slots: [V + 1], first row of each Gaussian in the gradient buffer.
+        positions: [parts, tiles], index of the next entry of each part and tile, advanced.
         bins: `Bins`, whose entries and slots are written.
     """
     for part in range(first, last):
@@ -208,7 +209,7 @@ def fill_tiles(first, last, bounds, frame, order, radii, first_slots, positions,
 
 @kernel
 def sum_grads(first, last, order, first_slots, grads, v_splats, absgrad):
-    """Add up the rows of `grads` of each Gaussian order[first..last], always in the same order.
+    """Sum the rows of `grads` of each Gaussian order[first..last], always in the same order.
 
     Args:
         order, first_slots: as for `fill_tiles`.

@@ -1,4 +1,4 @@
-"""The rasterizer for CPUs: numba kernels over a small pool of threads, with hand-written gradients."""
+"""The rasterizer for CPUs: numba kernels on a pool of threads, with hand-written gradients."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch.autograd.function import once_differentiable
 
 from nest_nerfstudio.compiled import as_array
 from nest_nerfstudio.rasterizers.base import Rasterizer, RenderMode
-from nest_nerfstudio.rasterizers.checks import check_inputs, drawn_degree
-from nest_nerfstudio.rasterizers.kernels import TILE, Bins, Frame, Pictures, Scene, Splats
+from nest_nerfstudio.rasterizers.checks import check_inputs, resolve_sh_degree
+from nest_nerfstudio.rasterizers.constants import TILE
+from nest_nerfstudio.rasterizers.kernels import Bins, Frame, Images, Scene, Splats
 from nest_nerfstudio.rasterizers.kernels_composite import GRADS, RECORD, composite_backward, composite_forward
 from nest_nerfstudio.rasterizers.kernels_projection import (
     CAMERA_GRADS,
@@ -25,23 +26,23 @@ from nest_nerfstudio.rasterizers.kernels_projection import (
 from nest_nerfstudio.rasterizers.kernels_tiles import (
     fill_records,
     fill_tiles,
-    place_tiles,
     sort_by_depth,
     sum_grads,
+    tile_starts,
 )
 from nest_nerfstudio.thread_pool import SHARED, ThreadPool, even_ranges
 from nest_nerfstudio.types import Gaussians, Rendering
 
 _SMALL = 2048
-"""Fewer Gaussians than this are not worth waking a thread for."""
+"""Smallest amount of work that is split over several threads."""
 
 
 @final
 class NumbaRasterizer(Rasterizer):
-    """Draws float32 and float64 scenes on the CPU; the result does not depend on the number of threads.
+    """Renders float32 and float64 Gaussians on the CPU; the result does not depend on the number of threads.
 
     Args:
-        threads: how many threads work on one picture; None: those of the shared pool.
+        threads: number of threads per image; None uses the shared pool.
     """
 
     name = "numba (CPU)"
@@ -67,12 +68,12 @@ class NumbaRasterizer(Rasterizer):
     ) -> Rendering:
         """See `Rasterizer`."""
         check_inputs(gaussians, viewmats, Ks, width, height, backgrounds, device="cpu")
-        lens = _Lens(
+        setup = _Setup(
             frame=Frame(width, height, -(-width // TILE), -(-height // TILE)),
             near=float(near_plane),
             far=float(far_plane),
             antialiased=antialiased,
-            degree=drawn_degree(gaussians, sh_degree),
+            degree=resolve_sh_degree(gaussians, sh_degree),
             absgrad=absgrad,
             Ks=as_array(Ks),
             pool=self._pool,
@@ -80,11 +81,11 @@ class NumbaRasterizer(Rasterizer):
         g = gaussians
         centres = torch.inverse(viewmats)[:, :3, 3]
         radii, *splats = _Project.apply(
-            lens, g.means, g.quats, g.scales, g.opacities, g.sh, viewmats, centres
+            setup, g.means, g.quats, g.scales, g.opacities, g.sh, viewmats, centres
         )
         if backgrounds is None:
             backgrounds = viewmats.new_zeros(len(viewmats), 3)
-        rgb, alpha, depth = _Composite.apply(lens, radii, *splats, backgrounds)
+        rgb, alpha, depth = _Composite.apply(setup, radii, *splats, backgrounds)
         means2d, depths = splats[0], splats[-1]
         if render_mode == "RGB":
             depth = None
@@ -102,8 +103,8 @@ class NumbaRasterizer(Rasterizer):
         return Rendering(rgb, alpha, depth, info)
 
 
-class _Lens(NamedTuple):
-    """What stays fixed while Gaussians turn into pictures."""
+class _Setup(NamedTuple):
+    """Image size, intrinsics and settings of one rendering, which have no gradient."""
 
     frame: Frame
     near: float
@@ -116,25 +117,33 @@ class _Lens(NamedTuple):
 
 
 class _Project(torch.autograd.Function):
-    """Gaussians and cameras to radii and `Splats`."""
+    """Maps Gaussians and cameras to radii and `Splats`."""
 
     @staticmethod
-    def forward(ctx: Any, lens: _Lens, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, setup: _Setup, *inputs: Tensor) -> tuple[Tensor, ...]:
         scene = Scene(*(as_array(x) for x in inputs))
         shape = len(scene.viewmats), len(scene.means)
         like = inputs[0]
         splats = [like.new_zeros(*shape, *tail) for tail in ((2,), (3,), (), (3,), ())]
         radii = torch.zeros(shape, dtype=torch.int32)
-        lit = np.zeros(shape, np.uint8)
-        lens.pool.run(
+        unclamped = np.zeros(shape, np.uint8)
+        setup.pool.run(
             project_forward,
-            even_ranges(shape[1], lens.pool.threads * 2 if shape[1] > _SMALL else 1),
-            *(lens.frame, lens.near, lens.far, lens.antialiased, lens.degree, scene, lens.Ks),
+            even_ranges(shape[1], setup.pool.threads * 2 if shape[1] > _SMALL else 1),
+            *(
+                setup.frame,
+                setup.near,
+                setup.far,
+                setup.antialiased,
+                setup.degree,
+                scene,
+                setup.Ks,
+            ),
             Splats(*(as_array(x) for x in splats)),
             as_array(radii),
-            lit,
+            unclamped,
         )
-        ctx.lens, ctx.lit = lens, lit
+        ctx.setup, ctx.unclamped = setup, unclamped
         ctx.save_for_backward(*inputs, radii)
         ctx.mark_non_differentiable(radii)
         return radii, *splats
@@ -142,17 +151,23 @@ class _Project(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        lens = ctx.lens
+        setup = ctx.setup
         *inputs, radii = ctx.saved_tensors
         cameras, n = radii.shape
         outputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
         v_cameras = np.zeros((-(-n // CHUNK), cameras, CAMERA_GRADS))
-        lens.pool.run(
+        setup.pool.run(
             project_backward,
-            even_ranges(len(v_cameras), lens.pool.threads * 4),
-            *(lens.frame, lens.antialiased, lens.degree, Scene(*(as_array(x) for x in inputs)), lens.Ks),
+            even_ranges(len(v_cameras), setup.pool.threads * 4),
+            *(
+                setup.frame,
+                setup.antialiased,
+                setup.degree,
+                Scene(*(as_array(x) for x in inputs)),
+                setup.Ks,
+            ),
             as_array(radii),
-            ctx.lit,
+            ctx.unclamped,
             Splats(*(as_array(x) for x in grads)),
             Scene(*(as_array(x) for x in outputs)),
             v_cameras,
@@ -166,51 +181,51 @@ class _Project(torch.autograd.Function):
 
 
 class _Composite(torch.autograd.Function):
-    """Radii, `Splats` and backgrounds to `Pictures`."""
+    """Maps radii, `Splats` and backgrounds to `Images`."""
 
     @staticmethod
-    def forward(ctx: Any, lens: _Lens, radii: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, setup: _Setup, radii: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         *splats, backgrounds = inputs
-        drawing = _sort_into_tiles(lens, as_array(radii), Splats(*(as_array(x) for x in splats)))
-        shape = len(radii), lens.frame.height, lens.frame.width
+        lists = _sort_into_tiles(setup, as_array(radii), Splats(*(as_array(x) for x in splats)))
+        shape = len(radii), setup.frame.height, setup.frame.width
         rgb, alpha, depth = (backgrounds.new_empty(*shape, channels) for channels in (3, 1, 1))
         t_end, last_ids = backgrounds.new_empty(shape), torch.empty(shape, dtype=torch.int32)
-        lens.pool.run(
+        setup.pool.run(
             composite_forward,
-            drawing.tiles,
-            *(lens.frame, drawing.bins, as_array(backgrounds)),
-            Pictures(as_array(rgb), as_array(alpha), as_array(depth)),
+            lists.tiles,
+            *(setup.frame, lists.bins, as_array(backgrounds)),
+            Images(as_array(rgb), as_array(alpha), as_array(depth)),
             as_array(t_end),
             as_array(last_ids),
         )
-        ctx.lens, ctx.drawing, ctx.means2d = lens, drawing, splats[0]
+        ctx.setup, ctx.lists, ctx.means2d = setup, lists, splats[0]
         ctx.save_for_backward(radii, backgrounds, t_end, last_ids)
         return rgb, alpha, depth
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        lens, drawing, bins = ctx.lens, ctx.drawing, ctx.drawing.bins
+        setup, lists, bins = ctx.setup, ctx.lists, ctx.lists.bins
         radii, backgrounds, t_end, last_ids = ctx.saved_tensors
         rows = np.empty((len(bins.entries), GRADS), bins.records.dtype)
-        lens.pool.run(
+        setup.pool.run(
             composite_backward,
-            drawing.tiles,
-            *(lens.frame, bins, as_array(backgrounds), as_array(t_end), as_array(last_ids)),
-            Pictures(*(as_array(x) for x in grads)),
-            lens.absgrad,
+            lists.tiles,
+            *(setup.frame, bins, as_array(backgrounds), as_array(t_end), as_array(last_ids)),
+            Images(*(as_array(x) for x in grads)),
+            setup.absgrad,
             rows,
         )
         outputs = [backgrounds.new_zeros(*radii.shape, *tail) for tail in ((2,), (3,), (), (3,), (), (2,))]
         *v_splats, absgrad = outputs
-        lens.pool.run(
+        setup.pool.run(
             sum_grads,
-            drawing.parts,
-            *(drawing.order, drawing.first_slots, rows),
+            lists.parts,
+            *(lists.order, lists.first_slots, rows),
             Splats(*(as_array(x) for x in v_splats)),
             as_array(absgrad),
         )
-        if lens.absgrad:
+        if setup.absgrad:
             ctx.means2d.absgrad = absgrad
         v_backgrounds = None
         if ctx.needs_input_grad[-1]:
@@ -218,15 +233,15 @@ class _Composite(torch.autograd.Function):
         return None, None, *v_splats, v_backgrounds
 
 
-class _Drawing(NamedTuple):
-    """What `_sort_into_tiles` finds.
+class _TileLists(NamedTuple):
+    """Visible Gaussians sorted by depth and by tile, and how the work is split over threads.
 
     Attributes:
-        order: [V] visible Gaussians (camera * N + n), nearest first.
-        parts: ranges of `order` that are worked on at once.
-        first_slots: [V + 1], where the rows of each in the gradient buffer start.
-        bins: what each tile draws.
-        tiles: ranges of tiles that are worked on at once.
+        order: [V], visible Gaussians (camera * N + n), nearest first.
+        parts: ranges of `order`, one per thread call.
+        first_slots: [V + 1], first row of each visible Gaussian in the gradient buffer.
+        bins: lists of the Gaussians of each tile.
+        tiles: ranges of tiles, one per thread call.
     """
 
     order: np.ndarray
@@ -236,9 +251,9 @@ class _Drawing(NamedTuple):
     tiles: list[tuple[int, int]]
 
 
-def _sort_into_tiles(lens: _Lens, radii: np.ndarray, splats: Splats) -> _Drawing:
-    """Sort the visible Gaussians by depth and list, tile by tile, those whose ellipse reaches it."""
-    pool, frame, dtype = lens.pool, lens.frame, splats.depths.dtype
+def _sort_into_tiles(setup: _Setup, radii: np.ndarray, splats: Splats) -> _TileLists:
+    """Sort the visible Gaussians by depth and list those whose ellipse intersects each tile."""
+    pool, frame, dtype = setup.pool, setup.frame, splats.depths.dtype
     order = sort_by_depth(splats.depths.ravel().view(f"u{dtype.itemsize}"), radii.ravel())
     parts = even_ranges(len(order), pool.threads * 2 if len(order) > _SMALL else 1)
     each = [(part, part + 1) for part in range(len(parts))]
@@ -247,15 +262,15 @@ def _sort_into_tiles(lens: _Lens, radii: np.ndarray, splats: Splats) -> _Drawing
     records, first_slots = np.empty((len(order), RECORD), dtype), np.zeros(len(order) + 1, np.int64)
     where = bounds, frame, order, radii
     pool.run(fill_records, each, *where, splats, records, counts, first_slots)
-    starts = place_tiles(counts, first_slots)
+    starts = tile_starts(counts, first_slots)
     entries, slots = np.empty((2, starts[-1]), np.int32)
     bins = Bins(starts, entries, slots, records)
     pool.run(fill_tiles, each, *where, first_slots, counts, bins)
-    return _Drawing(order, parts, first_slots, bins, _balanced_ranges(starts, pool.threads))
+    return _TileLists(order, parts, first_slots, bins, _balanced_ranges(starts, pool.threads))
 
 
 def _balanced_ranges(starts: np.ndarray, threads: int) -> list[tuple[int, int]]:
-    """Cut the tiles into ranges of about equal work, several for each thread."""
+    """Split the tiles into ranges of about equal work, several for each thread."""
     work = starts + 4 * np.arange(len(starts))  # an empty tile costs about as much as four entries
     pieces = 1 if threads == 1 or work[-1] < _SMALL else 6 * threads
     cuts = np.searchsorted(work, work[-1] * np.arange(1, pieces) / pieces)

@@ -1,4 +1,4 @@
-"""How much of each Gaussian a camera sees."""
+"""Visibility of Gaussians from cameras."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nest_nerfstudio.geometry.sh import SH_C0
 from nest_nerfstudio.rasterizers.base import Rasterizer
-from nest_nerfstudio.rasterizers.dense import ALPHA_MIN, Camera, project
+from nest_nerfstudio.rasterizers.constants import ALPHA_MIN
+from nest_nerfstudio.rasterizers.dense import Camera, project
 from nest_nerfstudio.types import Gaussians, Views
 
 
@@ -19,22 +20,25 @@ from nest_nerfstudio.types import Gaussians, Views
 def visible_shares(
     rasterizer: Rasterizer, gaussians: Gaussians, views: Views, antialiased: bool = False
 ) -> Float[Tensor, "v n"]:
-    """Mean transmittance before each Gaussian, Σ_p α T / Σ_p α over the pixels p that it covers.
+    """Visible fraction of each Gaussian in each view: its mean transmittance Σ_p α T / Σ_p α over pixels p.
 
-    1 where nothing is before it, 0 where it is hidden or outside the picture. Σ α T is the derivative of the
-    summed picture by the Gaussian's colour, and Σ α = 2π (o − 1/255) √det Σ₂D of the whole Gaussian, without
-    α below 1/255: what lies beyond the border of the picture counts as not seen, but no more is asked of a
-    Gaussian than to cover the picture. (RadSplat, arXiv 2403.13806, prunes by the largest α T.)
+    1 if nothing is in front of it, 0 if it is hidden or outside the image. Σ α T is the derivative of the
+    summed image with respect to the Gaussian's colour. Σ α = 2π (o − 1/255) √det Σ₂D is that of the whole
+    Gaussian, without α below 1/255, because parts beyond the image border are not visible; but at most that
+    of a Gaussian that covers the image. (RadSplat, arXiv 2403.13806, prunes by the largest α T.)
 
     Args:
-        rasterizer: draws the Gaussians.
-        gaussians: world frame, at one time.
-        views: their pictures are not asked for.
+        rasterizer: renders the Gaussians.
+        gaussians: Gaussians in the world frame, at one time.
+        views: V cameras; their images are not used.
         antialiased: as in `Rasterizer`.
+
+    Returns:
+        Fractions, about 0 to 1.
     """
     shares = []
     for viewmat, K in zip(views.viewmats, views.Ks, strict=True):
-        sh = torch.zeros_like(gaussians.sh[:, :1]).requires_grad_()  # grey
+        sh = torch.zeros_like(gaussians.sh[:, :1]).requires_grad_()  # zero coefficients: mid-grey
         with torch.enable_grad():
             rendering = rasterizer(
                 replace(gaussians, sh=sh),

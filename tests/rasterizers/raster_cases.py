@@ -1,4 +1,4 @@
-"""Scenes that try a rasterizer, and what is compared of their pictures."""
+"""Test scenes for rasterizers, and the comparison of their images and gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INPUTS = ("means", "quats", "scales", "opacities", "sh", "viewmats", "background
 
 @dataclass(frozen=True)
 class Case:
-    """Gaussians before C cameras; all numbers are exact in float32."""
+    """Gaussians in front of C cameras; all numbers are exact in float32."""
 
     gaussians: Gaussians
     viewmats: Tensor
@@ -73,15 +73,15 @@ def make_case(kind: str = "random", seed: int = 0, n: int = 40, cameras: int = 2
 
 
 def pixel_weights(case: Case, channels: int, seed: int = 1) -> Tensor:
-    """Weights [C, H, W, channels] of a loss that is linear in the pictures."""
+    """Weights [C, H, W, channels] of a loss that is linear in the images."""
     shape = len(case.viewmats), case.height, case.width, channels
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def draw(
+def render(
     rasterizer: Rasterizer, case: Case, dtype: torch.dtype, mask: Tensor | None = None, **options: Any
 ) -> dict[str, Tensor]:
-    """Pictures, and the gradients of a random linear loss over those pixels where `mask` [C, H, W] holds."""
+    """Images, and the gradients of a random linear loss over those pixels where `mask` [C, H, W] holds."""
     case = case.to(dtype)
     g = case.gaussians
     leaves = {
@@ -99,11 +99,11 @@ def draw(
         **options,
     )
     out.info["means2d"].retain_grad()
-    pictures = [x for x in (out.rgb, out.alpha, out.depth) if x is not None]
+    images = [x for x in (out.rgb, out.alpha, out.depth) if x is not None]
     weights = pixel_weights(case, 5)
     if mask is not None:
         weights = weights * mask[..., None]
-    loss = (torch.cat(pictures, -1).double() * weights[..., : 4 + (out.depth is not None)]).sum()
+    loss = (torch.cat(images, -1).double() * weights[..., : 4 + (out.depth is not None)]).sum()
     loss.backward()
     means2d = out.info["means2d"]
     results = {"rgb": out.rgb, "alpha": out.alpha, "depth": out.depth, "means2d": means2d}
@@ -114,20 +114,20 @@ def draw(
 
 
 def firm_pixels(case: Case, factor: float, **options: Any) -> Tensor:
-    """Pixels [C, H, W] that stay as they are when the thresholds of the drawing move by `factor`.
+    """Pixels [C, H, W] that do not change when the thresholds of the rules change by `factor`.
 
-    The picture jumps at α = 1/255 and at T = 1e-4. At a pixel that lies on such a jump within float32's
-    rounding both sides are right, so it says nothing about a kernel.
+    The image is discontinuous at α = 1/255 and at T = 1e-4. At a pixel that is that close to a threshold in
+    float32 both results are right, so it does not test a kernel.
     """
     case = case.to(torch.float64)
     views = case.viewmats, case.Ks, case.width, case.height
-    pictures = []
+    images = []
     for change in (1 - factor, 1 + factor):
         moved = {"ALPHA_MIN": dense.ALPHA_MIN * change, "T_MIN": dense.T_MIN * change}
         with torch.no_grad(), patch.multiple(dense, **moved):
             out = dense.DenseRasterizer()(case.gaussians, *views, **options)
-        pictures.append(torch.cat([out.rgb, out.alpha], -1))
-    return ((pictures[0] - pictures[1]).abs() < 1e-9).all(-1)
+        images.append(torch.cat([out.rgb, out.alpha], -1))
+    return ((images[0] - images[1]).abs() < 1e-9).all(-1)
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""The reference itself: against loops over pixels, finite differences, and gsplat's own torch code."""
+"""The reference rasterizer against loops over pixels, finite differences, and gsplat's torch code."""
 
 import math
 
@@ -55,7 +55,7 @@ def test_compositing_agrees_with_a_loop(kind: str) -> None:
     case = make_case(kind, n=25).to(torch.float64)
     with torch.no_grad():
         index = dense._visible(case.gaussians, camera_of(case), 1)
-        seen = dense.select(case.gaussians, index)
+        seen = case.gaussians.select(index)
         splats = project(seen, camera_of(case))
         features = torch.cat([dense.shade(seen, camera_of(case), 1), splats.depths[:, None]], -1)
         got = torch.cat(composite(splats, seen.opacities, features, case.width, case.height), -1)
@@ -87,7 +87,7 @@ def test_gradients_agree_with_finite_differences(antialiased: bool, render_mode:
         getattr(case.gaussians if hasattr(case.gaussians, k) else case, k).requires_grad_() for k in INPUTS
     ]
 
-    def pictures(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def images(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         *parts, viewmats, backgrounds = inputs
         out = DenseRasterizer()(
             Gaussians(*parts),
@@ -102,7 +102,7 @@ def test_gradients_agree_with_finite_differences(antialiased: bool, render_mode:
         assert out.depth is not None
         return out.rgb, out.alpha, out.depth
 
-    assert torch.autograd.gradcheck(pictures, leaves, eps=1e-6, atol=1e-5, rtol=1e-4, fast_mode=True)
+    assert torch.autograd.gradcheck(images, leaves, eps=1e-6, atol=1e-5, rtol=1e-4, fast_mode=True)
 
 
 @pytest.mark.parametrize("kind", ["random", "huge", "tiny", "edge_on"])
@@ -120,7 +120,7 @@ def test_projection_agrees_with_gsplat(kind: str) -> None:
         calc_compensations=True,
     )
     seen = radii[0] > 0
-    got = project(dense.select(g, seen.nonzero()[:, 0]), camera)
+    got = project(g.select(seen.nonzero()[:, 0]), camera)
     assert seen.any()
     assert torch.equal(got.radii.int(), radii[0, seen])
     assert compensations is not None
@@ -151,9 +151,9 @@ def test_absgrad_is_the_sum_over_pixels() -> None:
         out = DenseRasterizer()(g, case.viewmats, K, 9, 7, absgrad=absgrad)
         return out.info["means2d"], out.rgb[0].sum(-1) * weights
 
-    means2d, picture = means2d_of(False)
-    wanted = sum(torch.autograd.grad(p, means2d, retain_graph=True)[0].abs() for p in picture.flatten())
-    means2d, picture = means2d_of(True)
-    picture.sum().backward()
+    means2d, image = means2d_of(False)
+    wanted = sum(torch.autograd.grad(p, means2d, retain_graph=True)[0].abs() for p in image.flatten())
+    means2d, image = means2d_of(True)
+    image.sum().backward()
     assert relative_error(means2d.absgrad, wanted) < 1e-12  # type: ignore[attr-defined, arg-type]
     assert wanted.norm() > 0  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""The CPU kernels against the dense reference, and what only they promise."""
+"""The CPU kernels against the dense reference, and their own guarantees: threads, strides, bad inputs."""
 
 import os
 import threading
@@ -16,28 +16,28 @@ from tests.rasterizers.raster_cases import (
     INPUTS,
     KINDS,
     Case,
-    draw,
     firm_pixels,
     make_case,
     pixel_weights,
     relative_error,
+    render,
 )
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 
 
 def assert_same(case: Case, **options: object) -> None:
-    """Pictures and gradients of numba in both float types are those of the reference in float64."""
-    wanted = draw(DenseRasterizer(), case, torch.float64, **options)
-    got = draw(NumbaRasterizer(), case, torch.float64, **options)
+    """Images and gradients of numba in both float types are those of the reference in float64."""
+    wanted = render(DenseRasterizer(), case, torch.float64, **options)
+    got = render(NumbaRasterizer(), case, torch.float64, **options)
     for name, value in wanted.items():
         assert relative_error(got[name], value) <= TOLERANCE[torch.float64], name
 
     call = {k: v for k, v in options.items() if k != "absgrad"}
     firm = firm_pixels(case, 1e-3, **call)
     assert firm.float().mean() > 0.95
-    wanted = draw(DenseRasterizer(), case, torch.float64, firm, **options)
-    got = draw(NumbaRasterizer(), case, torch.float32, firm, **options)
+    wanted = render(DenseRasterizer(), case, torch.float64, firm, **options)
+    got = render(NumbaRasterizer(), case, torch.float32, firm, **options)
     for name, value in wanted.items():
         pair = got[name], value
         if name in ("rgb", "alpha", "depth"):
@@ -78,11 +78,13 @@ def test_expected_depth_agrees_with_dense() -> None:
 def test_lower_sh_degree_leaves_higher_coefficients_alone() -> None:
     case = make_case(degree=3)
     assert_same(case, sh_degree=1)
-    assert (draw(NumbaRasterizer(), case, torch.float32, sh_degree=1)["∂sh"][:, 4:] == 0).all()
+    assert (render(NumbaRasterizer(), case, torch.float32, sh_degree=1)["∂sh"][:, 4:] == 0).all()
 
 
 @pytest.mark.parametrize("rasterizer", [NumbaRasterizer(), DenseRasterizer()])
-def test_the_planes_cut_and_their_boundaries_stay(rasterizer: NumbaRasterizer | DenseRasterizer) -> None:
+def test_near_and_far_planes_cull_and_include_their_boundaries(
+    rasterizer: NumbaRasterizer | DenseRasterizer,
+) -> None:
     depths = torch.tensor([0.499, 0.5, 1.0, 2.0, 2.001, -1.0, 0.0])
     means = torch.stack([torch.zeros(7), torch.zeros(7), depths], -1)
     quats = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(7, 1)
@@ -106,7 +108,7 @@ def test_equal_depths_keep_the_order_of_the_gaussians(rasterizer: NumbaRasterize
 
 
 def test_many_gaussians_in_one_tile_stop_at_the_same_one() -> None:
-    """More than the kernel looks at between two checks whether a tile is complete."""
+    """More Gaussians than between two checks of the kernel whether a tile is complete."""
     case = make_case("overlapping", n=300)
     case.gaussians.opacities.clamp_(min=0.1, max=0.3)
     assert_same(case)
@@ -116,21 +118,23 @@ def test_many_gaussians_in_one_tile_stop_at_the_same_one() -> None:
 def test_nothing_to_see_is_background_with_zero_gradients(n: int) -> None:
     case = make_case(n=n)
     case.viewmats[:, 2, 3] = -30.0
-    got = draw(NumbaRasterizer(), case, torch.float32)
+    got = render(NumbaRasterizer(), case, torch.float32)
     assert torch.equal(got["rgb"], case.backgrounds[:, None, None].expand_as(got["rgb"]))
     assert all((got[f"∂{name}"] == 0).all() for name in INPUTS[:-1])
 
 
 @pytest.mark.parametrize("rasterizer", [NumbaRasterizer(), DenseRasterizer()])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_bad_gaussians_are_left_out(rasterizer: NumbaRasterizer | DenseRasterizer, bad: float) -> None:
+def test_gaussians_that_are_not_finite_are_culled(
+    rasterizer: NumbaRasterizer | DenseRasterizer, bad: float
+) -> None:
     case, broken = make_case(n=36), make_case(n=36)
     wrong = torch.arange(0, 36, 6)
     for k, name in enumerate(INPUTS[:5]):
         getattr(broken.gaussians, name)[wrong[k]] = bad
     broken.gaussians.quats[wrong[5]] = 0.0
     case.gaussians.opacities[wrong] = 0.0
-    wanted, got = draw(rasterizer, case, torch.float32), draw(rasterizer, broken, torch.float32)
+    wanted, got = render(rasterizer, case, torch.float32), render(rasterizer, broken, torch.float32)
     for name, value in got.items():
         assert value.isfinite().all(), name
         assert relative_error(value, wanted[name]) < 1e-6 or name in ("means2d", "radii", "depths"), name
@@ -143,24 +147,24 @@ def test_enormous_gaussians_stay_finite(rasterizer: NumbaRasterizer | DenseRaste
     case = make_case(n=30)
     for k, name in enumerate(("means", "quats", "scales")):
         getattr(case.gaussians, name)[10 * k : 10 * k + 5, : k + 1] *= size
-    assert all(value.isfinite().all() for value in draw(rasterizer, case, torch.float32).values())
+    assert all(value.isfinite().all() for value in render(rasterizer, case, torch.float32).values())
 
 
 def test_one_and_two_threads_give_the_same_bits() -> None:
     case = make_case(n=6000, degree=2)
-    one, two = (draw(NumbaRasterizer(threads), case, torch.float32) for threads in (1, 2))
+    one, two = (render(NumbaRasterizer(threads), case, torch.float32) for threads in (1, 2))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 def test_threads_render_at_once() -> None:
     cases = [make_case(seed=seed, n=3000) for seed in range(4)]
     rasterizer = NumbaRasterizer(2)
-    wanted = [draw(rasterizer, case, torch.float32) for case in cases]
+    wanted = [render(rasterizer, case, torch.float32) for case in cases]
     failures: list[str] = []
 
     def work(k: int) -> None:
         for _ in range(5):
-            got = draw(rasterizer, cases[k], torch.float32)
+            got = render(rasterizer, cases[k], torch.float32)
             failures.extend(name for name, value in wanted[k].items() if not torch.equal(value, got[name]))
 
     workers = [threading.Thread(target=work, args=(k,)) for k in range(4)]
@@ -183,7 +187,7 @@ def test_a_forked_child_renders() -> None:
         assert children.apply_async(_alpha_sum, (case,)).get(timeout=60) == wanted
 
 
-def test_what_strategies_read() -> None:
+def test_info_for_densification() -> None:
     case = make_case()
     out = NumbaRasterizer()(case.gaussians, case.viewmats, case.Ks, 40, 27)
     info = out.info
@@ -195,7 +199,7 @@ def test_what_strategies_read() -> None:
     assert torch.equal(info["radii"], wanted["radii"])
 
 
-def test_what_is_not_contiguous_is_drawn_alike() -> None:
+def test_strided_inputs_give_the_same_image() -> None:
     case = make_case(degree=2)
     g = case.gaussians
     strided = Gaussians(
@@ -209,7 +213,7 @@ def test_what_is_not_contiguous_is_drawn_alike() -> None:
     assert torch.equal(NumbaRasterizer()(strided, *views).rgb, NumbaRasterizer()(g, *views).rgb)
 
 
-def test_draws_in_inference_mode() -> None:
+def test_renders_in_inference_mode() -> None:
     case = make_case()
     views = case.viewmats, case.Ks, case.width, case.height
     wanted = NumbaRasterizer()(case.gaussians, *views).rgb
@@ -219,7 +223,7 @@ def test_draws_in_inference_mode() -> None:
 
 def test_gradient_of_one_input_alone() -> None:
     case = make_case()
-    wanted = draw(NumbaRasterizer(), case, torch.float32)["∂sh"]
+    wanted = render(NumbaRasterizer(), case, torch.float32)["∂sh"]
     g = case.gaussians
     sh = g.sh.clone().requires_grad_()
     some = Gaussians(g.means, g.quats, g.scales, g.opacities, sh)

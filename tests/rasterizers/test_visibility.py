@@ -1,4 +1,4 @@
-"""How much of each Gaussian a camera sees."""
+"""Visible fractions of Gaussians in simple arrangements."""
 
 import pytest
 import torch
@@ -11,11 +11,11 @@ from nest_nerfstudio.rasterizers.visibility import visible_shares
 from nest_nerfstudio.types import Gaussians, Views
 
 
-def at(places: list[list[float]], opacities: list[float], scale: float = 0.2) -> Gaussians:
+def at(positions: list[list[float]], opacities: list[float], scale: float = 0.2) -> Gaussians:
     """Round Gaussians of one size."""
-    n = len(places)
+    n = len(positions)
     return Gaussians(
-        means=torch.tensor(places),
+        means=torch.tensor(positions),
         quats=torch.tensor([[1.0, 0, 0, 0]]).repeat(n, 1),
         scales=torch.full((n, 3), scale),
         opacities=torch.tensor(opacities),
@@ -31,7 +31,7 @@ def looking_along_z(count: int = 1) -> Views:
 
 @pytest.mark.parametrize("rasterizer", [DenseRasterizer(), NumbaRasterizer()], ids=["dense", "numba"])
 def test_what_lies_behind_is_hidden(rasterizer: Rasterizer) -> None:
-    """The one behind is as large in the picture as the one before it."""
+    """The hidden one is as large in the image as the one in front of it."""
     gaussians = at([[0.0, 0, 2], [0.0, 0, 4], [1.0, 0, 2]], [0.6, 0.9, 0.9])
     gaussians.scales[1] *= 2
     (shares,) = visible_shares(rasterizer, gaussians, looking_along_z())
@@ -40,7 +40,7 @@ def test_what_lies_behind_is_hidden(rasterizer: Rasterizer) -> None:
 
 
 def test_what_is_outside_the_picture_is_not_seen() -> None:
-    """One behind the camera, one to its side, one half over the border, one too faint to be drawn."""
+    """One behind the camera, one to its side, one half beyond the border, one too faint to be rendered."""
     gaussians = at([[0.0, 0, -2], [5.0, 0, 2], [2.0, 0, 2], [0.0, 0, 2]], [0.5, 0.5, 0.5, 0.001])
     first, second = visible_shares(NumbaRasterizer(), gaussians, looking_along_z(2))
     torch.testing.assert_close(first, torch.tensor([0.0, 0.0, 0.5, 0.0]), atol=0.06, rtol=0)
@@ -57,7 +57,7 @@ def test_small_and_faint_ones_are_seen_whole(antialiased: bool, opacity: float) 
 
 @pytest.mark.parametrize("scale", [5.0, 10.0, 40.0])
 def test_what_fills_the_picture_is_seen(scale: float) -> None:
-    """One that is larger than the picture, which shows 20 units there."""
+    """One that is larger than the image, which shows 20 units there."""
     shares = visible_shares(NumbaRasterizer(), at([[0.0, 0, 10]], [0.9], scale), looking_along_z())
     assert shares.item() > 0.7
 

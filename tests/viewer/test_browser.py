@@ -179,7 +179,7 @@ def is_orange(image: Screenshot) -> np.ndarray:
 
 
 def below_middle(image: Screenshot) -> float:
-    """how far the ball is below the middle of the image, pixels; 0 where there is no ball."""
+    """How far the ball is below the middle of the image, pixels; 0 where there is no ball."""
     rows = np.nonzero(is_orange(image))[0]
     return float(rows.mean() - 295) if rows.size > 1000 else 0.0
 
