@@ -39,7 +39,7 @@ def test_what_lies_behind_is_hidden(rasterizer: Rasterizer) -> None:
     torch.testing.assert_close(shares, torch.tensor([1.0, 0.7, 1.0]), atol=0.02, rtol=0)
 
 
-def test_what_is_outside_the_picture_is_not_seen() -> None:
+def test_outside_the_image_is_not_visible() -> None:
     """One behind the camera, one to its side, one half beyond the border, one too faint to be rendered."""
     gaussians = at([[0.0, 0, -2], [5.0, 0, 2], [2.0, 0, 2], [0.0, 0, 2]], [0.5, 0.5, 0.5, 0.001])
     first, second = visible_shares(NumbaRasterizer(), gaussians, looking_along_z(2))
@@ -49,14 +49,14 @@ def test_what_is_outside_the_picture_is_not_seen() -> None:
 
 @pytest.mark.parametrize("antialiased", [False, True])
 @pytest.mark.parametrize("opacity", [0.05, 0.5, 0.99])
-def test_small_and_faint_ones_are_seen_whole(antialiased: bool, opacity: float) -> None:
+def test_small_and_faint_gaussians_are_wholly_visible(antialiased: bool, opacity: float) -> None:
     gaussians = at([[0.1, 0.2, 2.0]], [opacity], scale=0.03)
     shares = visible_shares(NumbaRasterizer(), gaussians, looking_along_z(), antialiased)
     assert shares.item() == pytest.approx(1.0, abs=0.15)
 
 
 @pytest.mark.parametrize("scale", [5.0, 10.0, 40.0])
-def test_what_fills_the_picture_is_seen(scale: float) -> None:
+def test_what_fills_the_image_is_visible(scale: float) -> None:
     """One that is larger than the image, which shows 20 units there."""
     shares = visible_shares(NumbaRasterizer(), at([[0.0, 0, 10]], [0.9], scale), looking_along_z())
     assert shares.item() > 0.7
