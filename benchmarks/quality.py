@@ -8,7 +8,7 @@ The clock is the trainer's: wall-clock time of training, without loading data an
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -75,7 +75,9 @@ class Quality:
             _begin_rolled_out(model)
         trainer.train()
         if self.strides == "two":
-            model.commit(model.dynamics)
+            model.fitter.next_check.fill_(0)
+            model.config.flow_fit.latest = 0.0
+            model.hand_over(trainer.pipeline.views_over_time())
             trainer.save_checkpoint(trainer.step)
         trainer.score("end")
         record("quality", trainer.figures, seed=self.seed, settings=self._settings())
@@ -103,7 +105,7 @@ class Quality:
         )
         config.pipeline.model.motion = self.motion
         if self.strides == "two":
-            config.pipeline.model.settled_change, config.pipeline.model.commit_at = 0.0, 2.0
+            config.pipeline.model.flow_fit.settled_change, config.pipeline.model.flow_fit.latest = -1.0, 2.0
         for change in self.set:
             _assign(config, *change.split("=", 1))
         config.set_timestamp()
@@ -133,13 +135,13 @@ class ScoringTrainer(NestTrainer):
             "seconds": round(self._clock.seconds, 1),
             "step": self.step,
             "gaussians": len(model.field),
-            "committed": bool(getattr(model.dynamics, "committed", False)),
+            "committed": self.benchmark.motion == "ode" and bool(model.fitter.rolls_out),
         }
         for split in self.benchmark.splits:
             line |= self._score_split(split)
-        period = getattr(model.dynamics, "period", None)
-        if period is not None:
-            line["period"] = round(period, 5)
+        motion = model.latent().motion
+        if motion.kind == "cyclic":
+            line["period"] = round(float(motion.period), 5)
             if self.benchmark.cycles:
                 first, last = self.benchmark.span
                 line["period_true"] = 1 / self.benchmark.cycles / (last - first)
@@ -178,9 +180,10 @@ class ScoringTrainer(NestTrainer):
 @torch.no_grad()
 def _begin_rolled_out(model) -> None:
     """A roll-out in place of the free path from the start: of a still state, with small random modes."""
-    model.dynamics.committed.fill_(True)
-    model.latent.start.normal_()
-    model.latent.token_modes.normal_(std=0.01)
+    model.fitter.rolls_out.fill_(True)
+    motion = model.latent().motion
+    modes, start = 0.01 * torch.randn_like(motion.modes), torch.randn_like(motion.start)
+    model.latent.set_motion(replace(motion, kind="free", start=start, modes=modes))
 
 
 def _assign(config, name: str, value: str) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from nerfstudio.configs.base_config import LoggingConfig, MachineConfig
+from nerfstudio.configs.base_config import LoggingConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from nest_nerfstudio.data.datamanager import DynamicDatamanagerConfig
 from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
-from nest_nerfstudio.models.nest_dynamic import NestDynamicModelConfig
 from nest_nerfstudio.pipelines.nest_dynamic import NestDynamicPipelineConfig
 from nest_nerfstudio.pipelines.schedules import FusedAdamConfig, ProgressSchedulerConfig
 from nest_nerfstudio.pipelines.trainer import NestTrainerConfig
-
-_ON_CUDA = torch.cuda.is_available()
 
 
 def _adam(lr: float, final_ratio: float, hold_until: float = 0.0) -> dict:
@@ -23,33 +19,25 @@ def _adam(lr: float, final_ratio: float, hold_until: float = 0.0) -> dict:
     }
 
 
-_MODEL = (
-    NestDynamicModelConfig(num_tokens=512, num_gaussians=20_000, max_gaussians=200_000, sh_degree=3)
-    if _ON_CUDA
-    else NestDynamicModelConfig()
-)
-
 nest_dynamic = MethodSpecification(
     config=NestTrainerConfig(
         method_name="nest-dynamic",
         vis="viewer",
-        machine=MachineConfig(device_type="cuda" if _ON_CUDA else "cpu"),
-        max_num_iterations=30_000 if _ON_CUDA else 20_000,
         steps_per_eval_batch=0,
         steps_per_eval_image=500,
         steps_per_eval_all_images=0,
         steps_per_save=1000,
         logging=LoggingConfig(steps_per_log=50),
         pipeline=NestDynamicPipelineConfig(
-            datamanager=DynamicDatamanagerConfig(dataparser=NestDynamicDataParserConfig()), model=_MODEL
+            datamanager=DynamicDatamanagerConfig(dataparser=NestDynamicDataParserConfig())
         ),
         optimizers={
             "means": _adam(2e-3, 0.01),
             "scales": _adam(1.5e-2, 0.2),
             "quats": _adam(3e-3, 0.2),
             "opacities": _adam(5e-2, 0.2),
-            "sh_dc": _adam(1e-2, 0.2),
-            "sh_rest": _adam(1e-2 / 20, 0.2),
+            "features_dc": _adam(1e-2, 0.2),
+            "features_rest": _adam(1e-2 / 20, 0.2),
             "motion": _adam(3e-3, 0.02),
             "path": _adam(1e-2, 0.02),
             "flow": _adam(1e-3, 0.02),

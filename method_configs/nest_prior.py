@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from nerfstudio.configs.base_config import LoggingConfig, MachineConfig
+from nerfstudio.configs.base_config import LoggingConfig
 from nerfstudio.engine.optimizers import OptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
@@ -12,9 +11,6 @@ from nest_nerfstudio.pipelines.muon import MuonConfig
 from nest_nerfstudio.pipelines.nest_prior import NestPriorPipelineConfig
 from nest_nerfstudio.pipelines.schedules import FusedAdamConfig, ProgressSchedulerConfig
 from nest_nerfstudio.pipelines.trainer import NestTrainerConfig
-
-_ON_CUDA = torch.cuda.is_available()
-
 
 def _scheduled(optimizer: OptimizerConfig) -> dict:
     return {
@@ -27,19 +23,17 @@ nest_prior = MethodSpecification(
     config=NestTrainerConfig(
         method_name="nest-prior",
         vis="viewer",
-        machine=MachineConfig(device_type="cuda" if _ON_CUDA else "cpu"),
-        max_num_iterations=200_000 if _ON_CUDA else 20_000,
         steps_per_eval_batch=0,
         steps_per_eval_image=1000,
         steps_per_eval_all_images=0,
         steps_per_save=1000,
         logging=LoggingConfig(steps_per_log=50),
         pipeline=NestPriorPipelineConfig(
-            datamanager=MultiSceneDatamanagerConfig(scenes_per_batch=4 if _ON_CUDA else 1, edit_states=1)
+            datamanager=MultiSceneDatamanagerConfig(edit_states=1)
         ),
         optimizers={
             "encoder": _scheduled(MuonConfig(lr=1e-3, max_norm=1.0)),
-            "field": _scheduled(MuonConfig(lr=1e-3, max_norm=1.0)),
+            "decoder": _scheduled(MuonConfig(lr=1e-3, max_norm=1.0)),
             "weights": _scheduled(FusedAdamConfig(lr=1e-2, eps=1e-8, max_norm=1.0)),
         },
     ),

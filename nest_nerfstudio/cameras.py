@@ -1,12 +1,16 @@
-"""From nerfstudio's cameras (camera-to-world, OpenGL axes) to `Views` (world-to-camera, OpenCV axes)."""
+"""From nerfstudio's cameras and batches (camera-to-world, OpenGL) to `Views` (world-to-camera, OpenCV)."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
+from nest_nerfstudio.geometry.multiview import shrink
 from nest_nerfstudio.types import Views
 
 # The fisheye kinds keep their name after nerfstudio has undistorted their images to a pinhole.
@@ -16,8 +20,8 @@ _PINHOLE = (CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value, CameraType.F
 def cameras_to_views(cameras: Cameras) -> Views:
     """Poses, intrinsics, size and times of cameras; differentiable in `camera_to_worlds`.
 
-    Lens distortion is not looked at: nerfstudio's full-image data manager has undone it in the images
-    (of fisheye cameras too), and the intrinsics are those of the pinhole image that it made.
+    Lens distortion is ignored: nerfstudio's full-image data manager has undone it in the images (of fisheye
+    cameras too), and the intrinsics are those of the resulting pinhole images.
 
     Args:
         cameras: any batch shape, all of one image size, rotations orthonormal.
@@ -39,23 +43,75 @@ def cameras_to_views(cameras: Cameras) -> Views:
     )
 
 
-def downscale_views(views: Views, factor: int) -> Views:
-    """The same views with pixels `factor` times as large; what is left at the right and below is cut off.
+def batch_to_views(cameras: Cameras, batch: dict[str, Any]) -> Views:
+    """One camera and what nerfstudio's full-image data managers give with it, as views with an image.
 
     Args:
-        views: without images, or their images are dropped.
+        cameras: a single camera.
+        batch: `image` [h, w, 3 or 4] (straight alpha; uint8, or float in [0, 1]), and where there are any
+            `mask` [h, w, 1], true where pixels are used, and `depth_image` [h, w, 1], camera-space z.
+
+    Raises:
+        ValueError: as `cameras_to_views`.
+    """
+    views = cameras_to_views(cameras)
+    device = views.viewmats.device
+    image = batch["image"].to(device)[None]
+    image = image.float() / 255 if image.dtype == torch.uint8 else image
+    mask, depth = batch.get("mask"), batch.get("depth_image")
+    return replace(
+        views,
+        images=image[..., :3],
+        alphas=image[..., 3:] if image.shape[-1] == 4 else None,
+        masks=None if mask is None else mask.to(device)[None].float(),
+        depths=None if depth is None else depth.to(device)[None],
+    )
+
+
+def downscale_views(views: Views, factor: int) -> Views:
+    """Views at a size that is a whole number of times smaller, with their images.
+
+    Colours are averaged with their alpha as weight; a pixel is used where all of its pixels are; rows and
+    columns that are left over at the right and below are cut off.
+
+    Args:
+        views: with or without images.
         factor: ≥ 1.
     """
     if factor == 1:
         return views
-    scale = views.Ks.new_tensor([factor, factor, 1.0])[:, None]
-    return Views(
-        viewmats=views.viewmats,
-        Ks=views.Ks / scale,
+    images, alphas = views.images, views.alphas
+    if alphas is not None:
+        alphas = shrink(alphas, factor, "mean")
+        if images is not None and views.alphas is not None:
+            images = shrink(images * views.alphas, factor, "mean") / alphas.clamp_min(1e-6)
+    elif images is not None:
+        images = shrink(images, factor, "mean")
+    return replace(
+        views,
+        Ks=views.Ks / views.Ks.new_tensor([factor, factor, 1.0])[:, None],
         width=views.width // factor,
         height=views.height // factor,
-        times=views.times,
+        images=images,
+        alphas=alphas,
+        depths=None if views.depths is None else shrink(views.depths, factor, "nearest"),
+        masks=None if views.masks is None else shrink(views.masks, factor, "min"),
     )
+
+
+def position_in_path(camera: Cameras) -> tuple[int, int]:
+    """Index of a camera in the path that it was sliced from, and the number of cameras in that path.
+
+    `ns-render interpolate` draws cameras that have no times; they are slices `path[i : i + 1]` of one path,
+    views of the same storage. A camera that is no slice is the first of one.
+
+    Args:
+        camera: a single camera.
+    """
+    poses = camera.camera_to_worlds
+    size = poses.shape[-2] * poses.shape[-1]
+    count = poses.untyped_storage().nbytes() // (poses.element_size() * size)
+    return poses.storage_offset() // size, max(1, count)
 
 
 def viewmats_to_c2w(viewmats: Float[Tensor, "... 4 4"]) -> Float[Tensor, "... 3 4"]:

@@ -1,6 +1,6 @@
 """The typed values that travel between stages: one dataclass per arrow of the design.
 
-images → `Views` → h_φ → `SceneLatent` → Φ_t, f_θ → `Gaussians` → π → `Rendering`
+images → `Views` → h_φ → `SceneLatent` → f_θ → `RiggedGaussians` → Φ_t, pose → `Gaussians` → π → `Rendering`
 
 Frames: the world is right-handed with z up. Cameras are OpenCV world-to-camera matrices (`viewmats`).
 Quaternions are wxyz and unit. Time is scaled so that the observed clip spans [0, 1].
@@ -8,9 +8,9 @@ Quaternions are wxyz and unit. Time is scaled so that the observed clip spans [0
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,7 +23,7 @@ from nest_nerfstudio.geometry.sh import rotate_sh
 
 @dataclass(frozen=True)
 class Views:
-    """V posed pictures of a scene, all of one size.
+    """V posed images of a scene, all of one size.
 
     Attributes:
         viewmats: world to camera, OpenCV axes (x right, y down, z forward).
@@ -34,6 +34,7 @@ class Views:
         images: RGB in [0, 1].
         alphas: coverage in [0, 1].
         depths: camera-space z in world units; 0 where unknown.
+        masks: 1 for the pixels to use, 0 for the others; None uses all.
     """
 
     viewmats: Float[Tensor, "v 4 4"]
@@ -44,17 +45,31 @@ class Views:
     images: Float[Tensor, "v h w 3"] | None = None
     alphas: Float[Tensor, "v h w 1"] | None = None
     depths: Float[Tensor, "v h w 1"] | None = None
+    masks: Float[Tensor, "v h w 1"] | None = None
 
     def __len__(self) -> int:
         return self.viewmats.shape[0]
 
     def select(self, index: slice | Bool[Tensor, " v"] | Int[Tensor, " m"]) -> Views:
-        """Some of them, or all in another order."""
+        """Some of the views, or all in another order."""
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
         return replace(self, **{k: v[index] for k, v in parts.items() if isinstance(v, Tensor)})
 
+    def to(self, device: torch.device | str) -> Views:
+        """The same views on a device."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        moved = {k: v.to(device, non_blocking=True) for k, v in parts.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+    def over(self, background: Float[Tensor, " 3"]) -> Float[Tensor, "v h w 3"]:
+        """The images over a background; those without alpha as they are."""
+        assert self.images is not None
+        if self.alphas is None:
+            return self.images
+        return self.images * self.alphas + background * (1 - self.alphas)
+
     def move(self, pose: Pose) -> Views:
-        """The cameras moved by g, computed in double precision; of a scene moved too they show the same."""
+        """The cameras moved by g, in double precision; they see a scene that is moved by g as before."""
         moved = torch.eye(4, dtype=torch.float64, device=self.viewmats.device)
         moved[:3, :3], moved[:3, 3] = quat_to_rotmat(pose[0].double()), pose[1].double()
         viewmats = self.viewmats.double() @ torch.linalg.inv(moved)
@@ -79,7 +94,7 @@ class Points:
 
 @dataclass(frozen=True)
 class SunSky:
-    """A light: a sun and a sky of one colour.
+    """A light: a sun and a sky of uniform colour.
 
     Attributes:
         direction: along the sunlight's travel, world frame, any length > 0.
@@ -94,10 +109,10 @@ class SunSky:
 
 @dataclass(frozen=True)
 class Edit:
-    """What a state of a scene differs in from its base; by default in nothing.
+    """How a state of a scene in a data set differs from its base state; by default not at all.
 
     Attributes:
-        light: the light it stands in; None where it is not known.
+        light: its light; None where it is not known.
         hue: shift of every material's hue, fraction of a turn.
         yaw: turn of the object about z, radians.
         translate: shift of the object, world units, after its turn.
@@ -111,20 +126,20 @@ class Edit:
     stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def differences(self, other: Edit) -> list[str]:
-        """Names of what differs between two states: some of light, hue, yaw, translate, stretch."""
+        """Names of the attributes in which two states differ."""
         return [part.name for part in fields(self) if getattr(self, part.name) != getattr(other, part.name)]
 
 
 @dataclass(frozen=True)
 class SceneSample:
-    """What one training step sees of one scene.
+    """Views of one scene for one training step.
 
     Attributes:
-        name: of the scene.
-        category: of the scene.
-        context: pictures of one state, for the encoder.
-        edit: of that state.
-        targets: pictures of one or more states, none of them in `context`.
+        name: name of the scene.
+        category: category of the scene.
+        context: images of one state, for the encoder.
+        edit: that state.
+        targets: images of one or more states, none of them in `context`.
     """
 
     name: str
@@ -162,18 +177,18 @@ class Gaussians:
         return round(self.sh.shape[1] ** 0.5) - 1
 
     def move(self, pose: Pose) -> Gaussians:
-        """All of them moved by g, spherical harmonics included."""
+        """All Gaussians moved by g, spherical harmonics included."""
         quats, means = se3_compose(pose, (self.quats, self.means))
         return replace(self, means=means, quats=quats, sh=rotate_sh(self.sh, quat_to_rotmat(pose[0])))
 
     def select(self, index: Bool[Tensor, " n"] | Int[Tensor, " m"]) -> Gaussians:
-        """Some of them."""
+        """Some of the Gaussians."""
         return Gaussians(*(getattr(self, part.name)[index] for part in fields(self)))
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """C rendered pictures.
+    """C rendered images.
 
     Attributes:
         rgb: colour over the background; not clamped above.
@@ -191,22 +206,123 @@ class Rendering:
 
 
 @dataclass(frozen=True)
-class MotionCode:
-    """What an ODE needs to move a scene; every part is invariant under SE(3).
+class Material:
+    """Surface reflectance of N Gaussians: what a light needs to shade them.
 
     Attributes:
-        start: state z(0) of the scene, where its trajectory begins.
-        token_codes: how each token answers to a state that is learned freely.
-        token_modes: how it answers to that of the ODE, the linear map from (z, 1) to its twist.
-        scene_code: tells scenes apart where many share one vector field; empty for a single scene.
-        time: clip time at which the poses of the latent stand.
+        albedo: linear RGB.
+        transfer: radiance transfer, real SH of degree ≤ 2 in gsplat's order, in the frame of the Gaussians at
+            rest: outgoing radiance is albedo · (transfer · light) / π.
+    """
+
+    albedo: Float[Tensor, "n 3"]
+    transfer: Float[Tensor, "n 9"]
+
+
+@dataclass(frozen=True)
+class RiggedGaussians:
+    """R: a decoded scene, Gaussians at rest bound to tokens. It depends on Z's codes, and on no time.
+
+    `fields.rig.pose` moves it: Gaussian n follows Σ_j weights[n, j] · T_k(t) · B_k⁻¹ with k = tokens[n, j].
+
+    Attributes:
+        rest: Gaussians in the reference frame of the bind poses: that of the world where B_k is the pose of
+            token k at rest, the token's own where B_k is the identity. Where there is a material, shading
+            replaces the coefficient of degree 0 in `sh`.
+        bind_quats: rotation of B_k, wxyz.
+        bind_translations: origin of B_k.
+        tokens: rows of Z that each Gaussian follows.
+        weights: their shares, ≥ 0, of sum one.
+        material: what light shades; None where the colours are baked into `rest.sh`.
+    """
+
+    rest: Gaussians
+    bind_quats: Float[Tensor, "k 4"]
+    bind_translations: Float[Tensor, "k 3"]
+    tokens: Int[Tensor, "n j"]
+    weights: Float[Tensor, "n j"]
+    material: Material | None = None
+
+    def __len__(self) -> int:
+        return len(self.rest)
+
+
+@dataclass(frozen=True)
+class TimeMap:
+    """Which time of its own a scene shows at a clip time: speed · t + offset, in `loop` if there is one.
+
+    Attributes:
+        speed: negative runs backwards, 0 stands still.
+        offset: in clips.
+        loop: first and last own time of a span that repeats for ever; None: no loop.
+        fade: part of the span before its end, in clips, over which poses blend into those before its start.
+    """
+
+    speed: float = 1.0
+    offset: float = 0.0
+    loop: tuple[float, float] | None = None
+    fade: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.speed) and math.isfinite(self.offset)):
+            raise ValueError(f"speed and offset must be finite, not {self.speed} and {self.offset}")
+        if self.loop is not None:
+            start, end = self.loop
+            if not (math.isfinite(end - start) and start < end and 0 <= self.fade <= end - start):
+                raise ValueError(f"cannot loop from {start} to {end} with a fade of {self.fade}")
+
+    def __call__(self, time: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Own time at a clip time."""
+        own = self.speed * time + self.offset
+        if self.loop is None:
+            return own
+        start, end = self.loop
+        return start + (own - start) % (end - start)
+
+    def after(self, inner: TimeMap) -> TimeMap:
+        """The map of a scene that shows at t what this one shows at inner(t); `inner` must not loop."""
+        return replace(self, speed=self.speed * inner.speed, offset=self.speed * inner.offset + self.offset)
+
+
+MotionKind = Literal["still", "free", "cyclic"]
+
+
+@dataclass(frozen=True)
+class MotionCode:
+    """How a scene moves: where its latent ODE starts, and how each token answers to its state.
+
+    The twist of token k at state z is modes[k] @ (z, 1): translation (world units), then rotation (radians),
+    in the token's own frame. All parts are invariant under SE(3).
+
+    Attributes:
+        start: z(0).
+        modes: linear map of (z, 1) to each token's twist.
+        scene_code: which of many scenes this is, for a vector field that they share; empty for a single one.
+        period: length of a cycle in clips, where `kind` is "cyclic".
+        phase: shift along the cycle, as a fraction of it: z(0) is the state at phase · period.
+        kind: "still"; "free", a vector field leads z; "cyclic", z turns at constant speed (an oscillator).
+        time_map: which own time is shown at a clip time.
     """
 
     start: Float[Tensor, " d"]
-    token_codes: Float[Tensor, "k e"]
-    token_modes: Float[Tensor, "k 6 m"]
+    modes: Float[Tensor, "k 6 m"]
     scene_code: Float[Tensor, " c"]
-    time: Float[Tensor, ""]
+    period: Float[Tensor, ""]
+    phase: Float[Tensor, ""]
+    kind: MotionKind = "still"
+    time_map: TimeMap = TimeMap()
+
+    @staticmethod
+    def still(num_tokens: int, like: Tensor, state_dim: int = 0) -> MotionCode:
+        """The code of a scene that does not move."""
+        zeros = like.new_zeros
+        return MotionCode(
+            start=zeros(state_dim),
+            modes=zeros(num_tokens, 6, state_dim + 1),
+            scene_code=zeros(0),
+            period=like.new_ones(()),
+            phase=zeros(()),
+        )
 
 
 @dataclass(frozen=True)
@@ -218,23 +334,32 @@ class SceneLatent:
     below are these actions. They are pure: each returns a new latent.
 
     Attributes:
-        quats: rotation of each token, wxyz, token frame to world.
-        translations: origin of each token, world units.
-        shape: geometry code of each token, invariant.
-        appearance: albedo and material code of each token, invariant.
+        ids: which token of its field each row is; a field looks up by it what it keeps itself of a token.
+        copies: which copy of the token each row is: 0 is the token itself, others come from `duplicate`.
+        quats: rotation of each token at rest, wxyz, token frame to world.
+        translations: origin of each token at rest, world units.
+        geometry: geometry code of each token, invariant.
+        appearance: colour code of each token, invariant; what it holds depends on the field.
         light: real SH of the environment light, degree ≤ 2, gsplat's order, per RGB channel, world axes.
-        motion: start of the trajectory and what turns its state into poses.
+        motion: how the tokens move.
     """
 
+    ids: Int[Tensor, " k"]
+    copies: Int[Tensor, " k"]
     quats: Float[Tensor, "k 4"]
     translations: Float[Tensor, "k 3"]
-    shape: Float[Tensor, "k s"]
+    geometry: Float[Tensor, "k s"]
     appearance: Float[Tensor, "k a"]
     light: Float[Tensor, "3 9"]
     motion: MotionCode
 
     def __len__(self) -> int:
         return self.translations.shape[0]
+
+    @property
+    def poses(self) -> Pose:
+        """Poses of the tokens at rest: (quats [K, 4] wxyz, translations [K, 3])."""
+        return self.quats, self.translations
 
     def move(self, pose: Pose, tokens: Tensor | None = None) -> SceneLatent:
         """Move objects under a light that stays: T_k → g·T_k.
@@ -243,12 +368,11 @@ class SceneLatent:
             pose: g as (quats [4] wxyz, translations [3]), world frame.
             tokens: bool mask or indices of the tokens to move; None moves all.
         """
-        quats, translations = se3_compose(pose, (self.quats, self.translations))
+        quats, translations = se3_compose(pose, self.poses)
         if tokens is not None:
-            chosen = torch.zeros(len(self), dtype=torch.bool, device=self.quats.device)
-            chosen[tokens] = True
-            quats = torch.where(chosen[:, None], quats, self.quats)
-            translations = torch.where(chosen[:, None], translations, self.translations)
+            chosen = self._mask(tokens)[:, None]
+            quats = torch.where(chosen, quats, self.quats)
+            translations = torch.where(chosen, translations, self.translations)
         return replace(self, quats=quats, translations=translations)
 
     def turn_world(self, pose: Pose) -> SceneLatent:
@@ -257,31 +381,40 @@ class SceneLatent:
 
     def relight(self, rotation: Float[Tensor, "3 3"], gain: float = 1.0) -> SceneLatent:
         """Turn the environment light by a rotation matrix and scale it."""
-        light = rotate_sh(self.light.mT, rotation).mT * gain
-        return replace(self, light=light)
+        return replace(self, light=rotate_sh(self.light.mT, rotation).mT * gain)
 
     def permute(self, order: Int[Tensor, " k"]) -> SceneLatent:
         """Reorder the tokens."""
         return self._index_tokens(order)
 
-    def select(self, mask: Bool[Tensor, " k"]) -> SceneLatent:
-        """Keep the tokens where `mask` is true: an object, or all but one."""
-        return self._index_tokens(mask)
+    def select(self, tokens: Tensor) -> SceneLatent:
+        """Keep the tokens of a bool mask or of indices: an object, or all but one."""
+        return self._index_tokens(tokens)
 
-    def at(self, time: Float[Tensor, ""], flow: Callable[[SceneLatent, Tensor], SceneLatent]) -> SceneLatent:
-        """The scene at another time: Φ_t·Z, for a flow such as a `Dynamics`."""
-        return flow(self, time)
+    def duplicate(self, tokens: Tensor, pose: Pose) -> SceneLatent:
+        """Add a copy of the tokens of a bool mask or of indices, moved by g; rows of the copy come last."""
+        copy = self.select(tokens).move(pose)
+        both = {
+            name: torch.cat([getattr(self, name), getattr(copy, name)])
+            for name in ("ids", "quats", "translations", "geometry", "appearance")
+        }
+        copies = torch.cat([self.copies, copy.copies + 1 + self.copies.max()])
+        modes = torch.cat([self.motion.modes, copy.motion.modes])
+        return replace(self, **both, copies=copies, motion=replace(self.motion, modes=modes))
+
+    def at(self, time: float) -> SceneLatent:
+        """Φ_t·Z: the scene whose time 0 is this one's clip time `time`. ℝ acts by shifts of the clock."""
+        clock = self.motion.time_map.after(TimeMap(offset=time))
+        return replace(self, motion=replace(self.motion, time_map=clock))
+
+    def _mask(self, tokens: Tensor) -> Bool[Tensor, " k"]:
+        chosen = torch.zeros(len(self), dtype=torch.bool, device=self.quats.device)
+        chosen[tokens] = True
+        return chosen
 
     def _index_tokens(self, index: Tensor) -> SceneLatent:
-        return replace(
-            self,
-            quats=self.quats[index],
-            translations=self.translations[index],
-            shape=self.shape[index],
-            appearance=self.appearance[index],
-            motion=replace(
-                self.motion,
-                token_codes=self.motion.token_codes[index],
-                token_modes=self.motion.token_modes[index],
-            ),
-        )
+        chosen = {
+            name: getattr(self, name)[index]
+            for name in ("ids", "copies", "quats", "translations", "geometry", "appearance")
+        }
+        return replace(self, **chosen, motion=replace(self.motion, modes=self.motion.modes[index]))

@@ -14,12 +14,12 @@ def make_config(capture: Path, output: Path, steps: int = 60, **model) -> NestTr
     config.data = config.pipeline.datamanager.data = capture
     config.output_dir, config.vis, config.max_num_iterations = output, "tensorboard", steps
     config.machine.device_type = "cpu"
-    small = {"num_gaussians": 150, "max_gaussians": 200, "num_tokens": 12, "sh_degree": 1} | model
+    small = {"num_random": 150, "max_gs_num": 200, "num_tokens": 12, "sh_degree": 1} | model
     for name, value in small.items():
         assert hasattr(config.pipeline.model, name)
         setattr(config.pipeline.model, name, value)
-    dynamics = config.pipeline.model.dynamics
-    dynamics.explain_iterations, dynamics.explain_attempts = 300, 1  # most tests need no good ODE
+    fit = config.pipeline.model.flow_fit
+    fit.fit_iterations, fit.fit_attempts = 300, 1  # most tests need no good ODE
     config.set_timestamp()
     return config
 

@@ -1,39 +1,63 @@
-"""The contract of Φ_t: a flow on scene latents."""
+"""The contract of Φ_t: how the tokens of a scene move."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nest_nerfstudio.types import SceneLatent
+from nest_nerfstudio.dynamics.orbit import Orbit
+from nest_nerfstudio.dynamics.trajectory import Trajectory
+from nest_nerfstudio.geometry.se3 import Pose, se3_interpolate, se3_plus
+from nest_nerfstudio.types import MotionCode, SceneLatent
 
 
 class Dynamics(nn.Module, ABC):
-    """Carries a latent to another time; commutes with every SE(3) action on the latent's poses."""
+    """Poses tokens over time: T_k(t) = T_k · exp ξ_k(z(t)), with twists ξ in the tokens' own frames.
+
+    z is invariant under SE(3), so every such motion commutes with every rigid motion of the world.
+    """
 
     @abstractmethod
-    def forward(self, latent: SceneLatent, time: Float[Tensor, ""]) -> SceneLatent:
-        """Pose the tokens of `latent` as they stand at `time`.
+    def solve(self, motion: MotionCode, t0: float = 0.0, t1: float = 1.0) -> Trajectory | Orbit:
+        """The path z(t) of a scene's state.
 
         Args:
-            latent: the scene in its rest pose.
-            time: clip time; the observed clip spans [0, 1], other values extrapolate.
-
-        Returns:
-            The same scene at `time`. Shape, appearance and light are untouched.
+            motion: motion code of the scene; its time map is left to `poses`.
+            t0: first own time that is asked for, in clips; the path begins there or before.
+            t1: last one.
         """
 
+    @abstractmethod
+    def twists(self, latent: SceneLatent, z: Float[Tensor, " d"]) -> Float[Tensor, "k 6"]:
+        """ξ_k(z): translation (world units), then rotation vector (radians), in each token's own frame."""
 
-class StaticDynamics(Dynamics):
-    """Nothing moves; only the clock of the latent is set."""
+    def is_still(self, motion: MotionCode) -> bool:
+        """Whether nothing moves, so that no path is needed."""
+        return motion.kind == "still"
 
-    def forward(self, latent: SceneLatent, time: Float[Tensor, ""]) -> SceneLatent:
-        return set_time(latent, time)
+    def poses(self, latent: SceneLatent, path: Trajectory | Orbit, time: Float[Tensor, ""]) -> Pose:
+        """Poses of all tokens at a clip time: (quats [K, 4] wxyz, translations [K, 3]), world frame.
 
+        Args:
+            latent: the scene; its poses are those at rest.
+            path: from `solve`, long enough for the own time that the latent's time map shows at `time`.
+            time: clip time; the observed clip spans [0, 1].
+        """
+        if self.is_still(latent.motion):
+            return latent.poses
+        time_map = latent.motion.time_map
+        own = time_map(time)
+        poses = self._posed(latent, path, own)
+        if time_map.loop is None or time_map.fade == 0:
+            return poses
+        start, end = time_map.loop
+        weight = ((own - end) / time_map.fade + 1).clamp(0, 1)
+        if weight == 0:
+            return poses
+        before = self._posed(latent, path, own - (end - start))
+        return se3_interpolate(poses, before, weight * weight * (3 - 2 * weight))
 
-def set_time(latent: SceneLatent, time: Float[Tensor, ""]) -> SceneLatent:
-    """The same latent with its clock at `time`."""
-    return replace(latent, motion=replace(latent.motion, time=time))
+    def _posed(self, latent: SceneLatent, path: Trajectory | Orbit, own: Float[Tensor, ""]) -> Pose:
+        return se3_plus(latent.poses, self.twists(latent, path(own)))

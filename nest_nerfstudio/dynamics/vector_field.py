@@ -1,4 +1,4 @@
-"""F_ψ: where the state of a scene goes next."""
+"""F_ψ: the vector field of the latent ODE."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from nest_nerfstudio.dynamics.trajectory import Trajectory
 
 
 class VectorField(nn.Module):
-    """F_ψ: an autonomous vector field on the state, linear plus an MLP; zero-initialised (identity flow).
+    """F_ψ(z, c): an autonomous field on the state, linear plus an MLP; zero-initialised (identity flow).
 
-    Outside a ball around what was seen, it is the field where the ball is nearest and a pull back towards it.
-    So no flow leaves for infinity, whatever F learns.
+    Outside a ball around the observed states it is the field at the nearest point of the ball, plus a pull
+    back towards it. So no flow diverges, whatever F learns.
+
+    Args:
+        state_dim: size of z.
+        hidden_dim: width of the MLP.
+        code_dim: size of the scene code c, by which the MLP is conditioned.
     """
 
     centre: Tensor
@@ -25,15 +30,16 @@ class VectorField(nn.Module):
     tube: Tensor
 
     PULL = 20.0
-    """Rate at which what is outside the ball returns to it, per clip."""
+    """Rate at which states outside the ball return to it, per clip."""
     ROOM = 1.5
-    """Radius of the ball over the reach of the path."""
+    """Radius of the ball over the largest distance of the path from its centre."""
 
-    def __init__(self, state_dim: int, hidden_dim: int) -> None:
+    def __init__(self, state_dim: int, hidden_dim: int, code_dim: int = 0) -> None:
         super().__init__()
+        self.code_dim = code_dim
         self.linear = nn.Linear(state_dim, state_dim)
         self.layers = nn.Sequential(
-            nn.Linear(state_dim, hidden_dim),
+            nn.Linear(state_dim + code_dim, hidden_dim),
             nn.Tanh(),
             nn.Linear(hidden_dim, hidden_dim),
             nn.Tanh(),
@@ -48,18 +54,34 @@ class VectorField(nn.Module):
         self.register_buffer("radius", torch.tensor(1e6))
         self.register_buffer("tube", torch.zeros(()))
 
-    def forward(self, time: Tensor | None, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    def forward(
+        self, time: Tensor | None, z: Float[Tensor, "*b d"], code: Float[Tensor, " c"] | None = None
+    ) -> Float[Tensor, "*b d"]:
+        """dz/dt.
+
+        Args:
+            time: not used; ODE solvers give it.
+            z: states.
+            code: of the scene; None where `code_dim` is 0.
+        """
         whitened = (z - self.centre) / self.scale
         inside = whitened * (self.radius / whitened.norm(dim=-1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
-        learned = (self.linear(inside) + self.layers(inside)) * self.speed
+        inputs = inside if code is None else torch.cat([inside, code.expand(*inside.shape[:-1], -1)], -1)
+        learned = (self.linear(inside) + self.layers(inputs)) * self.speed
         return learned - self.PULL * self.scale * (whitened - inside)
+
+    def given(self, code: Float[Tensor, " c"] | None) -> nn.Module:
+        """The field of one scene, a function of time and state alone."""
+        if code is None or self.code_dim == 0:
+            return self
+        return _FieldOfScene(self, code)
 
     @torch.no_grad()
     def restart(self, path: Trajectory, ridge: float = 1e-3) -> None:
-        """Forget all, and become the linear field that explains a path best (least squares).
+        """Start anew from the linear field that fits a path best (least squares).
 
-        States and speeds are measured in half standard deviations of the path's largest component. One unit
-        for all components: each in its own would make as much of noise as of the motion.
+        States and speeds are measured in half standard deviations of the path's largest component: one unit
+        for all components, as a unit for each would weigh noise as much as motion.
         """
         self.centre.copy_(path.values.mean(0))
         self.scale.fill_(0.5 * path.values.std(0).max().clamp_min(1e-6))
@@ -84,15 +106,15 @@ class VectorField(nn.Module):
         lr: float = 3e-3,
         beside: Callable[[float], Float[Tensor, ""]] | None = None,
     ) -> None:
-        """Minimise `tube_loss` by Adam for a number of steps; after `restart` with the path.
+        """Minimise `tube_loss` by Adam; after `restart` with the same path.
 
         Args:
-            path: ends up as a solution, nearly.
+            path: becomes a solution, approximately.
             tube: radius around the path in which F is trained, in the units of `restart`.
-            attraction: κ.
-            iterations: steps of the optimiser.
-            lr: learning rate at first; it falls to zero.
-            beside: one more loss, added to it, of the share of the steps that are done.
+            attraction: κ, per clip.
+            iterations: number of steps.
+            lr: initial learning rate; it falls to zero.
+            beside: a further loss, a function of the fraction of steps done.
         """
         self.tube.fill_(tube)
         optimizer = torch.optim.Adam(self.parameters(), lr)
@@ -105,8 +127,14 @@ class VectorField(nn.Module):
             optimizer.step()
             schedule.step()
 
-    def tube_loss(self, path: Trajectory, attraction: float, count: int = 128) -> Float[Tensor, ""]:
-        """Mean squared distance of F(z + ε) to ż − κε: the path is a solution that attracts what strays.
+    def tube_loss(
+        self,
+        path: Trajectory,
+        attraction: float,
+        code: Float[Tensor, " c"] | None = None,
+        count: int = 128,
+    ) -> Float[Tensor, ""]:
+        """Mean squared distance of F(z + ε) to ż − κε: the path is a solution that attracts nearby states.
 
         Collocation (Hairer, Nørsett, Wanner I, II.7) at random times and offsets ε, with contraction, as a
         closed curve needs to be an orbit; in units of the path's speed.
@@ -117,8 +145,20 @@ class VectorField(nn.Module):
             torch.randn_like(states) * torch.rand(count, 1, device=times.device) * self.tube * self.scale
         )
         targets = torch.cat([slopes - attraction * offsets, slopes])
-        learned = self(None, torch.cat([states + offsets, states]))
+        learned = self(None, torch.cat([states + offsets, states]), code)
         return ((learned - targets) / self.speed).square().mean()
+
+
+class _FieldOfScene(nn.Module):
+    """F_ψ(·, c) of one scene; the adjoint solver differentiates by `given_tensors` too."""
+
+    def __init__(self, vector_field: VectorField, code: Tensor) -> None:
+        super().__init__()
+        self.vector_field = vector_field
+        self.given_tensors = (code,)
+
+    def forward(self, time: Tensor | None, z: Tensor) -> Tensor:
+        return self.vector_field(time, z, self.given_tensors[0])
 
 
 def with_one(states: Float[Tensor, "*b d"]) -> Float[Tensor, "*b e"]:

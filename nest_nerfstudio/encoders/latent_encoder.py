@@ -49,7 +49,7 @@ class LatentEncoderConfig(InstantiateConfig):
     """Images are resized to this many pixels along their longer side before they are encoded."""
     proposals: ProposalNetworkConfig = field(default_factory=ProposalNetworkConfig)
     """Network that proposes the positions of tokens."""
-    shape_dim: int = 48
+    geometry_dim: int = 48
     """Size of a token's geometry code."""
     irreps: str = "64x0e+16x1e+4x2e"
     """Features of a token, in the notation of e3nn: scalars (0e), vectors (1e), second-order tensors (2e)."""
@@ -95,11 +95,10 @@ class LatentEncoder(Encoder):
         self.to_vectors = o3.Linear(irreps, "3x1e")
         self.to_light = o3.Linear(irreps, "3x0e + 3x1e + 3x2e")
         self.to_size = nn.Linear(width, 1)
-        self.to_shape = mlp(width + NUM_CORNERS * (3 + CORNER_FEATURES), 2 * width, config.shape_dim - 1)
-        self.to_albedo = mlp(width + NUM_CORNERS * (3 + CORNER_FEATURES), width, 3 * NUM_CORNERS)
-        for parameter in self.to_albedo[
-            -1
-        ].parameters():  # so that albedo starts as the colours that are seen
+        known = width + NUM_CORNERS * (3 + CORNER_FEATURES)
+        self.to_geometry = mlp(known, 2 * width, config.geometry_dim - 1)
+        self.to_albedo = mlp(known, width, 3 * NUM_CORNERS)
+        for parameter in self.to_albedo[-1].parameters():  # albedo starts as the colours that are seen
             nn.init.zeros_(parameter)
         self.base_light = nn.Parameter(torch.tensor(2.0))
 
@@ -155,16 +154,15 @@ class LatentEncoder(Encoder):
             found = x.new_zeros(*corners.shape[:2], CORNER_FEATURES)
         about = torch.cat([scalars, linear_to_srgb(colors).flatten(1) - 0.5, found.flatten(1)], 1)
         albedo = (self.to_albedo(about).unflatten(1, (-1, 3)) + colors.clamp(0.02, 0.98).logit()).sigmoid()
-        empty = x.new_zeros(0)
         latent = SceneLatent(
+            ids=torch.arange(len(x), device=x.device),
+            copies=torch.zeros(len(x), dtype=torch.long, device=x.device),
             quats=quats,
             translations=translations.to(x),
-            shape=torch.cat([sizes.log()[:, None], self.to_shape(about)], 1),
+            geometry=torch.cat([sizes.log()[:, None], self.to_geometry(about)], 1),
             appearance=albedo.flatten(1),
             light=self._light(x),
-            motion=MotionCode(
-                empty, x.new_zeros(len(x), 0), x.new_zeros(len(x), 6, 1), empty, x.new_zeros(())
-            ),
+            motion=MotionCode.still(len(x), x),
         )
         return latent, None if proposals is None else proposals.occupancy
 

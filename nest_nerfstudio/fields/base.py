@@ -1,17 +1,38 @@
-"""The contract of f_θ: a posed latent to Gaussians."""
+"""The contract of f_θ: a latent to rigged Gaussians."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 
-from nest_nerfstudio.types import Gaussians, SceneLatent
+from nest_nerfstudio.types import RiggedGaussians, SceneLatent
 
 
 class Field(nn.Module, ABC):
-    """Decodes a latent into Gaussians in the frame of the latent's poses."""
+    """Decodes a latent once for a scene, whatever its time, light and the poses of its tokens.
+
+    Rows of the result's rig are rows of Z: tokens that are not in Z take their Gaussians with them, and a
+    token that is there twice brings them twice. So f(p·Z) and f(Z) are one scene for every permutation p.
+    """
+
+    knows_light: bool
+    """Whether its scenes have a material, which light shades."""
 
     @abstractmethod
-    def forward(self, latent: SceneLatent) -> Gaussians:
-        """Gaussians of the scene as its tokens now stand, world frame."""
+    def forward(self, latent: SceneLatent) -> RiggedGaussians:
+        """The scene at rest, with a rig and, where the field knows it, a material."""
+
+    @abstractmethod
+    def recolor(
+        self, latent: SceneLatent, tokens: Bool[Tensor, " k"], hue: float, gain: tuple[float, float, float]
+    ) -> SceneLatent:
+        """The latent with other colours, an action on `appearance` alone.
+
+        Args:
+            latent: of a scene of this field.
+            tokens: which tokens are recoloured.
+            hue: shift of the hue, as a fraction of a turn.
+            gain: factor of red, green and blue, > 0.
+        """

@@ -1,35 +1,41 @@
-"""Free Gaussians of one scene, bound to its tokens by skinning weights."""
+"""f_θ of one scene: free Gaussians, bound to its tokens by skinning weights."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nest_nerfstudio.fields.base import Field
-from nest_nerfstudio.fields.skinning import skin, skinning_weights
-from nest_nerfstudio.geometry.points import nearest_distances
-from nest_nerfstudio.geometry.quaternion import quat_normalize
+from nest_nerfstudio.fields.skinning import blend, skinning_weights
+from nest_nerfstudio.geometry.color import shift_hue
+from nest_nerfstudio.geometry.points import nearest, nearest_distances
+from nest_nerfstudio.geometry.quaternion import quat_exp, quat_normalize, quat_rotate
 from nest_nerfstudio.geometry.se3 import Pose
-from nest_nerfstudio.geometry.sh import rgb_to_sh
-from nest_nerfstudio.types import Gaussians, SceneLatent
+from nest_nerfstudio.geometry.sh import SH_C0, rgb_to_sh
+from nest_nerfstudio.types import Gaussians, RiggedGaussians, SceneLatent
 
-PARAMETERS = ("means", "scales", "quats", "opacities", "sh_dc", "sh_rest")
-"""Names of the free parameters. gsplat's strategies ask for the first four by these names, although scales
-are stored as logarithms and opacities as logits."""
+PARAMETERS = ("means", "scales", "quats", "opacities", "features_dc", "features_rest")
+"""Names of the free parameters, as in splatfacto; scales are stored as logarithms, opacities as logits."""
+COLOR_DIM = 4
+"""Numbers of a token's colour code: shift of the hue in turns, then the log gain of red, green and blue."""
 
 
 class BoundGaussians(Field):
-    """N canonical Gaussians that follow K tokens by linear blend skinning.
+    """N Gaussians at rest that follow K tokens by linear blend skinning.
 
-    x(t) = Σ_k w_k(x) A_k(t) x with A_k(t) = T_k(t) B_k⁻¹, B_k the pose in which token k was bound, and
-    w_k ∝ exp(−‖x − b_k‖² / 2r_k²) over the nearest tokens (as the control points of SC-GS, arXiv 2312.14937).
-    Rotations blend as normalised quaternions. Turning all tokens by g turns the Gaussians by g, SH included.
+    The weights are w_k ∝ exp(−‖x − b_k‖² / 2r_k²) over the nearest tokens, b_k the position in which token k
+    was bound (as the control points of SC-GS, arXiv 2312.14937). A row of Z stands for the token of its id,
+    and Gaussians are cut and copied with the token that they follow most. `appearance` [K, 4] shifts the hue
+    and scales the channels of the colours, zero for colours as they are; colours are baked, so light has no
+    say in them.
     """
 
+    knows_light = False
     bind_quats: Tensor
     bind_translations: Tensor
 
@@ -42,8 +48,8 @@ class BoundGaussians(Field):
             "scales": (n, 3),
             "quats": (n, 4),
             "opacities": (n,),
-            "sh_dc": (n, 1, 3),
-            "sh_rest": (n, (sh_degree + 1) ** 2 - 1, 3),
+            "features_dc": (n, 3),
+            "features_rest": (n, (sh_degree + 1) ** 2 - 1, 3),
         }
         self.params = nn.ParameterDict({name: nn.Parameter(torch.zeros(s)) for name, s in shapes.items()})
         self.token_log_radii = nn.Parameter(torch.zeros(k))
@@ -71,8 +77,8 @@ class BoundGaussians(Field):
             "scales": spacing.log()[:, None].expand(-1, 3),
             "quats": quats,
             "opacities": torch.full_like(spacing, opacity).logit(),
-            "sh_dc": rgb_to_sh(rgb)[:, None],
-            "sh_rest": points.new_zeros(len(points), self.params["sh_rest"].shape[1], 3),
+            "features_dc": rgb_to_sh(rgb),
+            "features_rest": points.new_zeros(len(points), self.params["features_rest"].shape[1], 3),
         }
         for name, value in start.items():
             self.params[name] = nn.Parameter(value.clone())
@@ -86,49 +92,61 @@ class BoundGaussians(Field):
         self.token_log_radii.copy_(nearest_distances(poses[1], 3).mean(1).clamp_min(1e-6).log())
         self.forget_neighbors()
 
-    def canonical(self) -> Gaussians:
+    def rest(self) -> Gaussians:
         """The Gaussians as bound, before any motion."""
-        rest = self._rest()
-        return replace(rest, quats=quat_normalize(rest.quats))
+        gaussians = self._activated()
+        return replace(gaussians, quats=quat_normalize(gaussians.quats))
 
-    def _rest(self) -> Gaussians:
-        """As `canonical`, but with quaternions of any length: `skin` normalises them."""
+    def _activated(self) -> Gaussians:
+        """As `rest`, but with quaternions of any length, which skinning normalises."""
         p = self.params
         return Gaussians(
             means=p["means"],
             quats=p["quats"],
             scales=p["scales"].exp(),
             opacities=p["opacities"].sigmoid(),
-            sh=torch.cat([p["sh_dc"], p["sh_rest"]], 1),
+            sh=torch.cat([p["features_dc"][:, None], p["features_rest"]], 1),
         )
 
-    def forward(self, latent: SceneLatent) -> Gaussians:
-        rest = self._rest()
-        poses = latent.quats, latent.translations
-        bind_poses = self.bind_quats, self.bind_translations
-        return skin(rest, poses, bind_poses, self.token_log_radii, self._nearest_tokens(rest.means))
+    def forward(self, latent: SceneLatent) -> RiggedGaussians:
+        rest = self._activated()
+        neighbors = self._nearest_tokens(rest.means)
+        weights = skinning_weights(rest.means, self.bind_translations, self.token_log_radii, neighbors)
+        rigged = RiggedGaussians(rest, self.bind_quats, self.bind_translations, neighbors, weights)
+        if not self._is_whole(latent):
+            rigged = _with_tokens(rigged, latent)
+        if latent.appearance.any():
+            sh = recolored(rigged.rest.sh, blend(latent.appearance, rigged))
+            rigged = replace(rigged, rest=replace(rigged.rest, sh=sh))
+        return rigged
 
-    def skinning(self, means: Float[Tensor, "n 3"]) -> tuple[Int[Tensor, "n j"], Float[Tensor, "n j"]]:
-        """Nearest tokens of each Gaussian and their weights, which sum to one."""
-        neighbors = self._nearest_tokens(means)
-        return neighbors, skinning_weights(means, self.bind_translations, self.token_log_radii, neighbors)
+    def recolor(
+        self, latent: SceneLatent, tokens: Bool[Tensor, " k"], hue: float, gain: tuple[float, float, float]
+    ) -> SceneLatent:
+        """Adds to the tokens' hue shifts and log gains: a commutative group that shifts hues, then scales."""
+        change = latent.appearance.new_tensor([hue, *map(math.log, gain)])
+        return replace(latent, appearance=latent.appearance + change * tokens[:, None])
+
+    def _is_whole(self, latent: SceneLatent) -> bool:
+        count = len(self.bind_quats)
+        return len(latent) == count and torch.equal(latent.ids, torch.arange(count, device=latent.ids.device))
 
     def _nearest_tokens(self, means: Float[Tensor, "n 3"]) -> Int[Tensor, "n j"]:
-        if self._neighbors is None or len(self._neighbors) != len(means):
-            with torch.no_grad():
-                distances = torch.cdist(means, self.bind_translations)
-                self._neighbors = distances.topk(self.num_neighbors, largest=False).indices
-        return self._neighbors
+        """Nearest tokens of each Gaussian; in training they are kept until `forget_neighbors`.
+
+        In evaluation they are looked up each time, as a checkpoint that is loaded would do.
+        """
+        if self.training and self._neighbors is not None and len(self._neighbors) == len(means):
+            return self._neighbors
+        with torch.no_grad():
+            found = nearest(means, self.bind_translations, self.num_neighbors)[1]
+        if self.training:
+            self._neighbors = found
+        return found
 
     def forget_neighbors(self) -> None:
         """Look the nearest tokens up again at the next use: after Gaussians moved, came or went."""
         self._neighbors = None
-
-    def train(self, mode: bool = True) -> BoundGaussians:
-        """Nearest tokens wait for a while in training, but what is shown is what a checkpoint would show."""
-        if self.training and not mode:
-            self.forget_neighbors()
-        return super().train(mode)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take over as many Gaussians as the checkpoint holds, in the parameters that optimizers hold."""
@@ -138,3 +156,46 @@ class BoundGaussians(Field):
                 self.params[name].data = self.params[name].data.new_empty(stored.shape)
         self.forget_neighbors()
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _with_tokens(rigged: RiggedGaussians, latent: SceneLatent) -> RiggedGaussians:
+    """The Gaussians that the tokens of Z bring, for each copy of tokens in Z, bound to the rows of Z.
+
+    A Gaussian comes with the token that it follows most; its other tokens count as far as they are in the
+    same copy, so that cuts and copies of neighbours do not pull at each other.
+    """
+    count = len(rigged.bind_quats)
+    parts = []
+    for copy in latent.copies.unique():
+        rows = torch.full((count,), -1, device=latent.ids.device)
+        here = (latent.copies == copy).nonzero()[:, 0]
+        rows[latent.ids[here]] = here
+        tokens = rows[rigged.tokens]
+        kept = tokens.gather(1, rigged.weights.argmax(1, keepdim=True))[:, 0] >= 0
+        weights = torch.where(tokens >= 0, rigged.weights, 0.0)[kept]
+        parts.append((kept, tokens[kept].clamp_min(0), weights / weights.sum(1, keepdim=True)))
+    kept = torch.cat([part[0].nonzero()[:, 0] for part in parts])
+    return RiggedGaussians(
+        rest=rigged.rest.select(kept),
+        bind_quats=rigged.bind_quats[latent.ids],
+        bind_translations=rigged.bind_translations[latent.ids],
+        tokens=torch.cat([part[1] for part in parts]),
+        weights=torch.cat([part[2] for part in parts]),
+    )
+
+
+def recolored(sh: Float[Tensor, "n k 3"], codes: Float[Tensor, "n 4"]) -> Float[Tensor, "n k 3"]:
+    """Colours with their hue shifted and then scaled.
+
+    The mean colour shifts by the hue of HSV, which keeps value and saturation; the view-dependent rest, which
+    has no hue, turns by the same angle about the grey axis of RGB.
+
+    Args:
+        sh: coefficients per channel, gsplat's order.
+        codes: shift of the hue in turns, then log gains of red, green and blue.
+    """
+    hue, gain = codes[:, :1], codes[:, 1:].exp()
+    rgb = shift_hue(sh[:, 0] * SH_C0 + 0.5, hue) * gain
+    grey_axis = torch.full_like(sh[:, 0], 2 * math.pi / 3**0.5)
+    turns = quat_exp(hue * grey_axis)[:, None].expand(-1, sh.shape[1] - 1, -1)
+    return torch.cat([rgb_to_sh(rgb)[:, None], quat_rotate(turns, sh[:, 1:]) * gain[:, None]], 1)

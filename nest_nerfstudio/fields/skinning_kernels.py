@@ -10,11 +10,8 @@ import numpy as np
 from nest_nerfstudio.compiled import inlined, kernel
 from nest_nerfstudio.geometry.quaternion_kernels import conjugate, multiply, quat_at, rotmat, rotmat_vjp
 
-# One row per token: what is blended (rotation matrix, translation, quaternion), then where it is bound
-# and 1 / r².
-SHIFT, TURN, BLENDED, CENTRE, SHARPNESS, ROW = 9, 12, 16, 16, 19, 20
-# One row of gradients per token: of what is blended, and of log r.
-LOG_RADIUS, GRADS = 16, 17
+# One row per token, and one of gradients: what is blended (rotation matrix, translation, quaternion).
+SHIFT, TURN, BLENDED = 9, 12, 16
 CHUNK = 2048
 """Gaussians that one thread works on at a time; fixed, so that sums do not depend on how many threads."""
 
@@ -50,10 +47,71 @@ def _normalize_vjp(unit, inv, v):
     )
 
 
+@inlined
+def _exponent(centres, log_radii, k, x, y, z):
+    """-‖x − b_k‖² / 2r_k²."""
+    dx, dy, dz = x - centres[k, 0], y - centres[k, 1], z - centres[k, 2]
+    return -0.5 * (dx * dx + dy * dy + dz * dz) * math.exp(-2.0 * log_radii[k])
+
+
 @kernel
-def token_table(quats, translations, log_radii, bind_quats, centres):
-    """What Gaussians read of each token, [K, ROW]: its motion since it was bound, and where that was."""
-    table = np.empty((len(quats), ROW))
+def weights_forward(first, last, tokens, means, centres, log_radii, weights):
+    """Softmax of the exponents of each Gaussian's tokens.
+
+    Args:
+        first, last: range of Gaussians.
+        tokens: [N, J].
+        means: [N, 3].
+        centres, log_radii: [K, 3] and [K], of the tokens.
+        weights: [N, J], written.
+    """
+    real = weights.dtype.type  # float32's exponential is twice as fast, and exact enough below the largest
+    exponents = np.empty(tokens.shape[1])
+    for n in range(first, last):
+        x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
+        largest, total = -np.inf, 0.0
+        for j in range(tokens.shape[1]):
+            exponents[j] = _exponent(centres, log_radii, tokens[n, j], x, y, z)
+            largest = max(largest, exponents[j])
+        for j in range(tokens.shape[1]):
+            exponents[j] = math.exp(real(exponents[j] - largest))
+            total += exponents[j]
+        for j in range(tokens.shape[1]):
+            weights[n, j] = exponents[j] / total
+
+
+@kernel
+def weights_backward(first, last, all_sums, tokens, means, centres, log_radii, weights, v_weights, v_means):
+    """Gradients of `weights_forward`: ∂L/∂e_j = w_j (∂L/∂w_j − Σ_i w_i ∂L/∂w_i) for the exponents e_j.
+
+    Args:
+        first, last: range of Gaussians, which starts at a multiple of CHUNK.
+        all_sums: [N / CHUNK, K], gradients of log r from each chunk, added to.
+        tokens, means, centres, log_radii, weights: as for `weights_forward`.
+        v_weights: gradients of its result.
+        v_means: [N, 3], written.
+    """
+    sums = all_sums[first // CHUNK]
+    for n in range(first, last):
+        x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
+        mean, v_x, v_y, v_z = 0.0, 0.0, 0.0, 0.0
+        for j in range(tokens.shape[1]):
+            mean += float(weights[n, j]) * v_weights[n, j]
+        for j in range(tokens.shape[1]):
+            k = tokens[n, j]
+            v_exponent = float(weights[n, j]) * (v_weights[n, j] - mean)
+            pull = v_exponent * math.exp(-2.0 * log_radii[k])
+            v_x -= pull * (x - centres[k, 0])
+            v_y -= pull * (y - centres[k, 1])
+            v_z -= pull * (z - centres[k, 2])
+            sums[k] -= 2.0 * v_exponent * _exponent(centres, log_radii, k, x, y, z)
+        v_means[n, 0], v_means[n, 1], v_means[n, 2] = v_x, v_y, v_z
+
+
+@kernel
+def token_table(quats, translations, bind_quats, centres):
+    """What Gaussians read of each token, [K, BLENDED]: its motion since it was bound."""
+    table = np.empty((len(quats), BLENDED))
     for k in range(len(quats)):
         q = multiply(quat_at(quats, k), conjugate(quat_at(bind_quats, k)))
         rot = rotmat(q[0], q[1], q[2], q[3])
@@ -61,65 +119,39 @@ def token_table(quats, translations, log_radii, bind_quats, centres):
             table[k, i] = rot[i]
         for i in range(3):
             table[k, SHIFT + i] = translations[k, i]
-            table[k, CENTRE + i] = centres[k, i]
             for j in range(3):
                 table[k, SHIFT + i] -= rot[3 * i + j] * centres[k, j]
         for i in range(4):
             table[k, TURN + i] = q[i]
-        table[k, SHARPNESS] = math.exp(-2.0 * log_radii[k])
     return table
 
 
 @inlined
-def _exponent(table, k, x, y, z):
-    """-‖x − b_k‖² / 2r_k²."""
-    dx, dy, dz = x - table[k, CENTRE], y - table[k, CENTRE + 1], z - table[k, CENTRE + 2]
-    return -0.5 * (dx * dx + dy * dy + dz * dz) * table[k, SHARPNESS]
-
-
-@inlined
-def _weigh(table, neighbors, n, x, y, z, exponents, weights):
-    """Write the softmax of the neighbours' exponents to row n."""
-    real = weights.dtype.type  # float32's exponential is twice as fast, and exact enough below the largest
-    largest, total = -np.inf, 0.0
-    for j in range(neighbors.shape[1]):
-        exponents[j] = _exponent(table, neighbors[n, j], x, y, z)
-        largest = max(largest, exponents[j])
-    for j in range(neighbors.shape[1]):
-        exponents[j] = math.exp(real(exponents[j] - largest))
-        total += exponents[j]
-    for j in range(neighbors.shape[1]):
-        weights[n, j] = exponents[j] / total
-
-
-@inlined
-def _blend(table, neighbors, n, weights, motion):
-    """Write the weighted mean of the neighbours' motions."""
+def _blend(table, tokens, n, weights, motion):
+    """Write the weighted mean of the tokens' motions."""
     motion[:] = 0.0
-    for j in range(neighbors.shape[1]):
-        k, w = neighbors[n, j], weights[n, j]
+    for j in range(tokens.shape[1]):
+        k, w = tokens[n, j], weights[n, j]
         for i in range(BLENDED):
             motion[i] += w * table[k, i]
 
 
 @kernel
-def skin_forward(first, last, table, neighbors, means, quats, weights, moved, turned, turns):
+def skin_forward(first, last, table, tokens, weights, means, quats, moved, turned, turns):
     """Move Gaussians with their tokens.
 
     Args:
         first, last: range of Gaussians to move.
-        table: [K, ROW], from `token_table`.
-        neighbors: [N, J].
+        table: [K, BLENDED], from `token_table`.
+        tokens, weights: [N, J].
         means, quats: [N, 3] and [N, 4], at rest; quaternions of any length.
-        weights: [N, J], written.
         moved, turned: [N, 3] and [N, 4], moved means and unit quaternions, written.
         turns: [N, 4], blended unit rotation of each Gaussian, written.
     """
-    motion, exponents = np.empty(BLENDED), np.empty(neighbors.shape[1])
+    motion = np.empty(BLENDED)
     for n in range(first, last):
         x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
-        _weigh(table, neighbors, n, x, y, z, exponents, weights)
-        _blend(table, neighbors, n, weights, motion)
+        _blend(table, tokens, n, weights, motion)
         for i in range(3):
             row = 3 * i
             moved[n, i] = motion[row] * x + motion[row + 1] * y + motion[row + 2] * z + motion[SHIFT + i]
@@ -133,25 +165,37 @@ def skin_forward(first, last, table, neighbors, means, quats, weights, moved, tu
 
 @kernel
 def skin_backward(
-    first, last, table, all_sums, neighbors, means, quats, weights, v_moved, v_turned, v_means, v_quats
+    first,
+    last,
+    table,
+    all_sums,
+    tokens,
+    weights,
+    means,
+    quats,
+    v_moved,
+    v_turned,
+    v_weights,
+    v_means,
+    v_quats,
 ):
     """Gradients of `skin_forward`.
 
-    With P = Σ_j w_j P_j the blended motion and e_j the exponents, ∂L/∂w_j = P_j · ∂L/∂P and
-    ∂L/∂e_j = w_j (∂L/∂w_j − Σ_i w_i ∂L/∂w_i).
+    With P = Σ_j w_j P_j the blended motion, ∂L/∂w_j = (P_j − P) · ∂L/∂P: as the weights sum to one, a
+    constant is free for each Gaussian, and this one keeps the digits of small differences.
 
     Args:
         first, last: range of Gaussians, which starts at a multiple of CHUNK.
-        table, neighbors, means, quats, weights: as for `skin_forward`.
-        all_sums: [N / CHUNK, K, GRADS], gradients of what is blended and of log r, from each chunk; added to.
+        table, tokens, weights, means, quats: as for `skin_forward`.
+        all_sums: [N / CHUNK, K, BLENDED], gradients of the table from each chunk; added to.
         v_moved, v_turned: gradients of its results.
-        v_means, v_quats: gradients of its inputs, written.
+        v_weights, v_means, v_quats: gradients of its inputs, written.
     """
     motion, v_motion = np.empty(BLENDED), np.empty(BLENDED)
     sums = all_sums[first // CHUNK]
     for n in range(first, last):
         x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
-        _blend(table, neighbors, n, weights, motion)
+        _blend(table, tokens, n, weights, motion)
         v = float(v_moved[n, 0]), float(v_moved[n, 1]), float(v_moved[n, 2])
         for i in range(3):
             v_motion[3 * i], v_motion[3 * i + 1], v_motion[3 * i + 2] = v[i] * x, v[i] * y, v[i] * z
@@ -169,33 +213,27 @@ def skin_backward(
         mean_share = 0.0
         for i in range(BLENDED):
             mean_share += motion[i] * v_motion[i]
-        v_x = motion[0] * v[0] + motion[3] * v[1] + motion[6] * v[2]
-        v_y = motion[1] * v[0] + motion[4] * v[1] + motion[7] * v[2]
-        v_z = motion[2] * v[0] + motion[5] * v[1] + motion[8] * v[2]
-        for j in range(neighbors.shape[1]):
-            k, w = neighbors[n, j], float(weights[n, j])
+        for j in range(tokens.shape[1]):
+            k, w = tokens[n, j], float(weights[n, j])
             share = 0.0
             for i in range(BLENDED):
                 share += table[k, i] * v_motion[i]
                 sums[k, i] += w * v_motion[i]
-            v_exponent = w * (share - mean_share)
-            pull = v_exponent * table[k, SHARPNESS]
-            v_x -= pull * (x - table[k, CENTRE])
-            v_y -= pull * (y - table[k, CENTRE + 1])
-            v_z -= pull * (z - table[k, CENTRE + 2])
-            sums[k, LOG_RADIUS] -= 2.0 * v_exponent * _exponent(table, k, x, y, z)
-        v_means[n, 0], v_means[n, 1], v_means[n, 2] = v_x, v_y, v_z
+            v_weights[n, j] = share - mean_share
+        v_means[n, 0] = motion[0] * v[0] + motion[3] * v[1] + motion[6] * v[2]
+        v_means[n, 1] = motion[1] * v[0] + motion[4] * v[1] + motion[7] * v[2]
+        v_means[n, 2] = motion[2] * v[0] + motion[5] * v[1] + motion[8] * v[2]
 
 
 @kernel
-def token_backward(table, bind_quats, sums, v_quats, v_translations, v_log_radii):
-    """Gradients of `token_table`: from the rows of `sums`, used up, to poses and log radii, written."""
+def token_backward(table, bind_quats, centres, sums, v_quats, v_translations):
+    """Gradients of `token_table`: from the rows of `sums`, used up, to poses, written."""
     for k in range(len(table)):
         row = table[k]
         for i in range(3):
             v_translations[k, i] = sums[k, SHIFT + i]
             for j in range(3):
-                sums[k, 3 * i + j] -= sums[k, SHIFT + i] * row[CENTRE + j]
+                sums[k, 3 * i + j] -= sums[k, SHIFT + i] * centres[k, j]
         v_turn = rotmat_vjp((row[TURN], row[TURN + 1], row[TURN + 2], row[TURN + 3]), sums[k])
         v_turn = (
             v_turn[0] + sums[k, TURN],
@@ -206,7 +244,6 @@ def token_backward(table, bind_quats, sums, v_quats, v_translations, v_log_radii
         v_quat = multiply(v_turn, quat_at(bind_quats, k))
         for i in range(4):
             v_quats[k, i] = v_quat[i]
-        v_log_radii[k] = sums[k, LOG_RADIUS]
 
 
 @kernel

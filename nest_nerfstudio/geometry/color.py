@@ -28,14 +28,14 @@ def linear_to_srgb(rgb: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     return torch.where(rgb <= 0.0031308, 12.92 * rgb, curve) + (rgb - 1).clamp_min(0) * (1.055 / 2.4)
 
 
-def shift_hue(rgb: Float[Tensor, "*b 3"], turn: Float[Tensor, ""] | float) -> Float[Tensor, "*b 3"]:
+def shift_hue(rgb: Float[Tensor, "*b 3"], turn: Float[Tensor, "*#b 1"] | float) -> Float[Tensor, "*b 3"]:
     """Shift the HSV hue and keep saturation and value; shifts add up, and a shift by 1 is the identity.
 
     f(n) = v − v s max(0, min(k, 4 − k, 1)), k = (n + 6 h) mod 6, for n = 5, 3, 1 (red, green, blue).
 
     Args:
         rgb: values in [0, 1].
-        turn: shift as a fraction of the colour circle: 1/3 takes red to green.
+        turn: shift as a fraction of the colour circle, one or one for each colour: 1/3 takes red to green.
     """
     high, low = rgb.amax(-1, keepdim=True), rgb.amin(-1, keepdim=True)
     chroma = high - low

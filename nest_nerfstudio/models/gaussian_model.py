@@ -1,23 +1,32 @@
-"""What our models have in common: they draw Gaussians, for training and for eyes."""
+"""What our models have in common: they decode latents into scenes and draw them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from nest_nerfstudio.cameras import ray_lengths
-from nest_nerfstudio.geometry.sh import MAX_DEGREE
+from nest_nerfstudio.cameras import cameras_to_views, position_in_path, ray_lengths
+from nest_nerfstudio.dynamics.base import Dynamics
+from nest_nerfstudio.dynamics.flow import LatentFlowConfig
+from nest_nerfstudio.edits.scene_edit import SceneEdit
+from nest_nerfstudio.fields.base import Field
+from nest_nerfstudio.geometry.sh import MAX_DEGREE, rgb_to_sh
+from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.metrics import ImageMetrics
 from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.rasterizers.base import RenderMode
-from nest_nerfstudio.types import Gaussians, Rendering, Views
+from nest_nerfstudio.types import Gaussians, Rendering, SceneLatent, Views
 from nest_nerfstudio.viewer.base import SceneControls
 
 
@@ -28,26 +37,130 @@ class GaussianModelConfig(ModelConfig):
     _target: type = field(default_factory=lambda: GaussianModel)
     enable_collider: bool = False
     rasterizer: Literal["auto", "gsplat", "numba", "dense"] = "auto"
-    """auto: gsplat on CUDA, numba on a CPU."""
-    antialiased: bool = False
-    """Mip-Splatting's opacity compensation."""
+    """Which rasterizer draws: gsplat (CUDA), numba (compiled for the CPU) or dense (slow reference); auto:
+    gsplat on CUDA, numba on a CPU."""
+    rasterize_mode: Literal["classic", "antialiased"] = "classic"
+    """antialiased: compensate opacities for the size of a pixel, as Mip-Splatting."""
+    background_color: Literal["auto", "random", "white", "black"] = "auto"
+    """Background of the scene. auto: where images have alpha, random in training and white in renders; else
+    black, or the colour that the data parser put behind its images."""
+    ssim_lambda: float = 0.2
+    """Weight of the SSIM term in the photometric loss; the rest is L1."""
+    flow: LatentFlowConfig = field(default_factory=LatentFlowConfig)
+    """The latent ODE that moves scenes."""
+    edit: Path | None = None
+    """JSON file with an edit (`nest_nerfstudio.edits.SceneEdit`) of the scenes that are shown, scored,
+    rendered and exported; training does not see it."""
+    playback_seconds: float = 3.0
+    """Length of the clip, at 24 frames a second, in renders whose cameras have no time (ns-render
+    interpolate), where it plays forwards and backwards."""
+    render_motion: bool = True
+    """Also output the speed of the motion when rendering a scene that moves."""
 
 
 class GaussianModel(Model):
-    """Draws Gaussians with one rasterizer, inside nerfstudio's crop box.
+    """Draws the scenes of latents with one rasterizer, inside nerfstudio's crop box.
 
     Outputs when shown: "rgb"; "accumulation"; "depth", distance along the ray in world units, as nerfstudio's
-    viewer expects.
+    viewer expects; of scenes that move also "motion", speed in world units per clip. A camera's `times` may
+    lie outside [0, 1]; of cameras without, each shows the time of its frame in a path that plays the clip.
     """
 
     config: GaussianModelConfig
+    field: Field
     viewer_controls: SceneControls
+    has_alpha: Tensor
+    image_background: Tensor
 
     def populate_modules(self) -> None:
         super().populate_modules()
         self.metrics = ImageMetrics()
         self._rasterizer: Any = None
         self._crop: OrientedBox | None = None
+        self._edit = None if self.config.edit is None else SceneEdit.load(self.config.edit)
+        self.register_buffer("has_alpha", torch.tensor(True))
+        self.register_buffer("image_background", torch.zeros(3))
+        self.register_load_state_dict_post_hook(lambda module, _: module.forget_scenes())
+
+    # ---------------------------------------------------------------- Z → R → Gaussians → pixels
+
+    @abstractmethod
+    def shown_scene(self, camera: Cameras) -> DecodedScene:
+        """The scene that a camera shows."""
+
+    @abstractmethod
+    def forget_scenes(self) -> None:
+        """Decode scenes anew at their next use: weights or edits have changed."""
+
+    @property
+    def edit(self) -> SceneEdit | None:
+        """The edit of the scenes that are shown."""
+        return self._edit
+
+    @edit.setter
+    def edit(self, edit: SceneEdit | None) -> None:
+        self._edit = edit
+        self.forget_scenes()
+
+    def decode(
+        self,
+        latent: SceneLatent,
+        dynamics: Dynamics,
+        deform: Callable[[Gaussians, Tensor], Gaussians] | None = None,
+    ) -> DecodedScene:
+        """The scene of a latent under the model's edit; arguments as for `DecodedScene`.
+
+        Raises:
+            EditError: the scene cannot carry the edit.
+        """
+        if self._edit is not None:
+            latent = self._edit.apply(latent, self.field)
+        return DecodedScene(latent, self.field, dynamics, deform)
+
+    def set_image_background(self, has_alpha: bool, color: Float[Tensor, " 3"] | None) -> None:
+        """Say whether training images have alpha, and the colour that the parser put behind opaque ones."""
+        self.has_alpha.fill_(has_alpha)
+        if color is not None:
+            self.image_background.copy_(color)
+
+    def background(self, has_alpha: bool) -> Float[Tensor, " 3"]:
+        """Background for images with or without alpha; in training it may be another one at every call."""
+        color = self.config.background_color
+        if self.training and (color == "random" or (color == "auto" and has_alpha)):
+            return torch.rand(3, device=self.device)
+        return self.shown_background(has_alpha)
+
+    def shown_background(self, has_alpha: bool) -> Float[Tensor, " 3"]:
+        """Background of renders of a scene whose images have, or do not have, alpha."""
+        color = self.config.background_color
+        if color in ("auto", "random") and not has_alpha:
+            return self.image_background
+        return torch.full((3,), float(color != "black"), device=self.device)
+
+    def rasterize(
+        self, gaussians: Gaussians, views: Views, background: Float[Tensor, " 3"], mode: RenderMode = "RGB"
+    ) -> Rendering:
+        """Draw Gaussians from all cameras of `views`."""
+        if self._rasterizer is None:
+            self._rasterizer = create_rasterizer(self.config.rasterizer, self.device)
+            CONSOLE.log(f"Rasterizer: {self._rasterizer.name}.")
+        return self._rasterizer(
+            gaussians,
+            views.viewmats,
+            views.Ks,
+            views.width,
+            views.height,
+            render_mode=mode,
+            sh_degree=min(gaussians.sh_degree, self._sh_degree()),
+            backgrounds=background.expand(len(views), 3),
+            antialiased=self.config.rasterize_mode == "antialiased",
+        )
+
+    def _sh_degree(self) -> int:
+        """Highest degree of the colours to draw, of those that Gaussians have."""
+        return MAX_DEGREE
+
+    # ---------------------------------------------------------------- what is shown
 
     @torch.no_grad()
     def get_outputs_for_camera(
@@ -65,9 +178,31 @@ class GaussianModel(Model):
         finally:
             self._crop = None
 
-    def _shown(self, gaussians: Gaussians, views: Views, backdrop: Tensor) -> dict[str, Tensor]:
-        """The first view's outputs for eyes, and the background that is behind them."""
-        rendering = self._rasterize(self._cropped(gaussians), views, backdrop, "RGB+ED")
+    def get_outputs(self, camera: Any) -> dict[str, Any]:  # type: ignore[override]
+        if not isinstance(camera, Cameras):
+            raise TypeError(
+                "Gaussians are drawn as whole images, not ray by ray; leave out --render-nearest-camera, "
+                "which asks for rays"
+            )
+        camera = camera.to(self.device)
+        views, scene = cameras_to_views(camera), self.shown_scene(camera)
+        time = self._untimed(camera) if views.times is None else float(views.times[0])
+        gaussians = scene.gaussians_at(time)
+        background = self.shown_background(self._shows_alpha())
+        outputs = self._outputs(gaussians, views, background)
+        if scene.moves and self.viewer_controls.motion:
+            outputs["motion"] = self._motion_image(scene, gaussians, views, time)
+        return outputs
+
+    def _shows_alpha(self) -> bool:
+        """Whether the images of the scene that is shown have alpha."""
+        return bool(self.has_alpha)
+
+    def _outputs(
+        self, gaussians: Gaussians, views: Views, background: Float[Tensor, " 3"]
+    ) -> dict[str, Tensor]:
+        """The first view's outputs for eyes, and the background behind them."""
+        rendering = self.rasterize(self._cropped(gaussians), views, background, "RGB+ED")
         assert rendering.depth is not None
         depth = rendering.depth[0] * ray_lengths(views.Ks, views.width, views.height)[0]
         nothing = self.viewer_controls.empty_depth or float(depth.max())
@@ -75,58 +210,39 @@ class GaussianModel(Model):
             "rgb": rendering.rgb[0].clamp(0, 1),
             "accumulation": rendering.alpha[0],
             "depth": torch.where(rendering.alpha[0] > 0, depth, nothing),
-            "background": backdrop.expand(views.height, views.width, 3),
+            "background": background.expand(views.height, views.width, 3),
         }
 
-    def _rasterize(
-        self, gaussians: Gaussians, views: Views, background: Tensor, mode: RenderMode
-    ) -> Rendering:
-        if self._rasterizer is None:
-            self._rasterizer = create_rasterizer(self.config.rasterizer, self.device)
-            CONSOLE.log(f"Rasterizer: {self._rasterizer.name}.")
-        return self._rasterizer(
-            gaussians,
-            views.viewmats,
-            views.Ks,
-            views.width,
-            views.height,
-            render_mode=mode,
-            sh_degree=min(gaussians.sh_degree, self._sh_degree()),
-            backgrounds=background.expand(len(views), 3),
-            antialiased=self.config.antialiased,
-        )
+    def _motion_image(
+        self, scene: DecodedScene, gaussians: Gaussians, views: Views, time: float, dt: float = 1 / 256
+    ) -> Tensor:
+        """Speed ‖dx/dt‖ drawn in place of colour, world units per clip, 0 where nothing is."""
+        speed = (scene.gaussians_at(time + dt).means - gaussians.means).norm(dim=1, keepdim=True) / dt
+        painted = replace(gaussians, sh=rgb_to_sh(speed.expand(-1, 3))[:, None])
+        return self.rasterize(self._cropped(painted), views, speed.new_zeros(3)).rgb[0, ..., :1]
 
-    def _sh_degree(self) -> int:
-        """Highest degree of colour to draw, of those that Gaussians have."""
-        return MAX_DEGREE
+    def _untimed(self, camera: Cameras) -> float:
+        """Clip time of a camera that has none: its frame in a path that plays forwards and backwards."""
+        frame, _ = position_in_path(camera)
+        turns = frame / (24 * self.config.playback_seconds)
+        return 1 - abs(1 - turns % 2)
 
     def _cropped(self, gaussians: Gaussians) -> Gaussians:
         if self._crop is None:
             return gaussians
         return gaussians.select(self._crop.within(gaussians.means))
 
+    # ---------------------------------------------------------------- scores
+
     def get_image_metrics_and_images(self, outputs, batch):  # type: ignore[override]
-        target = over_background(batch["image"].to(self.device), outputs["background"])
+        image = batch["image"].to(self.device)
+        rgb, alpha = image[..., :3], image[..., 3:]
+        target = rgb if image.shape[-1] == 3 else rgb * alpha + outputs["background"] * (1 - alpha)
         images = {"img": torch.cat([target, outputs["rgb"]], 1), "accumulation": outputs["accumulation"]}
         return self.metrics(outputs["rgb"], target), images
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
-        """The picture with straight alpha, for renders over another background."""
+        """The image with straight alpha, for renders over another background."""
         alpha = outputs["accumulation"]
         color = outputs[output_name] - outputs["background"] * (1 - alpha)
         return torch.cat([(color / alpha.clamp_min(1e-6)).clamp(0, 1), alpha], -1)
-
-
-def over_background(image: Tensor, background: Tensor) -> Tensor:
-    """A straight-alpha image [..., 4] over a background; an image without alpha as it is."""
-    if image.shape[-1] == 3:
-        return image
-    return image[..., :3] * image[..., 3:] + background * (1 - image[..., 3:])
-
-
-def composite(views: Views, background: Tensor) -> Tensor:
-    """Pictures [v, h, w, 3] over a background; those without alpha as they are."""
-    assert views.images is not None
-    if views.alphas is None:
-        return views.images
-    return over_background(torch.cat([views.images, views.alphas], -1), background)

@@ -1,16 +1,31 @@
-"""What our pipelines share: one or many processes, on CUDA or a CPU, and checkpoints that must fit."""
+"""What our pipelines share: one or many processes, on CUDA or a CPU, progress, and checkpoints that fit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch.nn.parallel import DistributedDataParallel
 
+from nest_nerfstudio import __version__
 from nest_nerfstudio.thread_pool import give_cores_to_kernels
+
+
+@dataclass
+class NestPipelineConfig(VanillaPipelineConfig):
+    """Settings of all our pipelines."""
+
+    _target: type = field(default_factory=lambda: NestPipeline)
+    num_iterations: ClassVar[dict[str, int]] = {"cpu": 20_000, "cuda": 30_000}
+    """Training steps on a kind of device, where no number is given."""
+
+    def resolve(self, device_type: str) -> dict[str, Any]:
+        """Give settings that are unset values for a kind of device; returns those that were set."""
+        return {}
 
 
 class NestPipeline(VanillaPipeline):
@@ -31,6 +46,7 @@ class NestPipeline(VanillaPipeline):
         # as one process, so that nerfstudio does not wrap the model for CUDA; the data manager asks torch
         super().__init__(config, cast(str, device), test_mode, 1, local_rank, grad_scaler)
         self.world_size = world_size
+        self.register_buffer("_progress", torch.zeros((), dtype=torch.float64))
         if world_size > 1:
             devices = [local_rank] if on_cuda else None
             model = DistributedDataParallel(self._model, device_ids=devices, find_unused_parameters=True)
@@ -38,12 +54,24 @@ class NestPipeline(VanillaPipeline):
 
     @property
     def progress(self) -> float:
-        """Progress of the training that the model was loaded from, a fraction in [0, 1]."""
-        raise NotImplementedError
+        """Progress of the training, or of that from which a checkpoint was loaded; a fraction in [0, 1]."""
+        return cast(torch.Tensor, self._progress).item()
 
     def set_progress(self, step: int, progress: float) -> None:
-        """Bring model and data to this point of the schedule, a fraction in [0, 1]."""
-        raise NotImplementedError
+        """Bring model and data to this point of the schedule; called before every training step.
+
+        Args:
+            step: of the training.
+            progress: fraction of the training, in [0, 1].
+        """
+        cast(torch.Tensor, self._progress).fill_(progress)
+
+    def get_extra_state(self) -> dict[str, str]:
+        """Which version wrote a checkpoint."""
+        return {"version": __version__}
+
+    def set_extra_state(self, state: dict[str, str]) -> None:
+        """Nothing to restore."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = True) -> None:
         """Load a checkpoint whole; nerfstudio's default leaves out what is missing, without a word.
@@ -57,8 +85,13 @@ class NestPipeline(VanillaPipeline):
             details = [line.strip() for line in str(error).splitlines()[1:]]
             more = f" (and {len(details) - 1} more like it)" if len(details) > 1 else ""
             raise ValueError(
-                "the checkpoint does not fit this model: it was trained with other settings, or by another "
-                "version of nest_nerfstudio. Repeat the settings of its config.yml, go back to that version, "
-                "or train without --load-checkpoint and --load-dir. "
+                f"the checkpoint does not fit this model of nest_nerfstudio {__version__}: it was trained by "
+                f"{_version_of(state_dict)}, or with other settings. Repeat the settings of its config.yml, "
+                "install that version, or train without --load-checkpoint and --load-dir. "
                 f"First difference: {details[0] if details else error}{more}"
             ) from error
+
+
+def _version_of(state_dict: Mapping[str, Any]) -> str:
+    version = (state_dict.get("_extra_state") or {}).get("version")
+    return f"version {version}" if version else "a version before 0.1.0"

@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
-from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from nest_nerfstudio.cameras import cameras_to_views
+from nest_nerfstudio.cameras import batch_to_views, cameras_to_views
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
-from nest_nerfstudio.pipelines.base import NestPipeline
-from nest_nerfstudio.types import Views
+from nest_nerfstudio.pipelines.base import NestPipeline, NestPipelineConfig
+from nest_nerfstudio.training.image_errors import MAX_IMAGES
+from nest_nerfstudio.types import Points, Views
+
+_FEWEST = 8
+"""Views of a time window, at least; the nearest in time join where fewer lie in it."""
 
 
 @dataclass
-class NestDynamicPipelineConfig(VanillaPipelineConfig):
+class NestDynamicPipelineConfig(NestPipelineConfig):
     """Settings of `NestDynamicPipeline`."""
 
     _target: type = field(default_factory=lambda: NestDynamicPipeline)
     datamanager: DataManagerConfig = field(default_factory=DynamicDatamanagerConfig)
     model: NestDynamicModelConfig = field(default_factory=NestDynamicModelConfig)  # type: ignore[assignment]
 
+    def resolve(self, device_type: str) -> dict[str, Any]:
+        return self.model.resolve(device_type)
+
 
 class NestDynamicPipeline(NestPipeline):
-    """nerfstudio's pipeline, plus a start from the training images and a schedule by progress."""
+    """nerfstudio's pipeline, plus a start from the training images and a schedule by progress.
+
+    A batch becomes `Views` here, once, and images reach the model in no other way.
+    """
 
     def __init__(
         self,
@@ -49,30 +60,49 @@ class NestDynamicPipeline(NestPipeline):
 
     @property
     def dynamic_model(self) -> NestDynamicModel:
+        """The model, not wrapped for several processes."""
         return cast(NestDynamicModel, self.model)
+
+    @property
+    def _data(self) -> DynamicDatamanager:
+        return cast(DynamicDatamanager, self.datamanager)
 
     @property
     def _train_times(self) -> Tensor:
         """Clip time of each training view."""
-        times = cast(DynamicDatamanager, self.datamanager).train_dataset.cameras.times
+        times = self._data.train_dataset.cameras.times
         assert times is not None  # the data manager sees to it
         return times.reshape(-1)
 
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        return self._losses(*self._data.next_train(step))
+
+    @torch.no_grad()
+    def get_eval_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        self.eval()
+        losses = self._losses(*self._data.next_eval_image(step))
+        self.train()
+        return losses
+
+    def _losses(self, camera: Cameras, batch: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        outputs = self._model(batch_to_views(camera, batch))
+        metrics = self.model.get_metrics_dict(outputs, {})
+        return outputs, self.model.get_loss_dict(outputs, {}, metrics), metrics
+
     def _start_model(self) -> None:
-        datamanager, model = cast(DynamicDatamanager, self.datamanager), self.dynamic_model
-        parsed, first = datamanager.train_dataparser_outputs, datamanager.cached_train[0]
-        has_alpha = first["image"].shape[-1] == 4
-        backdrop = None if has_alpha else parsed.alpha_color
-        model.describe_images(has_alpha, "depth_image" in first, backdrop, len(self._train_times.unique()))
-        model.training_views = self._views_over_time
+        model, parsed = self.dynamic_model, self._data.train_dataparser_outputs
+        has_alpha = self._data.cached_train[0]["image"].shape[-1] == 4
+        model.set_image_background(has_alpha, None if has_alpha else parsed.alpha_color)
         seed_points = None
         if "points3D_xyz" in parsed.metadata:
-            seed_points = parsed.metadata["points3D_xyz"], parsed.metadata["points3D_rgb"]
-        cameras = datamanager.train_dataset.cameras.to(self.device)
+            rgb = parsed.metadata["points3D_rgb"].float() / 255
+            seed_points = Points(parsed.metadata["points3D_xyz"].float(), rgb)
+        cameras = self._data.train_dataset.cameras.to(self.device)
         model.initialize(
             self._views_in(model.time_window()),
             seed_points,
             cameras=[cameras_to_views(cameras[i : i + 1]) for i in range(len(cameras))],
+            num_times=len(self._train_times.unique()),
         )
 
     def _views_in(self, window: tuple[float, float] | None) -> list[Views]:
@@ -81,35 +111,23 @@ class NestDynamicPipeline(NestPipeline):
         centre = 0.5 if window is None else 0.5 * sum(window)
         order = (times - centre).abs().argsort()
         inside = len(times) if window is None else int(((times >= window[0]) & (times <= window[1])).sum())
-        return [self._view(int(i)) for i in order[: max(8, inside)]]
+        return [self._view(int(i)) for i in order[: max(_FEWEST, inside)]]
 
-    def _views_over_time(self, most: int) -> list[Views]:
-        """Training views at even places of their order in time."""
+    def views_over_time(self) -> Iterator[Views]:
+        """Training views at even steps of their order in time, read one by one."""
         order = self._train_times.argsort().tolist()
-        return [self._view(i) for i in order[:: math.ceil(len(order) / most)]]
+        return (self._view(i) for i in order[:: math.ceil(len(order) / MAX_IMAGES)])
 
     def _view(self, index: int) -> Views:
-        datamanager = cast(DynamicDatamanager, self.datamanager)
-        views = cameras_to_views(datamanager.train_dataset.cameras[index : index + 1].to(self.device))
-        image = datamanager.cached_train[index]["image"].to(self.device)
-        image = image.float() / 255 if image.dtype == torch.uint8 else image
-        return Views(
-            viewmats=views.viewmats,
-            Ks=views.Ks,
-            width=views.width,
-            height=views.height,
-            times=views.times,
-            images=image[None, ..., :3],
-            alphas=image[None, ..., 3:] if image.shape[-1] == 4 else None,
-        )
-
-    @property
-    def progress(self) -> float:
-        return self.dynamic_model.progress.item()
+        camera = self._data.train_dataset.cameras[index : index + 1].to(self.device)
+        return batch_to_views(camera, {"image": self._data.cached_train[index]["image"]})
 
     def set_progress(self, step: int, progress: float) -> None:
-        self.dynamic_model.set_progress(step, progress)
-        window = self.dynamic_model.time_window()
+        super().set_progress(step, progress)
+        model = self.dynamic_model
+        model.set_progress(step, progress)
+        model.hand_over(self.views_over_time())
+        window = model.time_window()
         if window != self._window:
             self._window = window
-            cast(DynamicDatamanager, self.datamanager).set_time_window(*(window or (None, None)), min_views=8)
+            self._data.set_time_window(*(window or (None, None)), min_views=_FEWEST)

@@ -5,30 +5,37 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 import torchvision.utils
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
-from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from rich.progress import track
 
 from nest_nerfstudio.data.scenes.datamanager import MultiSceneDatamanager, MultiSceneDatamanagerConfig
 from nest_nerfstudio.models.nest_prior import NestPriorModel, NestPriorModelConfig
-from nest_nerfstudio.pipelines.base import NestPipeline
+from nest_nerfstudio.pipelines.base import NestPipeline, NestPipelineConfig
 from nest_nerfstudio.types import SceneSample
 
 
 @dataclass
-class NestPriorPipelineConfig(VanillaPipelineConfig):
+class NestPriorPipelineConfig(NestPipelineConfig):
     """Settings of `NestPriorPipeline`."""
 
     _target: type = field(default_factory=lambda: NestPriorPipeline)
     datamanager: DataManagerConfig = field(default_factory=MultiSceneDatamanagerConfig)
     model: NestPriorModelConfig = field(default_factory=NestPriorModelConfig)  # type: ignore[assignment]
+    num_iterations: ClassVar[dict[str, int]] = {"cpu": 20_000, "cuda": 200_000}
     eval_context: tuple[int, ...] = (1, 2, 4, 8)
     """Numbers of context views to score with."""
+
+    def resolve(self, device_type: str) -> dict[str, Any]:
+        data = self.datamanager
+        if not isinstance(data, MultiSceneDatamanagerConfig) or data.scenes_per_batch is not None:
+            return {}
+        data.scenes_per_batch = 4 if device_type == "cuda" else 1
+        return {"scenes_per_batch": data.scenes_per_batch}
 
 
 class NestPriorPipeline(NestPipeline):
@@ -38,20 +45,12 @@ class NestPriorPipeline(NestPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.register_buffer("_progress", torch.zeros((), dtype=torch.float64))
         model, data = cast(NestPriorModel, self.model), cast(MultiSceneDatamanager, self.datamanager)
-        model.context_of = data.context
+        model.contexts = data.contexts
         shown = self.config.model.shown_scene
         scene = data.index.find(shown) if shown else data.held_out[0]
         names = [entry.name for entry in data.index.entries]
         model.viewer_controls.offer(names, scene, self.config.model.shown_views)
-
-    @property
-    def progress(self) -> float:
-        return cast(torch.Tensor, self._progress).item()
-
-    def set_progress(self, step: int, progress: float) -> None:
-        cast(torch.Tensor, self._progress).fill_(progress)
 
     def get_eval_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """Losses on one scene that is held out."""
@@ -67,15 +66,15 @@ class NestPriorPipeline(NestPipeline):
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
     ) -> dict[str, float]:
-        """Scores on unseen views of unseen scenes: means over scenes of their means over pictures.
+        """Scores on unseen views of unseen scenes: means over scenes of their means over images.
 
         Keys: `psnr`, `ssim`, … over all numbers of context views; `psnr/4_views` for one of them,
-        `psnr/4_views/fish` for a category, `psnr/4_views/light` where the latent was edited, by what changes.
-        `psnr_refined` and so on: the same of latents that were refined on their context.
+        `psnr/4_views/fish` for a category, `psnr/4_views/light` for edited latents, by what the edit changes.
+        `psnr_refined` and so on: the same for latents refined on their context.
 
         Args:
             step: not used.
-            output_path: folder for pictures, what was seen beside what was drawn; None for none.
+            output_path: folder for images, target and rendering side by side; None for none.
             get_std: also give standard deviations over scenes, as `psnr_std` and so on.
         """
         self.eval()
@@ -92,14 +91,14 @@ class NestPriorPipeline(NestPipeline):
         return means | {f"{key}_std": float(np.std(values)) for key, values in scores.items()}
 
     def _score(self, sample: SceneSample, count: int, output_path: Path | None) -> dict[str, float]:
-        """Means over the pictures of one scene."""
+        """Means over the images of one scene."""
         found: dict[str, list[float]] = defaultdict(list)
         model = cast(NestPriorModel, self.model)
         latents = {"": model.encoder(sample.context)}
         if model.config.refine_steps > 0:
             latents["_refined"] = model.refine(latents[""], sample.context)
         for kind, latent in latents.items():
-            for i, (edit, scores, picture) in enumerate(model.score(latent, sample)):
+            for i, (edit, scores, image) in enumerate(model.score(latent, sample)):
                 changed = "+".join(edit.differences(sample.edit))
                 for name, value in scores.items():
                     metric = name + kind
@@ -110,5 +109,5 @@ class NestPriorPipeline(NestPipeline):
                 if output_path is not None:
                     output_path.mkdir(parents=True, exist_ok=True)
                     name = f"{sample.name}_{count}_views{kind}_{i:02d}_{changed or 'base'}.png"
-                    torchvision.utils.save_image(picture.permute(2, 0, 1), output_path / name)
+                    torchvision.utils.save_image(image.permute(2, 0, 1), output_path / name)
         return {key: float(np.mean(values)) for key, values in found.items()}

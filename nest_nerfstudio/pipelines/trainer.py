@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,16 +11,24 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.utils.writer import GLOBAL_BUFFER
 
-from nest_nerfstudio.pipelines.base import NestPipeline
+from nest_nerfstudio.pipelines.base import NestPipeline, NestPipelineConfig
 from nest_nerfstudio.pipelines.schedules import FiniteOptimizers, ProgressScheduler
 
-LOCAL_HOST = "127.0.0.1"
+LOCAL_HOST, EVERY_INTERFACE = "127.0.0.1", "0.0.0.0"
+
+
+@dataclass
+class NestMachineConfig(MachineConfig):
+    """nerfstudio's settings of the machine, with a device that is found out."""
+
+    device_type: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # type: ignore[assignment]
+    """Device to train on; auto: CUDA where there is any, else the CPU."""
 
 
 @dataclass
@@ -29,6 +36,10 @@ class NestTrainerConfig(TrainerConfig):
     """Settings of `NestTrainer`."""
 
     _target: type = field(default_factory=lambda: NestTrainer)
+    pipeline: NestPipelineConfig = field(default_factory=NestPipelineConfig)  # type: ignore[assignment]
+    machine: NestMachineConfig = field(default_factory=NestMachineConfig)
+    max_num_iterations: int | None = None  # type: ignore[assignment]
+    """Number of training steps; unset: a number that suits the method and the kind of device."""
     max_minutes: float = 0.0
     """Train for this long instead of `max_num_iterations` steps; 0: by steps. The schedule fits either."""
     viewer: ViewerConfig = field(default_factory=lambda: ViewerConfig(websocket_host=LOCAL_HOST))
@@ -36,25 +47,33 @@ class NestTrainerConfig(TrainerConfig):
     def __setattr__(self, name: str, value: Any) -> None:
         """Keep the viewer on this machine when `ns-viewer` puts its own settings in place of the run's.
 
-        nerfstudio's default is to listen on every interface, and `ns-viewer` assigns that to the loaded
-        configuration whatever the run was trained with. The only trace of what the user asked for is the
-        command line. YAML and `copy` restore attributes directly and do not come through here.
+        Its default, 0.0.0.0, listens on every interface, and it replaces whatever the run was trained with.
+        YAML and `copy` restore attributes directly and do not come through here.
         """
-        is_replaced = name == "viewer" and name in vars(self)
-        if is_replaced and not _names_option(sys.argv, "--viewer.websocket-host"):
-            value = _on_this_machine(value)
+        if name == "viewer" and name in vars(self) and value.websocket_host == EVERY_INTERFACE:
+            CONSOLE.log(
+                "The viewer listens on this machine only; --viewer.websocket-host :: has it listen on every "
+                "interface, an address on that one."
+            )
+            value = replace(value, websocket_host=LOCAL_HOST)
         super().__setattr__(name, value)
 
+    def set_timestamp(self) -> None:
+        super().set_timestamp()
+        self.resolve()
 
-def _on_this_machine(viewer: ViewerConfig) -> ViewerConfig:
-    """The same settings, with nerfstudio's default address replaced by the loopback."""
-    is_default = viewer.websocket_host == ViewerConfig().websocket_host
-    return replace(viewer, websocket_host=LOCAL_HOST) if is_default else viewer
-
-
-def _names_option(arguments: list[str], option: str) -> bool:
-    """Whether a command line sets an option, as `--name value` or `--name=value`, with - or _ in the name."""
-    return any(argument.split("=")[0].replace("_", "-") == option for argument in arguments)
+    def resolve(self) -> None:
+        """Give every setting that is unset a value for the device at hand, and log it."""
+        unset: dict[str, Any] = {}
+        if self.machine.device_type == "auto":
+            self.machine.device_type = unset["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+        kind = self.machine.device_type
+        if self.max_num_iterations is None:
+            steps = self.pipeline.num_iterations["cuda" if kind == "cuda" else "cpu"]
+            self.max_num_iterations = unset["max_num_iterations"] = steps
+        unset |= self.pipeline.resolve(kind)
+        if unset:
+            CONSOLE.log("Settings for this device: " + ", ".join(f"{k} {v}" for k, v in unset.items()))
 
 
 class NestTrainer(Trainer):
@@ -64,6 +83,7 @@ class NestTrainer(Trainer):
     pipeline: NestPipeline
 
     def __init__(self, config: NestTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        config.resolve()
         if config.max_minutes > 0:  # nerfstudio's loop counts steps; the clock is to end it
             config = replace(config, max_num_iterations=10**9)
         if world_size == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -85,6 +105,7 @@ class NestTrainer(Trainer):
         if self.config.max_minutes > 0:
             used = (self._resumed_seconds + self._clock.seconds) / (60 * self.config.max_minutes)
         else:
+            assert self.config.max_num_iterations is not None  # resolved
             used = step / self.config.max_num_iterations
         return min(1.0, used)
 
@@ -129,13 +150,19 @@ class NestTrainer(Trainer):
                 "nerfstudio_models of a run."
             )
         super()._load_checkpoint()
+        path, step = self.config.load_checkpoint, self.config.load_step
+        if load_dir is not None:
+            path = max(Path(load_dir).glob("step-*.ckpt")) if step is None else _checkpoint(load_dir, step)
+        if path is not None:
+            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            _restore_random_state(stored["random"])
 
     def save_checkpoint(self, step: int) -> None:
         """Write the checkpoint beside its place and move it there whole; on failure the last one stays."""
         self._clock.stop()
         if not comms.is_main_process():
             return
-        target = Path(self.checkpoint_dir) / f"step-{step:09d}.ckpt"
+        target = _checkpoint(self.checkpoint_dir, step)
         partial = Path(self.base_dir) / "checkpoint.partial"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +188,23 @@ class NestTrainer(Trainer):
             "optimizers": {k: v.state_dict() for k, v in self.optimizers.optimizers.items()},
             "schedulers": {k: v.state_dict() for k, v in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
+            "random": _random_state(),
         }
+
+
+def _checkpoint(folder: Path, step: int) -> Path:
+    return Path(folder) / f"step-{step:09d}.ckpt"
+
+
+def _random_state() -> dict[str, Any]:
+    """State of torch's generators, so that a resumed training draws what the interrupted one would have."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def _restore_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _join_processes(config: NestTrainerConfig) -> tuple[int, int]:

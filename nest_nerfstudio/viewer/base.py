@@ -17,6 +17,9 @@ class SceneControls(ViewerControl):
     holds settings.
     """
 
+    motion = False
+    """Whether the output "motion" of scenes that move is rendered."""
+
     def __init__(self) -> None:
         self._panel: Any = None
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 import viser
+from torch import Tensor
 
-from nest_nerfstudio.types import SceneLatent
 from nest_nerfstudio.viewer.base import SceneControls
 from nest_nerfstudio.viewer.playback import Playback
 from nest_nerfstudio.viewer.token_overlay import TOKENS_HINT, TokenOverlay
@@ -29,7 +29,7 @@ class DynamicViewerControls(SceneControls):
     A copy, pickled or not, has no viewer.
 
     Args:
-        latent_at: returns the scene's latent at a clip time.
+        positions_at: returns the positions of the scene's tokens at a clip time, world frame.
         seconds_per_clip: initial playback speed: seconds in which clip time grows by 1.
         motion: whether the model renders its "motion" output at first.
 
@@ -39,16 +39,16 @@ class DynamicViewerControls(SceneControls):
     """
 
     def __init__(
-        self, latent_at: Callable[[float], SceneLatent], seconds_per_clip: float = 3.0, motion: bool = True
+        self, positions_at: Callable[[float], Tensor], seconds_per_clip: float = 3.0, motion: bool = True
     ) -> None:
         super().__init__()
         self.motion = motion
         self.playing = False
-        self._latent_at = latent_at
+        self._positions_at = positions_at
         self._seconds_per_clip = seconds_per_clip
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._latent_at, self._seconds_per_clip, self.motion)
+        return type(self), (self._positions_at, self._seconds_per_clip, self.motion)
 
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
@@ -166,7 +166,7 @@ class DynamicViewerControls(SceneControls):
     def _draw_tokens(self) -> None:
         if self._tokens.value and not self._closed:
             with self.viewer.train_lock or nullcontext(), torch.no_grad():
-                positions = self._latent_at(self._time.value).translations
+                positions = self._positions_at(self._time.value)
             with self._until_viser_stops():
                 self._overlay.draw(positions)
         elif self._overlay.visible:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
-from nest_nerfstudio.types import SceneLatent
 from nest_nerfstudio.viewer.base import SceneControls
 from nest_nerfstudio.viewer.token_overlay import TOKENS_HINT, TokenOverlay
 
@@ -22,8 +22,8 @@ class SceneViewerControls(SceneControls):
     A copy, pickled or not, has no viewer.
 
     Args:
-        latent_of: called with (scene, num_views, refined): encodes a scene from that many context views,
-            and optimises the latent on them if `refined`.
+        positions_of: called with (scene, num_views, refined): encodes a scene from that many context views,
+            optimizes the latent on them if `refined`, and returns the positions of its tokens, world frame.
         refined: whether the latent is refined at first.
 
     Attributes:
@@ -32,15 +32,15 @@ class SceneViewerControls(SceneControls):
         refined: whether its latent is optimised on them.
     """
 
-    def __init__(self, latent_of: Callable[[int, int, bool], SceneLatent], refined: bool = False) -> None:
+    def __init__(self, positions_of: Callable[[int, int, bool], Tensor], refined: bool = False) -> None:
         super().__init__()
         self.scene, self.num_views, self.refined = 0, 4, refined
-        self._latent_of = latent_of
+        self._positions_of = positions_of
         self._names: Sequence[str] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         settings = {"scene": self.scene, "num_views": self.num_views, "_names": self._names}
-        return type(self), (self._latent_of, self.refined), settings
+        return type(self), (self._positions_of, self.refined), settings
 
     def offer(self, names: Sequence[str], scene: int, num_views: int) -> None:
         """Set the scenes to choose from, and the one to display.
@@ -88,7 +88,7 @@ class SceneViewerControls(SceneControls):
         refined = self._refine.value
         try:
             with torch.no_grad():  # without the training lock: viser's threads must never wait for training
-                positions = self._latent_of(scene, num_views, refined).translations
+                positions = self._positions_of(scene, num_views, refined)
         except (ValueError, OSError) as error:  # else it would end viser's thread
             CONSOLE.log(f"[yellow]Cannot display scene {self._names[scene]}: {error}")
             self._scene.value = self._names[self.scene]

@@ -1,14 +1,12 @@
-"""Motion that recurs: finding its period, and an oscillator whose flow has it exactly."""
+"""Periods of motion: recurrence of the tokens' tracks, recurrence in image space, and clips that close."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from nest_nerfstudio.dynamics.trajectory import Trajectory
 from nest_nerfstudio.dynamics.vector_field import linear_fit
@@ -24,8 +22,8 @@ def find_period(
     it has been above a half; between samples by a parabola.
 
     Returns:
-        None where there is no such minimum: the motion does not recur, or of the path less than `overlap` was
-        seen twice, or what was seen twice is rest rather than motion.
+        None where there is no such minimum: the motion does not recur, or less than `overlap` of the path
+        was seen twice, or what was seen twice is rest rather than motion.
     """
     times = torch.linspace(path.t0, path.t1, samples, dtype=path.values.dtype, device=path.values.device)
     states = path(times)
@@ -59,64 +57,63 @@ def _repeats_motion(states: Float[Tensor, "s d"], lag: int) -> bool:
     return bool((after - before).square().sum(1).mean() <= moved)
 
 
-class PictureErrors(NamedTuple):
-    """How wrong pictures of a clip are when its scene stands as at other times.
+class ImageErrors(NamedTuple):
+    """Errors of a clip's images against renderings of the scene at other times.
 
     Attributes:
-        errors: mean squared error of each picture, with the scene as at s even times from 0 to 1.
-        times: of the pictures, in clips.
+        errors: mean squared error of each image against the scene at s evenly spaced times from 0 to 1.
+        times: clip time of each image.
     """
 
     errors: Float[Tensor, "n s"]
     times: Float[Tensor, " n"]
 
 
-def find_period_in_pictures(seen: PictureErrors, closeness: float = 0.65, fewest: int = 4) -> float | None:
-    """Shortest time after which the scene looks as before, in clips.
+def find_period_in_images(seen: ImageErrors, closeness: float = 0.65, fewest: int = 4) -> float | None:
+    """Shortest time after which the scene looks the same again, in clips.
 
-    Few pictures leave open much of how tokens move, and tracks do not meet where the scene recurs. But the
-    scene as it is a period later or earlier, where other pictures have shaped it, then fits a picture better
-    than at most times around that. r(τ) is the error at those times beyond that at the picture's own, over
-    the mean of that in the part of the clip that is τ or more before or behind its other end.
+    Few images leave much of the tokens' motion open, and tracks then do not meet where the scene recurs. But
+    the scene a period later or earlier, which other images have shaped, fits an image better than the scene
+    at most other times. r(τ) is the mean error of the images at τ later and earlier, less that at their own
+    times, over the mean of the same difference in the part of the clip that a shift by τ reaches.
 
     Args:
         seen: the errors.
-        closeness: r at most. With 15 to 30 pictures it is 0.03 to 0.6 a period apart, and above 0.95
-            everywhere where nothing is seen twice (benchmarks/RESULTS.md).
-        fewest: pictures that must have been seen twice.
+        closeness: largest r of a period (docs/notes/few-frames.md).
+        fewest: smallest number of images that must be comparable at that shift.
 
     Returns:
-        None where nothing recurs, or what does is rest.
+        None where nothing recurs, or only rest does.
     """
-    twice = _seen_twice(seen)
+    twice = _image_recurrence(seen)
     r = torch.where(twice.usual > _REST, twice.missed / twice.usual, 1.0)
     minima = _minima(r, closeness)
     minima = minima[twice.counts[minima] >= fewest]
     return _first_lag(r, minima) / (len(r) - 1) if len(minima) else None
 
 
-def rests_in_pictures(seen: PictureErrors, overlap: float = 0.1) -> bool:
-    """Whether the scene rests at both ends of the clip, this share of it each, in the same place."""
-    twice = _seen_twice(seen)
+def rests_in_images(seen: ImageErrors, overlap: float = 0.1) -> bool:
+    """Whether the scene rests in the same pose over this share of the clip at both of its ends."""
+    twice = _image_recurrence(seen)
     lag = round((1 - overlap) * (len(twice.usual) - 1))
     rests = twice.usual[lag] <= _REST and twice.missed[lag] <= _REST and twice.counts[lag] > 0
     return bool(rests and twice.usual.max() > _REST)
 
 
 _REST = 0.25
-"""Of the error at any time: less at all times of a part of the clip is rest."""
+"""Largest error within a part of the clip that counts as rest, as a share of the mean error at any time."""
 
 
-class _SeenTwice(NamedTuple):
-    """What pictures miss if the scene stands as it does a lag of 0, 1, … steps later or earlier.
+class _ImageRecurrence(NamedTuple):
+    """Recurrence in image space: errors of images against the scene 0, 1, … steps later or earlier.
 
-    Errors are beyond those at a picture's own time, of the mean over all times; of pictures that the lag does
-    not take beyond the clip.
+    Errors at an image's own time are subtracted, and the mean over all times is 1. Images whose shifted time
+    lies beyond the clip do not count.
 
     Attributes:
-        missed: error at that time.
-        usual: mean error over the part of the clip into which the lag can take a picture.
-        counts: pictures.
+        missed: mean error at the shifted times.
+        usual: mean error over the part of the clip that the shift can reach.
+        counts: number of images that count.
     """
 
     missed: Float[Tensor, " s"]
@@ -124,7 +121,7 @@ class _SeenTwice(NamedTuple):
     counts: Int[Tensor, " s"]
 
 
-def _seen_twice(seen: PictureErrors) -> _SeenTwice:
+def _image_recurrence(seen: ImageErrors) -> _ImageRecurrence:
     count = seen.errors.shape[1]
     own = (seen.times * (count - 1))[:, None].to(seen.errors)
     beyond = seen.errors - _at(seen.errors, own)
@@ -137,11 +134,11 @@ def _seen_twice(seen: PictureErrors) -> _SeenTwice:
         usual += (part * inside).sum(0)
         counts += inside.sum(0)
     unit = (counts * beyond.mean()).clamp_min(1e-12)
-    return _SeenTwice(missed / unit, usual / unit, counts)
+    return _ImageRecurrence(missed / unit, usual / unit, counts)
 
 
 def _at(rows: Float[Tensor, "n s"], steps: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
-    """Each row at places between its numbers, linearly; beyond its ends on in a straight line."""
+    """Each row at fractional indices, by linear interpolation; extrapolated in a straight line."""
     lower = steps.floor().clamp(0, rows.shape[1] - 2).long()
     return rows.gather(1, lower).lerp(rows.gather(1, lower + 1), steps - lower)
 
@@ -198,81 +195,3 @@ def recurrence(states: Float[Tensor, "s d"]) -> Float[Tensor, " l"]:
     distances = sizes[:, None] + sizes - 2 * centred @ centred.T
     means = torch.stack([distances.diagonal(lag).mean() for lag in range(len(states) - 1)])
     return means.clamp_min(0) / (2 * sizes.mean()).clamp_min(1e-12)
-
-
-def turn_pairs(state: Float[Tensor, " d"], angles: Float[Tensor, "*b h"]) -> Float[Tensor, "*b d"]:
-    """A state's pairs, one of each harmonic, turned by angles in radians."""
-    x, y = state.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.stack([cos * x - sin * y, sin * x + cos * y], -1).flatten(-2)
-
-
-@dataclass(frozen=True)
-class Orbit:
-    """z(t) of an `Oscillator`, at any time and without integration.
-
-    Attributes:
-        period: in clips.
-        start: z(0), one pair of numbers for each harmonic.
-    """
-
-    period: Float[Tensor, ""]
-    start: Float[Tensor, " d"]
-
-    def __call__(self, times: Float[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
-        """The state at any times."""
-        harmonics = torch.arange(1, len(self.start) // 2 + 1, device=self.start.device)
-        return turn_pairs(self.start, 2 * math.pi * (times / self.period)[..., None] * harmonics)
-
-
-class Oscillator(nn.Module):
-    """ż_h = h ω J z_h for each harmonic h, with J the turn by 90° and ω = 2π / period.
-
-    A linear ODE whose matrix is skew-symmetric: its flow is a rotation of each pair, so it neither grows nor
-    fades nor drifts, and S¹ acts on it by shifts of time. What is linear in its state is a Fourier series.
-    """
-
-    fixed: Tensor
-
-    def __init__(self, state_dim: int) -> None:
-        super().__init__()
-        if state_dim % 2:
-            raise ValueError(f"cycles need an even state_dim, two numbers for a harmonic, not {state_dim}")
-        self.state_dim = state_dim
-        self.log_period = nn.Parameter(torch.zeros(()))
-        self.register_buffer("fixed", torch.tensor(False))
-
-    @property
-    def period(self) -> Float[Tensor, ""]:
-        """Time after which everything repeats, in clips."""
-        return self.log_period.detach().exp() if self.fixed else self.log_period.exp()
-
-    @torch.no_grad()
-    def begin(self, period: float, fixed: bool = False) -> Float[Tensor, " d"]:
-        """Take a period; returns a start state, in which harmonic h has amplitude 1/h.
-
-        What is smooth needs little of the high ones, and steps of an optimiser move them less.
-
-        Args:
-            period: in clips.
-            fixed: it is known, and not learned on.
-        """
-        self.log_period.fill_(math.log(period))
-        self.fixed.fill_(fixed)
-        harmonics = torch.arange(1, self.state_dim // 2 + 1, device=self.log_period.device)
-        amplitudes = 1 / harmonics.to(self.log_period.dtype)
-        return torch.stack([amplitudes, torch.zeros_like(amplitudes)], 1).flatten()
-
-    def forward(self, time: Tensor | None, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        x, y = z.unflatten(-1, (-1, 2)).unbind(-1)
-        speed = 2 * math.pi / self.period * torch.arange(1, x.shape[-1] + 1, device=z.device)
-        return torch.stack([-speed * y, speed * x], -1).flatten(-2)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Checkpoints from before periods could be fixed have none that is."""
-        state_dict.setdefault(f"{prefix}fixed", torch.zeros_like(self.fixed))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def orbit(self, start: Float[Tensor, " d"]) -> Orbit:
-        """The flow from z(0) = start."""
-        return Orbit(self.period, start)

@@ -1,0 +1,134 @@
+"""A latent as trainable parameters, each factor in a chart in which plain steps are steps on its manifold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nest_nerfstudio.geometry.se3 import se3_plus
+from nest_nerfstudio.types import MotionCode, MotionKind, SceneLatent
+
+Factor = Literal["poses", "geometry", "appearance", "light", "motion"]
+KINDS: tuple[MotionKind, ...] = ("still", "free", "cyclic")
+_FIXED = ("ids", "copies", "quats", "translations", "geometry", "appearance", "light")
+_MOTION = ("start", "modes", "scene_code", "period", "phase")
+_LEARNED_MOTION = ("start", "modes", "scene_code")
+
+
+class LatentParameters(nn.Module):
+    """Holds a `SceneLatent`, some factors of which are learned; call it to get the latent.
+
+    Charts: poses T · exp ξ with ξ = 0 at the start, so that steps are in each token's own frame; albedo as
+    logits; the period as its logarithm; codes, light and the other parts of the motion as they are.
+
+    Parameters (of the learned factors): `shifts` [K, 3] and `turns` [K, 3], the parts of ξ in world units and
+    radians; `geometry`; `appearance`; `light`; `start`, `modes`, `scene_code` and `log_period`. Everything
+    else is in buffers, so the state dict holds the whole latent but its time map, which edits alone change.
+    """
+
+    learn_period: Tensor
+    kind: Tensor
+    base_quats: Tensor
+    base_translations: Tensor
+    shifts: Tensor
+    turns: Tensor
+    appearance: Tensor
+    log_period: Tensor
+
+    def __init__(self, latent: SceneLatent, learn: Iterable[Factor] = (), albedo: bool = False) -> None:
+        super().__init__()
+        self.learned, self.albedo = frozenset(learn), albedo
+        self.time_map = latent.motion.time_map
+        self.register_buffer("learn_period", torch.tensor(True))
+        self.register_buffer("kind", torch.tensor(KINDS.index(latent.motion.kind)))
+        for name in _FIXED:
+            self.register_buffer(f"base_{name}", getattr(latent, name).detach().clone())
+        for name in _MOTION:
+            self.register_buffer(f"base_{name}", getattr(latent.motion, name).detach().clone())
+        zeros = torch.zeros_like(latent.translations)
+        charts: dict[Factor, dict[str, Tensor]] = {
+            "poses": {"shifts": zeros, "turns": zeros.clone()},
+            "geometry": {"geometry": latent.geometry},
+            "appearance": {"appearance": _logit(latent.appearance) if albedo else latent.appearance},
+            "light": {"light": latent.light},
+            "motion": _motion_chart(latent.motion),
+        }
+        for factor in self.learned:
+            for name, value in charts[factor].items():
+                self.register_parameter(name, nn.Parameter(value.detach().clone()))
+
+    @classmethod
+    def from_latent(
+        cls, latent: SceneLatent, learn: Iterable[Factor], albedo: bool = False
+    ) -> LatentParameters:
+        """Make factors of a latent trainable.
+
+        Args:
+            latent: the start.
+            learn: factors that are learned; the others stay as they are.
+            albedo: `appearance` holds albedo in (0, 1), which is learned as logits.
+        """
+        return cls(latent, learn, albedo)
+
+    def forward(self) -> SceneLatent:
+        base = {name: getattr(self, f"base_{name}") for name in _FIXED}
+        if "poses" in self.learned:
+            poses = base["quats"], base["translations"]
+            twists = torch.cat([self.shifts, self.turns], 1)
+            base["quats"], base["translations"] = se3_plus(poses, twists)
+        for name in ("geometry", "light"):
+            if name in self.learned:
+                base[name] = getattr(self, name)
+        if "appearance" in self.learned:
+            base["appearance"] = self.appearance.sigmoid() if self.albedo else self.appearance
+        return SceneLatent(**base, motion=self._motion())
+
+    def _motion(self) -> MotionCode:
+        kind = KINDS[int(self.kind)]
+        parts = {name: getattr(self, f"base_{name}") for name in _MOTION}
+        if "motion" in self.learned:
+            parts |= {name: getattr(self, name) for name in _LEARNED_MOTION}
+            period = self.log_period.exp()
+            parts["period"] = period if self.learn_period else period.detach()
+        return MotionCode(**parts, kind=kind, time_map=self.time_map)
+
+    @torch.no_grad()
+    def set_poses(self, quats: Tensor, translations: Tensor) -> None:
+        """Put the tokens at rest at these poses."""
+        self.base_quats.copy_(quats)
+        self.base_translations.copy_(translations)
+        if "poses" in self.learned:
+            self.shifts.zero_()
+            self.turns.zero_()
+
+    @torch.no_grad()
+    def set_motion(self, motion: MotionCode, learn_period: bool = True) -> None:
+        """Replace the motion code by another of the same sizes, and say whether its period is learned."""
+        chart = _motion_chart(motion) if "motion" in self.learned else {}
+        for name in _MOTION:
+            getattr(self, f"base_{name}").copy_(getattr(motion, name))
+        for name, value in chart.items():
+            getattr(self, name).copy_(value)
+        self.kind.fill_(KINDS.index(motion.kind))
+        self.learn_period.fill_(learn_period)
+        self.time_map = motion.time_map
+
+
+def _motion_chart(motion: MotionCode) -> dict[str, Tensor]:
+    parts = {name: getattr(motion, name) for name in _LEARNED_MOTION}
+    return {**parts, "log_period": motion.period.log()}
+
+
+def _logit(albedo: Tensor) -> Tensor:
+    return albedo.clamp(0.01, 0.99).logit()
+
+
+def detached(latent: SceneLatent) -> SceneLatent:
+    """The same latent outside the graph."""
+    parts = {name: getattr(latent, name).detach() for name in _FIXED}
+    motion = {name: getattr(latent.motion, name).detach() for name in _MOTION}
+    return replace(latent, **parts, motion=replace(latent.motion, **motion))

@@ -1,0 +1,63 @@
+"""What is trained on when: from a part of the clip to all of it, from small images to full size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nest_nerfstudio.types import Views
+
+SMALLEST = 32
+"""Pixels, of the shorter side of images that are still halved to this size."""
+
+
+@dataclass
+class CurriculumConfig:
+    """Settings of the curriculum of one scene. Fractions are of the whole training, by steps or by time.
+
+    All are functions of `opening`, which passes 1 when all times are in use; see docs/notes/curriculum.md.
+    """
+
+    canonical_time: float = 0.5
+    """Clip time that training starts around."""
+    first_window: float = 0.1
+    """Span of clip times that training starts with."""
+    widen_until: float = 0.3
+    """Fraction of the training at which all times are in use, or `widen_steps`, whichever is sooner."""
+    widen_steps: int = 1000
+    """Number of steps after which all times are in use: with more time to settle on a part of the clip,
+    Gaussians lose what moves in the rest."""
+    num_downscales: int = 2
+    """Training starts with images halved this often, so that motion is found coarse to fine; they double when
+    all times are in use, and again after as long."""
+
+    def opening(self, step: int, progress: float) -> float:
+        """How far the clip is opened: 1 when all times are in use; it grows on.
+
+        Args:
+            step: of the training.
+            progress: fraction of the training.
+        """
+        return max(progress / self.widen_until, step / self.widen_steps)
+
+    def time_window(self, opening: float) -> tuple[float, float] | None:
+        """Span of clip times to train on, in hundredths; None for all."""
+        if opening >= 1:
+            return None
+        widest = max(self.canonical_time, 1 - self.canonical_time)
+        half = 0.5 * self.first_window + opening * widest
+        return round(self.canonical_time - half, 2), round(self.canonical_time + half, 2)
+
+    def is_full_size(self, opening: float) -> bool:
+        """Whether all times are in use, and images at full size."""
+        return opening >= max(1, self.num_downscales)
+
+    def downscale(self, opening: float, views: Views) -> int:
+        """Factor by which training images are smaller than they are stored."""
+        halvings = max(0, self.num_downscales - int(opening))
+        while halvings and min(views.width, views.height) >> halvings < SMALLEST:
+            halvings -= 1
+        return 2**halvings
+
+    def sh_degree(self, opening: float, highest: int) -> int:
+        """Highest degree of the colours to train."""
+        return min(highest, int(opening * (highest + 1)))
