@@ -59,7 +59,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 def latent_distance(a: SceneLatent, b: SceneLatent) -> float:
     """‖a − b‖ / ‖b‖ of all parts as one vector, rotations as matrices: q and −q are the same."""
-    return relative(*(_flat(z.quats, z.translations, z.shape, z.appearance, z.light) for z in (a, b)))
+    return relative(*(_flat(z.quats, z.translations, z.geometry, z.appearance, z.light) for z in (a, b)))
 
 
 def gaussians_distance(a: Gaussians, b: Gaussians) -> float:
