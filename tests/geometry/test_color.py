@@ -42,6 +42,12 @@ def test_hue_shifts_add_up() -> None:
     torch.testing.assert_close(shift_hue(colors, 1.0), colors)
 
 
+def test_each_colour_may_have_a_shift_of_its_own() -> None:
+    colors, turns = torch.rand(4, 3), torch.tensor([[0.0], [0.2], [0.5], [-0.3]])
+    expected = torch.stack([shift_hue(color, float(turn)) for color, turn in zip(colors, turns, strict=True)])
+    torch.testing.assert_close(shift_hue(colors, turns), expected)
+
+
 def test_grey_has_no_hue_and_finite_gradients() -> None:
     grey = torch.full((4, 3), 0.4, requires_grad=True)
     shifted = shift_hue(grey, 0.3)

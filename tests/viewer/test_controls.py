@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from nest_nerfstudio.types import MotionCode, SceneLatent
 from nest_nerfstudio.viewer.base import FAR_DEPTH
 from nest_nerfstudio.viewer.controls import DynamicViewerControls
 from tests.viewer.waiting import eventually
@@ -26,18 +25,9 @@ class Scene:
     def __init__(self) -> None:
         self.offset = 0.0
 
-    def latent_at(self, t: float) -> SceneLatent:
+    def positions_at(self, t: float) -> torch.Tensor:
         positions = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
-        return SceneLatent(
-            ids=torch.arange(4),
-            copies=torch.zeros(4, dtype=torch.long),
-            quats=torch.tensor([1.0, 0, 0, 0]).repeat(4, 1),
-            translations=positions + torch.tensor([t + self.offset, 0.0, 0.0]),
-            geometry=torch.zeros(4, 0),
-            appearance=torch.zeros(4, 0),
-            light=torch.zeros(3, 9),
-            motion=MotionCode.still(4, positions),
-        )
+        return positions + torch.tensor([t + self.offset, 0.0, 0.0])
 
 
 def time_threads() -> int:
@@ -52,7 +42,7 @@ def scene() -> Scene:
 @pytest.fixture
 def controls(viewer: SimpleNamespace, scene: Scene) -> Iterator[DynamicViewerControls]:
     before = time_threads()
-    controls = DynamicViewerControls(scene.latent_at, seconds_per_clip=2.0)
+    controls = DynamicViewerControls(scene.positions_at, seconds_per_clip=2.0)
     controls._setup(viewer)
     assert time_threads() == before + 1
     yield controls
@@ -69,7 +59,7 @@ def test_time_reaches_beyond_the_clip(viewer, controls) -> None:
 def test_there_is_one_time_slider(viewer, scene) -> None:
     handles = viewer.viser_server.gui._gui_input_handle_from_id
     narrow = viewer.control_panel._time.gui_handle
-    controls = DynamicViewerControls(scene.latent_at)
+    controls = DynamicViewerControls(scene.positions_at)
     controls._setup(viewer)
     assert viewer.control_panel._time.gui_handle in handles.values()
     assert narrow not in handles.values()
@@ -189,7 +179,7 @@ def test_a_client_starts_outside_the_cameras_orbit_towards_the_origin(viewer, co
 
 
 def test_without_a_viewer_there_are_only_settings(scene) -> None:
-    controls = DynamicViewerControls(scene.latent_at, motion=False)
+    controls = DynamicViewerControls(scene.positions_at, motion=False)
     assert controls.empty_depth is None
     assert not controls.motion
 
@@ -204,7 +194,7 @@ def test_a_copy_has_no_viewer(controls) -> None:
 
 def test_it_ends_with_viser(stopping_viewer, scene) -> None:
     before = time_threads()
-    controls = DynamicViewerControls(scene.latent_at)
+    controls = DynamicViewerControls(scene.positions_at)
     controls._setup(stopping_viewer)
     assert time_threads() == before + 1
     controls.play()

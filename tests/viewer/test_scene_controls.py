@@ -17,12 +17,12 @@ TOKENS = "/tokens"
 def controls(viewer: SimpleNamespace) -> SceneViewerControls:
     """Tokens stand at (10 · scene + views + ½ if refined); the first scene cannot be read with 9 views."""
 
-    def latent_of(scene: int, num_views: int, refined: bool) -> SimpleNamespace:
+    def positions_of(scene: int, num_views: int, refined: bool) -> torch.Tensor:
         if scene == 0 and num_views == 9:
             raise ValueError("its images are missing")
-        return SimpleNamespace(translations=torch.full((5, 3), float(10 * scene + num_views) + 0.5 * refined))
+        return torch.full((5, 3), float(10 * scene + num_views) + 0.5 * refined)
 
-    made = SceneViewerControls(latent_of)
+    made = SceneViewerControls(positions_of)
     made.offer(NAMES, 1, 4)
     made._setup(viewer)
     return made
