@@ -1,4 +1,4 @@
-"""`nest-data`: make and inspect data sets."""
+"""Render synthetic data sets, and check data sets for errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from nest_nerfstudio.data.check import check_dataset
-from nest_nerfstudio.synthesis.figures import (
+from nest_nerfstudio.synthesis.datasets import (
     EDITS,
     EditedScenesConfig,
     EditName,
@@ -24,6 +24,7 @@ from nest_nerfstudio.synthesis.figures import (
 from nest_nerfstudio.synthesis.gltf import gltf_figure
 from nest_nerfstudio.synthesis.toy import CATEGORIES, random_figure
 
+Files = Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="FILE.glb [FILE.glb ...]")]
 Flags = Annotated[MovingSceneConfig, tyro.conf.arg(name="")]
 JOBS = min(os.cpu_count() or 1, 8)
 VIEWS = EditedScenesConfig().views
@@ -37,34 +38,38 @@ def toy(
     jobs: int = JOBS,
     config: Flags = MovingSceneConfig(),  # noqa: B008
 ) -> None:
-    """Render a small scene of a walking figure, or many scenes of random figures with known edits.
+    """Render procedural figures: one moving scene, or many scenes, each also edited in known ways.
+
+    One moving scene (the default) shows a walking figure, for nest-dynamic. Its images are set by --train,
+    --val, --test, --future and --cycles.
+
+    Many scenes (--scenes-per-category 1 or more) show random figures, for nest-prior. Their images are set by
+    --edits and --views.
 
     Args:
-        output: Folder to write; a broken run with the same settings goes on there.
-        scenes_per_category: 0 renders the walker; more render so many quadrupeds, fish, snakes, vehicles and
-            stacks each.
-        edits: States of each of these scenes beside its base.
-        views: Pictures of the base and of the motion of each; half as many of every other state.
-        jobs: Most processes to render with.
-        config: Of the walker; many scenes take its size, samples, seed and cameras.
+        output: Output folder. An interrupted run with the same settings continues there.
+        scenes_per_category: Scenes of each category: quadruped, fish, snake, vehicle, stack.
+        edits: Edits of each scene: new light, shifted hues, turned about z, moved, stretched.
+        views: Images of each unedited scene, and again of its motion; half as many of each edit.
+        jobs: Maximum number of rendering processes.
+        config: Images of the moving scene; many scenes use size, samples, seed and cameras.
     """
     if scenes_per_category < 0:
         raise ValueError(f"scenes_per_category must be 0 or greater, got {scenes_per_category}")
     if not scenes_per_category:
-        scene = make_toy_scene(output, config, jobs)
-        print(f"The scene is in {scene}. Train on it: ns-train nest-dynamic --data {scene}")
+        _report_scene(make_toy_scene(output, config, jobs))
         return
     figures = [
         NamedFigure(f"{category}_{i:03d}", category, random_figure(category, i, config.seed))
         for category in CATEGORIES
         for i in range(scenes_per_category)
     ]
-    scenes = make_scenes(figures, output, _edited(edits, views, config), "toy_scenes", jobs=jobs)
-    print(f"{len(figures)} scenes are in {scenes}.")
+    make_scenes(figures, output, _many_scenes(edits, views, config), "toy_scenes", jobs=jobs)
+    _report_scenes(output, len(figures))
 
 
 def glb(
-    files: tyro.conf.Positional[list[Path]],
+    files: Files,
     output: Path,
     clip: str | None = None,
     edits: tuple[EditName, ...] = (),
@@ -73,57 +78,42 @@ def glb(
     jobs: int = JOBS,
     config: Flags = MovingSceneConfig(),  # noqa: B008
 ) -> None:
-    """Render glTF binaries: one as a moving scene, or, with --edits, any number as scenes with known edits.
+    """Render binary glTF models: one as a moving scene, or many scenes, each also edited in known ways.
+
+    One moving scene (the default) shows an animated model, for nest-dynamic. Its images are set by --train,
+    --val, --test, --future and --cycles.
+
+    Many scenes (with --edits) show a model each, static or animated, for nest-prior. Their images are set by
+    --edits and --views.
 
     Args:
-        files: Models, static or animated by joints or morph targets.
-        output: Folder to write; a broken run with the same settings goes on there.
-        clip: Name of the animation, or a part of it that no other has; by default the first.
-        edits: States of each scene beside its base.
-        category: Of the scenes; by default the file's name up to its first underscore.
-        views: With --edits, pictures of the base and of the motion; half as many of every other state.
-        jobs: Most processes to render with.
-        config: Of a moving scene; with --edits, size, samples, seed and cameras of it are taken.
+        files: Models: static, or animated by skins, morph targets or node transforms.
+        output: Output folder. An interrupted run with the same settings continues there.
+        clip: Name of the animation, or a unique part of the name. By default the first.
+        edits: Edits of each scene: new light, shifted hues, turned about z, moved, stretched.
+        category: Category of all scenes. By default a file's name up to its first underscore.
+        views: Images of each unedited scene, and again of its motion; half as many of each edit.
+        jobs: Maximum number of rendering processes.
+        config: Images of the moving scene; many scenes use size, samples, seed and cameras.
     """
+    if not files:
+        raise ValueError("name one or more .glb files")
     source = {"clip": clip, "sha256": [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]}
     if not edits:
         if len(files) > 1:
-            raise ValueError(
-                "several files make a folder of many scenes: name its --edits, for instance relight"
-            )
-        figure = gltf_figure(files[0], clip)
-        scene = make_moving_scene(figure, output, config, "glb", source, jobs)
-        print(f"The scene is in {scene}. Train on it: ns-train nest-dynamic --data {scene}")
+            raise ValueError("several files need --edits, for instance --edits relight turn")
+        _report_scene(make_moving_scene(gltf_figure(files[0], clip), output, config, "glb", source, jobs))
         return
-    figures = [_named(path, clip, category) for path in files]
-    scenes = make_scenes(figures, output, _edited(edits, views, config), "glb_scenes", source, jobs)
-    print(f"{len(figures)} scene(s) are in {scenes}.")
-
-
-def _named(path: Path, clip: str | None, category: str | None) -> NamedFigure:
-    """A file as one of many scenes, named `category_file`."""
-    stem = re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower())
-    kind = category or stem.partition("_")[0]
-    name = stem if stem.startswith(kind) else f"{kind}_{stem}"
-    return NamedFigure(name, kind, gltf_figure(path, clip, still=True))
-
-
-def _edited(edits: tuple[EditName, ...], views: int, config: MovingSceneConfig) -> EditedScenesConfig:
-    """Settings of many scenes; those that only a moving scene has must be as they were."""
-    defaults = MovingSceneConfig()
-    for name in ("train", "val", "test", "future", "cycles"):
-        if getattr(config, name) != getattr(defaults, name):
-            raise ValueError(
-                f"--{name} is for one moving scene; --views says how many pictures many scenes have"
-            )
-    return EditedScenesConfig(edits, views, config.size, config.samples, config.seed, config.cameras)
+    figures = [_named_figure(path, clip, category) for path in files]
+    make_scenes(figures, output, _many_scenes(edits, views, config), "glb_scenes", source, jobs)
+    _report_scenes(output, len(figures))
 
 
 def check(folder: tyro.conf.Positional[Path]) -> None:
-    """Look for everything that is wrong with a data set, and exit with 1 if anything is.
+    """Check a data set and print every problem found; the exit status is 1 if there are any.
 
     Args:
-        folder: One scene (`transforms_train.json` or `transforms.json`), or many (`scenes.json`).
+        folder: One scene (transforms_train.json or transforms.json) or many scenes (scenes.json).
     """
     report = check_dataset(folder)
     for problem in report.problems:
@@ -131,13 +121,40 @@ def check(folder: tyro.conf.Positional[Path]) -> None:
     counted = f"{report.num_scenes} scene(s), {report.num_frames} frames"
     if report.problems:
         raise SystemExit(f"nest-data: {len(report.problems)} problem(s) in {counted}")
-    print(f"fine: {counted}")
+    print(f"No problems in {counted}.")
+
+
+def _named_figure(path: Path, clip: str | None, category: str | None) -> NamedFigure:
+    """A model file as one of many scenes, named `CATEGORY_FILE`."""
+    stem = re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower())
+    kind = category or stem.partition("_")[0]
+    name = stem if stem.startswith(kind) else f"{kind}_{stem}"
+    return NamedFigure(name, kind, gltf_figure(path, clip, still=True))
+
+
+def _many_scenes(edits: tuple[EditName, ...], views: int, config: MovingSceneConfig) -> EditedScenesConfig:
+    """Settings of many scenes; those that only a moving scene has must be the defaults."""
+    defaults = MovingSceneConfig()
+    for name in ("train", "val", "test", "future", "cycles"):
+        if getattr(config, name) != getattr(defaults, name):
+            raise ValueError(f"--{name} applies to one moving scene; for many scenes set --views")
+    return EditedScenesConfig(edits, views, config.size, config.samples, config.seed, config.cameras)
+
+
+def _report_scene(scene: Path) -> None:
+    print(f"Rendered {scene}. To train on it: ns-train nest-dynamic --data {scene}")
+
+
+def _report_scenes(folder: Path, count: int) -> None:
+    print(f"Rendered {count} scene(s) in {folder}. To train on them: ns-train nest-prior --data {folder}")
 
 
 def entrypoint() -> None:
-    """Run the command line; bad input ends in one line."""
+    """Run the command line; errors of the input are printed as one line."""
     try:
-        tyro.extras.subcommand_cli_from_dict({"toy": toy, "glb": glb, "check": check})
+        tyro.extras.subcommand_cli_from_dict(
+            {"toy": toy, "glb": glb, "check": check}, prog="nest-data", description=__doc__
+        )
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"nest-data: {error}") from error
 

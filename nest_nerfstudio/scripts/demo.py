@@ -1,4 +1,7 @@
-"""The demo: make a small moving scene, train on it, score it, film it, each by a command you can type."""
+"""The demo: render a small moving scene, train on it, evaluate it and render a video.
+
+Every step is a command line, which the demo prints.
+"""
 
 from __future__ import annotations
 
@@ -23,39 +26,39 @@ FRAMES_PER_SECOND = 24
 
 @dataclass
 class Demo:
-    """Make a small moving scene, train `nest-dynamic` on it, score it and film it."""
+    """Render a small moving scene, train nest-dynamic on it, evaluate it, and render a video of it."""
 
     output: Path = Path("demo_output")
-    """Folder for all results; a scene that is already there is used again."""
+    """Output folder. A scene that is already in it is reused."""
     train_minutes: float = 2.5
-    """Time to train."""
+    """Training time, minutes."""
     size: int = 160
-    """Width and height of the scene's pictures, pixels."""
+    """Width and height of the scene's images, pixels."""
     samples: int = 100
-    """Light paths per pixel of the scene's pictures."""
+    """Samples per pixel of the path tracer that renders the scene."""
     video_size: int = 320
     """Width and height of the video, pixels."""
     video_seconds: float = 5.0
-    """Length of the video, in which time runs from 0 to 2: the clip, and as much again beyond it."""
+    """Duration of the video, seconds. It shows times 0 to 2: the training clip, then extrapolation."""
 
     def main(self) -> None:
-        """Run all steps and say where the results are."""
+        """Run all steps and print the paths of the results."""
         began = time.monotonic()
         scene = self.output / f"scene_{self.size}"
         run("nest-data", "toy", "--output", scene, "--size", self.size, "--samples", self.samples)
         config = self._train(scene)
         scores = self._evaluate(config)
         sheet = self._contact_sheet(config, scene)
-        video = self._film(config)
+        video = self._video(config)
         minutes = (time.monotonic() - began) / 60
-        print(f"\nDone in {minutes:.1f} minutes. Test frames: " + ", ".join(scores))
+        print(f"\nFinished in {minutes:.1f} minutes. Test frames: " + ", ".join(scores))
         print(f"  contact sheet  {sheet}")
-        print(f"  video          {video or 'left out: the program ffmpeg is not installed'}")
+        print(f"  video          {video or 'skipped: ffmpeg is not installed'}")
         print(f"  trained run    {config.parent}")
-        print(f"  look around    {shlex.join(['ns-viewer', '--load-config', str(config)])}")
+        print(f"  open viewer    {shlex.join(['ns-viewer', '--load-config', str(config)])}")
 
     def _train(self, scene: Path) -> Path:
-        """Train, and return the run's config file."""
+        """Train; return the run's config file."""
         runs = self.output / "runs"
         run(
             "ns-train",
@@ -69,7 +72,7 @@ class Demo:
         return max(runs.glob("toy/nest-dynamic/*/config.yml"), key=lambda path: path.stat().st_mtime)
 
     def _evaluate(self, config: Path) -> list[str]:
-        """Score the test frames; one phrase per metric."""
+        """Evaluate the test frames; return one phrase per metric."""
         path = config.parent / "eval.json"
         run("ns-eval", "--load-config", config, "--output-path", path)
         results = json.loads(path.read_text())["results"]
@@ -77,7 +80,7 @@ class Demo:
         return [text.format(results[name]) for name, text in names.items() if name in results]
 
     def _contact_sheet(self, config: Path, scene: Path) -> Path:
-        """Draw test frames by `ns-render` and lay them out under the true ones."""
+        """Render test frames with `ns-render` and arrange them below the ground truth."""
         renders = config.parent / "renders"
         run(
             *("ns-render", "dataset"),
@@ -99,8 +102,8 @@ class Demo:
         contact_sheet(rows, [f"t = {frame['time']:.2f}" for frame in chosen], self.size).save(path)
         return path
 
-    def _film(self, config: Path) -> Path | None:
-        """Film the scene from a circling camera by `ns-render`; None without ffmpeg."""
+    def _video(self, config: Path) -> Path | None:
+        """Render a video from an orbiting camera with `ns-render`; None without ffmpeg."""
         if shutil.which("ffmpeg") is None:
             return None
         path, video = config.parent / "camera_path.json", self.output / "video.mp4"
@@ -116,11 +119,11 @@ class Demo:
 
 
 def orbit(size: int, seconds: float) -> dict:
-    """A nerfstudio camera path: once around the origin while time runs from 0 to 2.
+    """A nerfstudio camera path: one orbit around the origin from time 0 to 2.
 
     Args:
         size: width and height, pixels.
-        seconds: length of the video.
+        seconds: duration of the video.
     """
     frames = []
     count = max(2, round(seconds * FRAMES_PER_SECOND))
@@ -147,10 +150,10 @@ def orbit(size: int, seconds: float) -> dict:
 
 
 def contact_sheet(rows: dict[str, list[Path]], titles: list[str], size: int) -> Image.Image:
-    """Pictures in a labelled grid, on white.
+    """Images in a labelled grid on white.
 
     Args:
-        rows: picture files of each row, by label.
+        rows: image files of each row, by label.
         titles: of the columns.
         size: width and height of a cell, pixels.
     """
@@ -162,19 +165,19 @@ def contact_sheet(rows: dict[str, list[Path]], titles: list[str], size: int) -> 
     for row, (label, paths) in enumerate(rows.items()):
         draw.text((4, head + (row + 0.5) * size), label, fill="black", anchor="lm")
         for column, path in enumerate(paths):
-            picture = Image.open(path).convert("RGBA").resize((size, size))
-            sheet.paste(picture, (margin + column * size, head + row * size), picture)
+            cell = Image.open(path).convert("RGBA").resize((size, size))
+            sheet.paste(cell, (margin + column * size, head + row * size), cell)
     return sheet
 
 
 def run(program: str, *arguments: object) -> None:
-    """Run a command of this Python environment, and stop with its name if it fails."""
+    """Print and run a command of this Python environment; exit with its name if it fails."""
     words = [str(argument) for argument in arguments]
     print(f"\n$ {shlex.join([program, *words])}", flush=True)
     executable = shutil.which(program, path=str(Path(sys.executable).parent)) or shutil.which(program)
     if executable is None:
         raise SystemExit(f"{program} is not installed beside {sys.executable}")
-    # nerfstudio's own use of old torch names would bury what the commands say.
+    # Otherwise warnings about nerfstudio's use of deprecated torch functions hide the commands' output.
     environment = {**os.environ, "PYTHONWARNINGS": "ignore::FutureWarning"}
     status = subprocess.run([executable, *words], env=environment, check=False).returncode
     if status != 0:

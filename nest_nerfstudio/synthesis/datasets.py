@@ -1,7 +1,7 @@
-"""Data sets of rendered figures: one scene that moves, or many scenes with known edits.
+"""Data sets of rendered figures: one moving scene, or many scenes with known edits.
 
-Both are D-NeRF JSON beside PNG files. A broken run goes on where it stopped; a folder that holds anything
-else is left alone.
+Both are written as D-NeRF JSON beside PNG files. An interrupted run continues where it stopped; a folder that
+holds anything else is not touched.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
-from nest_nerfstudio.synthesis.rendering import Cameras, Figure, Sensor, Shot, require_mitsuba, take_all
+from nest_nerfstudio.synthesis.meshes import Figure
+from nest_nerfstudio.synthesis.rendering import Cameras, RenderJob, Sensor, render_missing, require_mitsuba
 from nest_nerfstudio.synthesis.toy import WALKER
 from nest_nerfstudio.types import Edit, SunSky
 
@@ -25,25 +26,25 @@ EditName = Literal["relight", "recolor", "turn", "move", "stretch"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 EDITS: tuple[EditName, ...] = ("relight", "recolor", "turn", "move")
-MOTION_CYCLES = 0.8  # of a figure's motion in a scene with edits: its end is not its start
-TEST_EVERY = 4  # pictures of a state; one of them is for testing
-MIN_VIEWS = 2 * TEST_EVERY  # so that every state, which has at least half as many, has one for testing
+MOTION_CYCLES = 0.8  # of a figure's motion in a scene with edits: the clip does not end where it starts
+TEST_EVERY = 4  # one image in so many is a test image
+MIN_VIEWS = 2 * TEST_EVERY  # so that every edit, which has half as many images, has a test image
 
 
 @dataclass(frozen=True)
 class MovingSceneConfig:
-    """What to render of one moving scene.
+    """Images of one moving scene.
 
     Attributes:
-        size: width and height of the pictures, pixels.
-        train: number of training frames, t in [0, 1].
-        val: number of validation frames, t in (0, 1).
-        test: number of test frames, t in (0, 1).
-        future: number of frames after the clip, t in (1, 2].
-        cycles: cycles of the motion within the clip; it repeats every 1 / cycles of clip time.
-        samples: light paths per pixel, rounded up to a square number.
-        seed: of the cameras, the times of val and test, and the light paths.
-        cameras: where the pictures are taken from.
+        size: Width and height of the images, pixels.
+        train: Number of training frames, evenly spaced over time 0 to 1.
+        val: Number of validation frames, at random times between 0 and 1.
+        test: Number of test frames, at random times between 0 and 1.
+        future: Number of frames to test extrapolation, evenly spaced over time 1 to 2.
+        cycles: Cycles of the motion from time 0 to 1.
+        samples: Samples per pixel of the path tracer, rounded up to a square number.
+        seed: Random seed of figures, camera positions, frame times and path tracing.
+        cameras: Camera positions and field of view.
     """
 
     size: int = 160
@@ -64,25 +65,19 @@ class MovingSceneConfig:
         """Clip time after which the motion repeats."""
         return 1.0 / self.cycles
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What a folder remembers; the usual cameras are not named, as when they could not be chosen."""
-        values = asdict(self)
-        return values if self.cameras != Cameras() else {k: v for k, v in values.items() if k != "cameras"}
-
 
 @dataclass(frozen=True)
 class EditedScenesConfig:
-    """What to render of every one of many scenes.
+    """Images of every one of many scenes.
 
     Attributes:
-        edits: states of each scene beside its base.
-        views: pictures of the base and of the motion; half as many of every other state. One in four is for
-            testing.
-        size: width and height of the pictures, pixels.
-        samples: light paths per pixel, rounded up to a square number.
-        seed: of the edits, the cameras and the light paths.
-        cameras: where the pictures are taken from.
+        edits: edits of each scene, beside the unedited `base`.
+        views: images of the base, and as many of its motion; half as many of every edit. One in four is a
+            test image.
+        size: width and height of the images, pixels.
+        samples: samples per pixel of the path tracer, rounded up to a square number.
+        seed: random seed of edits, camera positions and path tracing.
+        cameras: camera positions and field of view.
     """
 
     edits: tuple[EditName, ...] = EDITS
@@ -111,8 +106,8 @@ class NamedFigure:
     """A figure that becomes one of many scenes.
 
     Attributes:
-        name: of the scene, and of its folder.
-        category: what kind of object it is.
+        name: of the scene and of its folder.
+        category: kind of object.
         figure: the object.
     """
 
@@ -134,15 +129,15 @@ def make_moving_scene(
     source: dict[str, Any] | None = None,
     jobs: int = 1,
 ) -> Path:
-    """Render one scene that moves; frames that are there already are kept, so a broken run goes on.
+    """Render one moving scene; images that exist are kept, so an interrupted run continues.
 
     Args:
-        figure: what moves.
-        output: folder to write, made if missing.
-        config: what to render.
-        kind: of data set, under whose name the folder remembers its settings.
-        source: what else the pictures depend on, for instance a file.
-        jobs: processes to render with.
+        figure: the object that moves.
+        output: folder to write, created if missing.
+        config: images to render.
+        kind: of data set; `KIND.json` in the folder records the settings.
+        source: further settings that the images depend on, such as a file's hash.
+        jobs: maximum number of rendering processes.
 
     Returns:
         `output`, with `transforms_{train,val,test,future}.json` (key `period`: clip time of one cycle).
@@ -152,11 +147,11 @@ def make_moving_scene(
         ValueError: `output` holds something else.
     """
     require_mitsuba()
-    _claim(output, kind, {**config.settings, **(source or {})})
+    _create_or_continue(output, kind, {**asdict(config), **(source or {})})
     sensor = Sensor(config.size, config.samples, config.cameras.angle_x)
     frames = {split: frames_of(split, config) for split in SPLITS}
-    shots = [
-        Shot(
+    images = [
+        RenderJob(
             path=output / split / f"r_{i:03d}.png",
             figure=figure,
             phase=time * config.cycles,
@@ -167,7 +162,7 @@ def make_moving_scene(
         for split in SPLITS
         for i, (time, camera) in enumerate(frames[split])
     ]
-    take_all(shots, jobs, f"Rendering {output.name}")
+    render_missing(images, jobs, f"Rendering {output.name}")
     for split in SPLITS:
         listed = [
             {"file_path": f"./{split}/r_{i:03d}", "time": time, "transform_matrix": camera.tolist()}
@@ -184,14 +179,14 @@ def frames_of(split: Split, config: MovingSceneConfig) -> list[tuple[float, Floa
     frames = []
     for i in range(count):
         rng = np.random.default_rng([config.seed, SPLITS.index(split), i])
-        place = (rng.uniform(), rng.uniform())
+        uniform = (rng.uniform(), rng.uniform())
         if split == "train":
             time = i / max(count - 1, 1)
         elif split == "future":
             time = 1 + (i + 1) / count
         else:
             time = (i + rng.uniform()) / count
-        frames.append((time, config.cameras.pose(time, place)))
+        frames.append((time, config.cameras.pose(time, uniform)))
     return frames
 
 
@@ -203,15 +198,17 @@ def make_scenes(
     source: dict[str, Any] | None = None,
     jobs: int = 1,
 ) -> Path:
-    """Render many scenes, each in its base state, edited, and, if it moves, in motion; a broken run goes on.
+    """Render many scenes, each unedited, edited, and in motion if its figure moves.
+
+    Images that exist are kept, so an interrupted run continues.
 
     Args:
         figures: the scenes.
-        output: folder to write, made if missing.
-        config: what to render of each.
-        kind: of data set, under whose name the folder remembers its settings.
-        source: what else the pictures depend on, for instance files.
-        jobs: processes to render with.
+        output: folder to write, created if missing.
+        config: images to render of each scene.
+        kind: of data set; `KIND.json` in the folder records the settings.
+        source: further settings that the images depend on, such as files' hashes.
+        jobs: maximum number of rendering processes.
 
     Returns:
         `output`, with `scenes.json` and a folder per scene with `transforms_{train,test}.json`.
@@ -221,13 +218,14 @@ def make_scenes(
         ValueError: two scenes of one name, or `output` holds something else.
     """
     require_mitsuba()
-    name, times = Counter(named.name for named in figures).most_common(1)[0]
-    if times > 1:
-        raise ValueError(f"{times} scenes are named {name}; give their files different names")
+    name, count = Counter(named.name for named in figures).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{count} scenes are named {name}; give their files different names")
     names = {named.name: named.category for named in figures}
-    _claim(output, kind, {**asdict(config), "scenes": names, **(source or {})})
-    scenes = {named.name: list(_frames_with_edits(named, output, config)) for named in figures}
-    take_all([shot for frames in scenes.values() for shot, _ in frames], jobs, f"Rendering {output.name}")
+    _create_or_continue(output, kind, {**asdict(config), "scenes": names, **(source or {})})
+    scenes = {named.name: list(_scene_images(named, output / named.name, config)) for named in figures}
+    images = [image for scene in scenes.values() for image, _ in scene]
+    render_missing(images, jobs, f"Rendering {output.name}")
     for named in figures:
         header = {
             "camera_angle_x": config.cameras.angle_x,
@@ -235,7 +233,7 @@ def make_scenes(
             "category": named.category,
         }
         for split in ("train", "test"):
-            listed = [entry for shot, entry in scenes[named.name] if shot.path.parent.name == split]
+            listed = [frame for image, frame in scenes[named.name] if image.path.parent.name == split]
             path = output / named.name / f"transforms_{split}.json"
             path.write_text(json.dumps({**header, "frames": listed}, indent=1))
     entries = [{"name": named.name, "category": named.category} for named in figures]
@@ -243,44 +241,41 @@ def make_scenes(
     return output
 
 
-def _frames_with_edits(
-    named: NamedFigure, output: Path, config: EditedScenesConfig
-) -> Iterator[tuple[Shot, dict[str, Any]]]:
-    """Every picture of a scene, and how its transforms file lists it."""
+def _scene_images(
+    named: NamedFigure, folder: Path, config: EditedScenesConfig
+) -> Iterator[tuple[RenderJob, dict[str, Any]]]:
+    """Every image of a scene, and its entry in the list `frames` of the transforms file."""
     edits = edits_of(named.name, config)
     sensor = Sensor(config.size, config.samples, config.cameras.angle_x)
-    views = {name: config.views if name == "base" else config.views // 2 for name in edits}
+    counts = {edit: config.views if edit == "base" else config.views // 2 for edit in edits}
     if named.figure.moves:
-        views["motion"] = config.views
-    for k, (name, count) in enumerate(views.items()):
+        counts["motion"] = config.views
+    for k, (group, count) in enumerate(counts.items()):
+        edit = "base" if group == "motion" else group
         for i in range(count):
-            place = np.random.default_rng([config.seed, k, i, *named.name.encode()]).uniform(size=2)
-            camera = config.cameras.pose(i / count, (place[0], place[1]))
+            seeds = (config.seed, k, i, *named.name.encode())
+            x, y = np.random.default_rng(seeds).uniform(size=2).tolist()
+            camera = config.cameras.pose(i / count, (x, y))
             split = "test" if i % TEST_EVERY == TEST_EVERY - 1 else "train"
-            state = "base" if name == "motion" else name
-            time = i / (count - 1) if name == "motion" else 0.0
-            shot = Shot(
-                path=output / named.name / split / f"{name}_{i:02d}.png",
+            time = i / (count - 1) if group == "motion" else 0.0
+            image = RenderJob(
+                path=folder / split / f"{group}_{i:02d}.png",
                 figure=named.figure,
                 phase=MOTION_CYCLES * time,
                 camera=camera,
                 sensor=sensor,
-                seed=_seed(config.seed, k, i, *named.name.encode()),
-                edit=edits[state],
+                seed=_seed(*seeds),
+                edit=edits[edit],
             )
+            file_path = f"./{split}/{image.path.stem}"
             yield (
-                shot,
-                {
-                    "file_path": f"./{split}/{name}_{i:02d}",
-                    "time": time,
-                    "edit": state,
-                    "transform_matrix": camera.tolist(),
-                },
+                image,
+                {"file_path": file_path, "time": time, "edit": edit, "transform_matrix": camera.tolist()},
             )
 
 
 def edits_of(scene: str, config: EditedScenesConfig) -> dict[str, Edit]:
-    """The states of a scene by name, `base` first, each drawn from its own seed."""
+    """The edits of a scene by name, the unedited `base` first, each drawn from its own seed."""
     edits = {"base": Edit()}
     for name in config.edits:
         seed = [config.seed, get_args(EditName).index(name), *scene.encode()]
@@ -289,7 +284,7 @@ def edits_of(scene: str, config: EditedScenesConfig) -> dict[str, Edit]:
 
 
 def random_edit(name: EditName, rng: np.random.Generator) -> Edit:
-    """An edit of one kind, clearly visible."""
+    """An edit of one kind, large enough to be clearly visible."""
     if name == "relight":
         azimuth, height = rng.uniform((0.0, 0.3), (2 * np.pi, 0.95)).tolist()
         ring = (1 - height**2) ** 0.5
@@ -316,14 +311,14 @@ def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-def _claim(output: Path, kind: str, settings: dict[str, Any]) -> None:
-    """Make the folder, or make sure that the frames in it come from the same settings."""
+def _create_or_continue(output: Path, kind: str, settings: dict[str, Any]) -> None:
+    """Create the folder, or make sure that the images in it were rendered with the same settings."""
     path, text = output / f"{kind}.json", json.dumps(settings, indent=1)
     if path.exists():
         if json.loads(path.read_text()) != json.loads(text):
-            raise ValueError(f"{output} holds a scene of other settings; remove it or choose another folder")
+            raise ValueError(f"{output} was rendered with other settings; remove it or choose another folder")
         return
     if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty and holds no scene of this kind; choose another folder")
+        raise ValueError(f"{output} is not empty and holds no {kind} data set; choose another folder")
     output.mkdir(parents=True, exist_ok=True)
     path.write_text(text)

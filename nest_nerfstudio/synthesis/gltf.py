@@ -1,7 +1,8 @@
 """Binary glTF 2.0 (GLB) as posed triangle meshes: nodes, skins, morph targets, animations and base colours.
 
-After the specification, https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html. Of a material its base
-colour and opacity are taken: surfaces are matte, and light comes from the data set's own sun and sky.
+Implements https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html, because trimesh reads neither skins nor
+morph targets nor animations. Materials are reduced to base colour and opacity: surfaces are diffuse, and the
+light is that of the data set.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from PIL import Image
 from scipy.spatial.transform import Rotation, Slerp
 from trimesh.util import triangle_strips_to_faces
 
-from nest_nerfstudio.synthesis.rendering import Bsdf, Figure, Mesh, fitted, from_srgb
+from nest_nerfstudio.synthesis.colors import from_srgb
+from nest_nerfstudio.synthesis.meshes import Bsdf, Figure, Mesh, fit_to_sphere
 
 Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
-"""glTF's frame (y up, facing +z) to the data sets' (z up, facing -y)."""
+"""Rotation from glTF's frame (y up, facing +z) to the data sets' (z up, facing -y)."""
 
 _COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _SHAPES = {
@@ -41,14 +43,15 @@ _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 
 @dataclass(frozen=True)
 class Channel:
-    """How one property of one node runs over time.
+    """One animated property of one node.
 
     Attributes:
         node: index of the node.
         path: the property.
-        interpolation: between the keys.
-        times: of the keys, seconds, increasing.
-        values: at the keys; rotations are xyzw. A CUBICSPLINE key has an in-tangent, a value, an out-tangent.
+        interpolation: between the keyframes.
+        times: of the keyframes, seconds, increasing.
+        values: at the keyframes; rotations are xyzw. CUBICSPLINE has an in-tangent, a value and an
+            out-tangent for each keyframe.
     """
 
     node: int
@@ -58,7 +61,7 @@ class Channel:
     values: Float[np.ndarray, "k *value"]
 
     def at(self, time: float) -> Float[np.ndarray, " c"]:
-        """The property at a time in seconds; before the first and after the last key it rests."""
+        """The property at a time in seconds, constant before the first and after the last keyframe."""
         i = max(int(np.searchsorted(self.times, time, side="right")) - 1, 0)
         j = min(i + 1, len(self.times) - 1)
         span = self.times[j] - self.times[i]
@@ -79,7 +82,7 @@ class Clip:
 
     Attributes:
         name: of the animation.
-        channels: what moves in it.
+        channels: the properties that it animates.
     """
 
     name: str
@@ -87,18 +90,18 @@ class Clip:
 
     @property
     def span(self) -> tuple[float, float]:
-        """Times of the first and the last key, seconds."""
+        """Times of the first and the last keyframe, seconds."""
         times = [channel.times for channel in self.channels]
         return min(t[0] for t in times), max(t[-1] for t in times)
 
 
 @dataclass(frozen=True)
 class Skin:
-    """Joints that carry vertices.
+    """Joints that deform a mesh.
 
     Attributes:
-        joints: nodes.
-        inverse_binds: mesh to joint, in the pose in which the mesh was bound.
+        joints: indices of their nodes.
+        inverse_binds: mesh frame to joint frame in the bind pose.
     """
 
     joints: Int[np.ndarray, " j"]
@@ -110,10 +113,10 @@ class Primitive:
     """Triangles of one material, in the frame of their mesh.
 
     Attributes:
-        mesh: at rest, without its morphs.
-        position_targets: offset of every vertex for a weight of 1 of each morph target.
-        normal_targets: the same for the normals; None where there are none.
-        joints: places in the skin's list of joints; None without a skin.
+        mesh: at rest, without morph targets.
+        position_targets: offset of every vertex for weight 1 of each morph target.
+        normal_targets: the same for the normals; None without any.
+        joints: indices into the skin's joints; None without a skin.
         weights: of these joints, summing to 1.
     """
 
@@ -126,14 +129,14 @@ class Primitive:
 
 @dataclass(frozen=True)
 class Node:
-    """A frame of the hierarchy.
+    """A coordinate frame of the hierarchy.
 
     Attributes:
-        parent: index of its parent; None for a root.
+        parent: index of the parent node; None for a root.
         pose: rest values of `translation`, `rotation` (xyzw) and `scale`, and `weights` of the morph targets.
-        matrix: in place of translation, rotation and scale.
-        primitives: what is drawn in this frame.
-        skin: what poses the primitives in place of this frame.
+        matrix: replaces translation, rotation and scale.
+        primitives: geometry in this frame.
+        skin: poses the primitives instead of this frame.
     """
 
     parent: int | None
@@ -148,9 +151,9 @@ class Model:
     """A glTF scene that can be posed.
 
     Attributes:
-        name: for messages.
-        nodes: all frames, parents in any order.
-        clips: its animations.
+        name: of the file, for error messages.
+        nodes: in any order.
+        clips: the animations.
     """
 
     name: str
@@ -158,14 +161,14 @@ class Model:
     clips: tuple[Clip, ...] = ()
 
     def clip(self, name: str | None = None) -> Clip:
-        """Find an animation by its name, or by a part of it that no other has; None is the first.
+        """Find an animation by its name or a unique part of it; None is the first.
 
         Raises:
             ValueError: no animation, or not exactly one of this name.
         """
         if not self.clips:
             raise ValueError(
-                f"{self.name} has no animation, so it makes no moving scene; use --edits for still ones"
+                f"{self.name} has no animation to render as a moving scene; use --edits for a static model"
             )
         if name is None:
             return self.clips[0]
@@ -182,8 +185,8 @@ class Model:
         """All meshes in glTF's world frame.
 
         Args:
-            clip: the animation; None for the pose at rest.
-            time: seconds, on the clip's own clock.
+            clip: the animation; None for the rest pose.
+            time: of the animation, seconds.
         """
         poses = [dict(node.pose) for node in self.nodes]
         for channel in clip.channels if clip else ():
@@ -196,7 +199,7 @@ class Model:
         ]
 
     def _to_world(self, poses: list[dict[str, np.ndarray]]) -> Float[np.ndarray, "n 4 4"]:
-        """Frame to world, for every node."""
+        """Node frame to world, for every node."""
         local = [_local(node, pose) for node, pose in zip(self.nodes, poses, strict=True)]
         done: dict[int, np.ndarray] = {}
         for i in self._parents_first:
@@ -215,7 +218,7 @@ class Model:
             order.append(waiting.pop())
             waiting += children.get(order[-1], [])
         if len(order) < len(self.nodes):
-            raise ValueError("its nodes are no tree")
+            raise ValueError("its nodes do not form a tree")
         return order
 
     @staticmethod
@@ -242,7 +245,7 @@ def _local(node: Node, pose: dict[str, np.ndarray]) -> Float[np.ndarray, "4 4"]:
 def _posed(
     primitive: Primitive, morph: Float[np.ndarray, " m"], to_world: Float[np.ndarray, "#v 4 4"]
 ) -> Mesh:
-    """Morph, then skin. Normals turn with the cofactors of the matrices, which need no inverse."""
+    """Morph, then skin. Normals are transformed by the cofactor matrices, which need no inverse."""
     rest, linear = primitive.mesh, to_world[:, :3, :3]
     vertices = rest.vertices + np.tensordot(morph, primitive.position_targets, 1)
     normals = rest.normals
@@ -263,7 +266,7 @@ def _unit(vectors: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 3"]:
 def _hermite(
     left: Float[np.ndarray, "3 c"], right: Float[np.ndarray, "3 c"], span: float, u: float
 ) -> Float[np.ndarray, " c"]:
-    """The cubic spline of appendix C.5 between two keys `span` seconds apart, at u in [0, 1]."""
+    """The cubic spline of appendix C.5 between two keyframes `span` seconds apart, at u in [0, 1]."""
     (_, p0, m0), (m1, p1, _) = left, right
     curve = (2 * u**3 - 3 * u**2 + 1) * p0 + (3 * u**2 - 2 * u**3) * p1
     return curve + span * ((u**3 - 2 * u**2 + u) * m0 + (u**3 - u**2) * m1)
@@ -275,7 +278,7 @@ class GltfFigure(Figure):
 
     Attributes:
         path: of the file, which every process reads for itself.
-        clip: name of the animation, of which a cycle is one run; None for the pose at rest.
+        clip: name of the animation, one run of which is a cycle; None for the rest pose.
     """
 
     path: Path
@@ -300,20 +303,20 @@ class GltfFigure(Figure):
 
 
 def gltf_figure(path: Path, clip: str | None = None, still: bool = False) -> Figure:
-    """The figure of a GLB file, fitted to the sphere of radius 1.15 over its whole clip.
+    """The figure of a GLB file, scaled to fit `OBJECT_RADIUS` during its whole animation.
 
     Args:
         path: of the file.
-        clip: name of the animation, or a part of it; None is the first.
-        still: take the pose at rest if the file has no animation and none is asked for.
+        clip: name of the animation, or a unique part of it; None is the first.
+        still: use the rest pose if the file has no animation and `clip` names none.
 
     Raises:
-        ValueError: the file cannot be read or shows nothing, or has no such animation.
+        ValueError: the file cannot be read, has no visible geometry, or has no such animation.
     """
     model = load_glb(path)
     name = None if still and clip is None and not model.clips else model.clip(clip).name
     try:
-        return fitted(GltfFigure(path, name))
+        return fit_to_sphere(GltfFigure(path, name))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -323,29 +326,29 @@ def load_glb(path: Path) -> Model:
     """Read a GLB file.
 
     Returns:
-        Its scene, at rest, with all animations.
+        Its default scene, with all animations.
 
     Raises:
         OSError: no such file.
-        ValueError: it is no GLB file, is broken, needs an extension that is not known, or has no triangles.
+        ValueError: not a GLB file, a broken one, one that needs an unsupported extension, or no triangles.
     """
     content = path.read_bytes()
     if content[:4] != b"glTF" or content[4:8] != struct.pack("<I", 2):
         raise ValueError(f"{path} is not a binary glTF 2.0 file; export the model as .glb")
     try:
         model = _Reader(path, content).model()
-        model.posed()  # finds what points nowhere
+        model.posed()  # finds indices out of range
     except (KeyError, IndexError, TypeError, AttributeError, struct.error, UnicodeError) as error:
         raise ValueError(f"{path} is broken ({type(error).__name__}: {error}); export it again") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if not any(node.primitives for node in model.nodes):
-        raise ValueError(f"{path} has no triangles to show")
+        raise ValueError(f"{path} has no triangles to render")
     return model
 
 
 class _Reader:
-    """The tables of one file."""
+    """Reads one file."""
 
     def __init__(self, path: Path, content: bytes):
         self.path = path
@@ -355,7 +358,7 @@ class _Reader:
         required = set(self.header.get("extensionsRequired", ()))
         unknown = sorted(required - {"KHR_mesh_quantization", "KHR_materials_unlit"})
         if unknown:
-            raise ValueError(f"it needs {', '.join(unknown)}; export it without, for instance uncompressed")
+            raise ValueError(f"it needs {', '.join(unknown)}, which is not supported; export it without")
 
     def table(self, name: str) -> list[dict[str, Any]]:
         return self.header.get(name, [])
@@ -368,7 +371,7 @@ class _Reader:
         return Model(self.path.name, nodes, tuple(clip for clip in clips if clip.channels))
 
     def _shown(self) -> set[int]:
-        """Nodes of the scene that the file opens with; all where it names none."""
+        """Nodes of the default scene; all nodes if the file has no scenes."""
         scenes, nodes = self.table("scenes"), self.table("nodes")
         if not scenes:
             return set(range(len(nodes)))
@@ -417,7 +420,7 @@ class _Reader:
         faces = self._faces(primitive, len(positions))
         if faces is None or not len(faces):
             return None
-        positions[faces.max()]  # must be there
+        positions[faces.max()]  # raises if out of range
         bsdf, uv_set = self._material(primitive.get("material"), read)
         colors = read.get("COLOR_0")
         mesh = Mesh(
@@ -460,10 +463,10 @@ class _Reader:
     def _weights(
         self, read: dict[str, np.ndarray], name: str
     ) -> tuple[Int[np.ndarray, "v w"], Float[np.ndarray, "v w"]]:
-        """Joints and weights of every vertex. One without any weight follows the first joint it lists."""
+        """Joints and weights of every vertex; one without any weight follows the first joint in its list."""
         sets = sorted(key.removeprefix("JOINTS_") for key in read if key.startswith("JOINTS_"))
         if not sets:
-            raise ValueError(f"mesh {name!r} has a skin but no joints; bind it again, or unbind it")
+            raise ValueError(f"mesh {name!r} has a skin but no joints; bind it again, or remove its skin")
         joints = np.concatenate([read[f"JOINTS_{i}"] for i in sets], axis=1).astype(np.int64)
         weights = np.concatenate([read[f"WEIGHTS_{i}"] for i in sets], axis=1)
         total = weights.sum(axis=1, keepdims=True)
@@ -477,8 +480,8 @@ class _Reader:
         for channel in animation["channels"]:
             node, path = channel["target"].get("node"), channel["target"]["path"]
             if node is None or path not in ("translation", "rotation", "scale", "weights"):
-                continue  # what an extension targets
-            self.table("nodes")[node]  # must be there
+                continue  # target of an extension
+            self.table("nodes")[node]  # raises if out of range
             sampler = animation["samplers"][channel["sampler"]]
             interpolation = sampler.get("interpolation", "LINEAR")
             times, values = self.accessor(sampler["input"]), self.accessor(sampler["output"])
@@ -488,9 +491,9 @@ class _Reader:
         return Clip(animation.get("name", f"animation {index}"), tuple(channels))
 
     def _material(self, index: int | None, read: dict[str, np.ndarray]) -> tuple[Bsdf, int]:
-        """The base colour as a matte material seen from both sides, and its set of texture coordinates.
+        """The base colour as a two-sided diffuse material, and its set of texture coordinates.
 
-        Where there are both a texture and vertex colours, the latter enter by their mean.
+        With both a texture and vertex colours, the texture is multiplied by the mean vertex colour.
         """
         material = self.table("materials")[index] if index is not None else {}
         pbr = material.get("pbrMetallicRoughness", {})
@@ -515,7 +518,7 @@ class _Reader:
         return bsdf, (texture or {}).get("texCoord", 0)
 
     def _pixels(self, texture: int) -> Float[np.ndarray, "h w 4"]:
-        """RGBA in [0, 1], as stored."""
+        """RGBA in [0, 1], sRGB."""
         image = self.table("images")[self.table("textures")[texture]["source"]]
         content = self._view(image["bufferView"]) if "bufferView" in image else self._fetch(image["uri"])
         try:
@@ -536,7 +539,7 @@ class _Reader:
         return content[start : start + view["byteLength"]]
 
     def accessor(self, index: int) -> Float[np.ndarray, "n *value"]:
-        """The values of an accessor; normalized integers become [0, 1] or [-1, 1]. MATn stay column-major."""
+        """The values of an accessor, normalized integers as [0, 1] or [-1, 1]; MATn stay column-major."""
         accessor = self.table("accessors")[index]
         dtype = np.dtype(_COMPONENTS[accessor["componentType"]])
         shape = _SHAPES[accessor["type"]]
@@ -545,8 +548,8 @@ class _Reader:
             values = self._array(accessor, dtype, accessor["count"], shape)
         if "sparse" in accessor:
             sparse = accessor["sparse"]
-            places = np.dtype(_COMPONENTS[sparse["indices"]["componentType"]])
-            rows = self._array(sparse["indices"], places, sparse["count"], ())
+            index_dtype = np.dtype(_COMPONENTS[sparse["indices"]["componentType"]])
+            rows = self._array(sparse["indices"], index_dtype, sparse["count"], ())
             values[rows] = self._array(sparse["values"], dtype, sparse["count"], shape)
         values = values.astype(np.float64)
         if accessor.get("normalized", False):
@@ -554,14 +557,14 @@ class _Reader:
         return values
 
     def _array(
-        self, place: dict[str, Any], dtype: np.dtype, count: int, shape: tuple[int, ...]
+        self, location: dict[str, Any], dtype: np.dtype, count: int, shape: tuple[int, ...]
     ) -> np.ndarray:
-        """`count` items from a buffer view, each `byteStride` bytes after the one before."""
-        content, start = self._view(place["bufferView"]), place.get("byteOffset", 0)
+        """`count` items from a buffer view, `byteStride` bytes apart."""
+        content, start = self._view(location["bufferView"]), location.get("byteOffset", 0)
         size = dtype.itemsize * int(np.prod(shape))
-        stride = self.table("bufferViews")[place["bufferView"]].get("byteStride", size)
+        stride = self.table("bufferViews")[location["bufferView"]].get("byteStride", size)
         if start + (count - 1) * stride + size > len(content):
-            raise ValueError("it is cut off: a buffer is shorter than its accessors say")
+            raise ValueError("it is cut off: a buffer is shorter than its accessors need")
         strides = (stride, *(dtype.itemsize * int(np.prod(shape[i + 1 :])) for i in range(len(shape))))
         return np.ndarray((count, *shape), dtype, content, start, strides).copy()
 

@@ -1,4 +1,4 @@
-"""Procedural figures that need no input: a jointed walker, and random ones of several categories."""
+"""Procedural figures: a jointed walker, and random figures of several categories."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.colors import hsv_to_rgb
+from scipy.spatial.transform import Rotation
 
-from nest_nerfstudio.synthesis.rendering import Bsdf, Figure, Mesh, fitted, rotation_matrix
+from nest_nerfstudio.synthesis.meshes import Bsdf, Figure, Mesh, fit_to_sphere
 
 Vector = tuple[float, float, float]
 
@@ -20,15 +21,15 @@ class Joint:
     """A hinge: angle = rest + amplitude · sin(2π (harmonic · phase + shift)), about `axis` at `offset`.
 
     Attributes:
-        name: what parts and other joints call it.
+        name: by which parts and other joints refer to it.
         parent: the joint that carries this one; None for the root.
-        offset: where the hinge sits in the parent's frame.
+        offset: position of the hinge in the parent's frame.
         axis: of rotation, unit.
         rest: mean angle, radians.
-        amplitude: of the swing, radians.
-        harmonic: swings per gait cycle.
-        shift: of the swing, fraction of a turn.
-        bob: amplitude of a vertical swing of the hinge itself, twice per cycle.
+        amplitude: of the oscillation, radians.
+        harmonic: oscillations per cycle of the motion.
+        shift: of the oscillation's phase, fraction of a turn.
+        bob: amplitude of a vertical oscillation of the hinge itself, two per cycle of the motion.
     """
 
     name: str
@@ -47,12 +48,12 @@ class Part:
     """A superellipsoid fixed to a joint's frame.
 
     Attributes:
-        joint: the joint that carries it.
+        joint: name of the joint that carries it.
         material: key of the figure's materials.
         center: in the joint's frame.
         radii: semi-axes.
         roundness: 1 is an ellipsoid, towards 0 a box.
-        wheel: round about its y axis, with a rim as sharp as `roundness` says.
+        wheel: round about its y axis; `roundness` is that of its edges.
     """
 
     joint: str
@@ -65,11 +66,11 @@ class Part:
 
 @dataclass(frozen=True)
 class JointedFigure(Figure):
-    """Parts on hinges.
+    """Parts carried by a tree of hinges.
 
     Attributes:
         joints: parents before children.
-        parts: what they carry.
+        parts: carried by the joints.
         materials: of the parts, by name.
     """
 
@@ -89,9 +90,9 @@ class JointedFigure(Figure):
         """
         poses: dict[str, Float[np.ndarray, "4 4"]] = {}
         for joint in self.joints:
-            swing = np.sin(2 * np.pi * (joint.harmonic * phase + joint.shift))
+            angle = joint.rest + joint.amplitude * np.sin(2 * np.pi * (joint.harmonic * phase + joint.shift))
             local = np.eye(4)
-            local[:3, :3] = rotation_matrix(joint.axis, joint.rest + joint.amplitude * swing)
+            local[:3, :3] = Rotation.from_rotvec(angle * np.array(joint.axis)).as_matrix()
             local[:3, 3] = joint.offset
             local[2, 3] += joint.bob * np.sin(4 * np.pi * phase)
             poses[joint.name] = local if joint.parent is None else poses[joint.parent] @ local
@@ -107,7 +108,7 @@ class JointedFigure(Figure):
         return meshes
 
 
-@lru_cache(maxsize=256)  # a figure is posed again for every picture, and its parts stay the same
+@lru_cache(maxsize=256)  # a figure is posed anew for every image, and its parts stay the same
 def part_mesh(
     part: Part,
 ) -> tuple[Float[np.ndarray, "v 3"], Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]]:
@@ -131,8 +132,8 @@ def superellipsoid(
     Args:
         radii: semi-axes a, b, c.
         roundness: the exponent e, in (0, 2); 1 is an ellipsoid, towards 0 a box.
-        rings: faces from pole to pole; twice as many go around.
-        around: the exponent f, about the z axis; None is e.
+        rings: number of faces from pole to pole; twice as many go around.
+        around: the exponent f, about the z axis; by default e.
 
     Returns:
         Vertices, unit outward normals, and triangles, counter-clockwise from outside.
@@ -227,21 +228,21 @@ def _walker() -> tuple[tuple[Joint, ...], tuple[Part, ...]]:
 
 
 WALKER = JointedFigure(*_walker(), MATERIALS)
-"""The toy scene's figure; it stays inside a sphere of radius 1.15 around the origin."""
+"""The toy scene's figure; it stays inside `OBJECT_RADIUS`."""
 
 
-def _paint(rng: np.random.Generator, *names: str) -> dict[str, Bsdf]:
-    """A matte material of a random colour for every name; `dark` is always there."""
+def _materials(rng: np.random.Generator, *names: str) -> dict[str, Bsdf]:
+    """A diffuse material of a random colour for every name, and the material `dark`."""
     hsv = rng.uniform((0.0, 0.4, 0.25), (1.0, 0.9, 0.8), (len(names), 3))
-    paints = {name: _matte(*rgb) for name, rgb in zip(names, hsv_to_rgb(hsv).tolist(), strict=True)}
-    return {**paints, "dark": _matte(0.02, 0.02, 0.03)}
+    materials = {name: _diffuse(*rgb) for name, rgb in zip(names, hsv_to_rgb(hsv).tolist(), strict=True)}
+    return {**materials, "dark": _diffuse(0.02, 0.02, 0.03)}
 
 
-def _matte(*rgb: float) -> Bsdf:
+def _diffuse(*rgb: float) -> Bsdf:
     return {"type": "diffuse", "reflectance": _rgb(*rgb)}
 
 
-def _times(vector: Vector, factors: Float[np.ndarray, "3"]) -> Vector:
+def _scaled(vector: Vector, factors: Float[np.ndarray, "3"]) -> Vector:
     x, y, z = (np.array(vector) * factors).tolist()
     return x, y, z
 
@@ -258,30 +259,30 @@ def quadruped(rng: np.random.Generator) -> JointedFigure:
     joints = tuple(
         replace(
             joint,
-            offset=_times(joint.offset, size(joint.parent)) if joint.parent else joint.offset,
+            offset=_scaled(joint.offset, size(joint.parent)) if joint.parent else joint.offset,
             amplitude=gait * joint.amplitude,
         )
         for joint in WALKER.joints
     )
     parts = tuple(
         replace(
-            part, center=_times(part.center, size(part.joint)), radii=_times(part.radii, size(part.joint))
+            part, center=_scaled(part.center, size(part.joint)), radii=_scaled(part.radii, size(part.joint))
         )
         for part in WALKER.parts
     )
-    return JointedFigure(joints, parts, _paint(rng, "shell", "skin", "cream", "metal"))
+    return JointedFigure(joints, parts, _materials(rng, "shell", "skin", "cream", "metal"))
 
 
 def _chain(
     rng: np.random.Generator, count: int, step: float, height: float, width: float, swing: float, waves: float
 ) -> tuple[list[Joint], list[Part]]:
-    """A body of `count` segments along −x, through which a wave of bends about z runs to its end."""
+    """A body of `count` segments along −x; a wave of rotations about z travels from its front to its end."""
     joints, parts = [], []
     for i in range(count):
-        place, parent = ((0.0, 0.0, 0.0), None) if i == 0 else ((-step, 0.0, 0.0), f"segment {i - 1}")
+        offset, parent = ((0.0, 0.0, 0.0), None) if i == 0 else ((-step, 0.0, 0.0), f"segment {i - 1}")
         amplitude = swing * (0.4 + 0.6 * i / count)
         shift = -waves * i / count
-        joints.append(Joint(f"segment {i}", parent, place, (0.0, 0.0, 1.0), 0.0, amplitude, shift=shift))
+        joints.append(Joint(f"segment {i}", parent, offset, (0.0, 0.0, 1.0), 0.0, amplitude, shift=shift))
         girth = np.sin(np.pi * (i + 1.2) / (count + 1.4)) ** 0.6
         material = "back" if i % 2 else "skin"
         radii = (0.75 * step, float(width * girth), float(height * girth))
@@ -294,7 +295,7 @@ def _chain(
 
 
 def fish(rng: np.random.Generator) -> JointedFigure:
-    """A short, high body that beats its tail fin."""
+    """A short, high body with fins, whose tail swings."""
     count, step = int(rng.integers(4, 7)), 0.3
     height, width = rng.uniform(0.25, 0.5), rng.uniform(0.12, 0.22)
     joints, parts = _chain(rng, count, step, height, width, rng.uniform(0.15, 0.35), rng.uniform(0.3, 0.7))
@@ -310,20 +311,20 @@ def fish(rng: np.random.Generator) -> JointedFigure:
             )
         )
         parts.append(Part(f"fin {side}", "fin", (0.0, side * 0.7 * fin, 0.0), (0.12, fin, 0.03)))
-    return JointedFigure(tuple(joints), tuple(parts), _paint(rng, "skin", "back", "fin"))
+    return JointedFigure(tuple(joints), tuple(parts), _materials(rng, "skin", "back", "fin"))
 
 
 def snake(rng: np.random.Generator) -> JointedFigure:
-    """A long, thin body that winds."""
+    """A long, thin, undulating body."""
     count, girth = int(rng.integers(8, 12)), rng.uniform(0.12, 0.18)
     swing, waves = rng.uniform(0.35, 0.6), rng.uniform(0.9, 1.4)
     joints, parts = _chain(rng, count, 0.18, girth, girth * rng.uniform(1.0, 1.5), swing, waves)
     head = Part("segment 0", "head", (0.05, 0.0, 0.02), (1.8 * girth, 1.3 * girth, girth), 0.8)
-    return JointedFigure(tuple(joints), (*parts, head), _paint(rng, "skin", "back", "head"))
+    return JointedFigure(tuple(joints), (*parts, head), _materials(rng, "skin", "back", "head"))
 
 
 def vehicle(rng: np.random.Generator) -> JointedFigure:
-    """A chassis on wheels with a cabin and, at times, a load; it stands still."""
+    """A chassis on wheels with a cabin and sometimes a load; it does not move."""
     length, width, height = rng.uniform((0.7, 0.3, 0.12), (1.1, 0.42, 0.25)).tolist()
     wheel, cabin, seat = rng.uniform((0.14, 0.2, -0.4), (0.26, 0.4, 0.4)).tolist()
     roof = height + rng.uniform(0.12, 0.3)
@@ -333,8 +334,8 @@ def vehicle(rng: np.random.Generator) -> JointedFigure:
         Part("body", "glass", (seat * length, 0.0, roof), (cabin * length, 0.87 * width, 0.1), 0.3),
     ]
     if abs(seat) > 0.15:
-        place = (-np.sign(seat) * 0.35 * length, 0.0, 1.4 * height)
-        parts.append(Part("body", "load", place, (0.45 * length, 0.8 * width, height), 0.25))
+        center = (-np.sign(seat) * 0.35 * length, 0.0, 1.4 * height)
+        parts.append(Part("body", "load", center, (0.45 * length, 0.8 * width, height), 0.25))
     axles = np.linspace(-0.65 * length, 0.65 * length, int(rng.integers(2, 4))).tolist()
     for side in (-width, width):
         parts.append(Part("body", "lamp", (0.98 * length, 0.6 * side, 0.2 * height), (0.04, 0.06, 0.06), 0.7))
@@ -344,11 +345,11 @@ def vehicle(rng: np.random.Generator) -> JointedFigure:
                 Part("body", "lamp", (x, side, -height), (0.5 * wheel, 0.09, 0.5 * wheel), 0.3, wheel=True)
             )
     body = Joint("body", None, (0.0, 0.0, 0.0))
-    return JointedFigure((body,), tuple(parts), _paint(rng, "paint", "cabin", "glass", "load", "lamp"))
+    return JointedFigure((body,), tuple(parts), _materials(rng, "paint", "cabin", "glass", "load", "lamp"))
 
 
 def stack(rng: np.random.Generator) -> JointedFigure:
-    """Blocks, drums and pebbles on top of each other; it stands still."""
+    """Blocks, drums and pebbles on top of each other; it does not move."""
     joints, parts, top = [], [], 0.0
     count = int(rng.integers(3, 7))
     for i in range(count):
@@ -358,7 +359,7 @@ def stack(rng: np.random.Generator) -> JointedFigure:
         joints.append(Joint(f"block {i}", None, (*shift, top + z), (0.0, 0.0, 1.0), rest=turn))
         parts.append(Part(f"block {i}", f"paint {i}", (0.0, 0.0, 0.0), (x, y, z), roundness, wheel))
         top += 1.9 * z
-    return JointedFigure(tuple(joints), tuple(parts), _paint(rng, *(f"paint {i}" for i in range(count))))
+    return JointedFigure(tuple(joints), tuple(parts), _materials(rng, *(f"paint {i}" for i in range(count))))
 
 
 CATEGORIES: dict[str, Callable[[np.random.Generator], JointedFigure]] = {
@@ -371,12 +372,12 @@ CATEGORIES: dict[str, Callable[[np.random.Generator], JointedFigure]] = {
 
 
 def random_figure(category: str, index: int, seed: int = 0) -> Figure:
-    """One of the endlessly many figures of a category, fitted to the sphere of radius 1.15.
+    """A random figure of a category, scaled to fit `OBJECT_RADIUS`.
 
     Args:
         category: key of `CATEGORIES`.
-        index: which of them.
-        seed: of all.
+        index: of the figure among those of the category and seed.
+        seed: of all figures.
     """
     rng = np.random.default_rng([seed, list(CATEGORIES).index(category), index])
-    return fitted(CATEGORIES[category](rng))
+    return fit_to_sphere(CATEGORIES[category](rng))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -32,13 +33,13 @@ def test_toy_writes_all_splits(
     counts = {"train": 2, "val": 1, "test": 1, "future": 1}
     options = [word for split, count in counts.items() for word in (f"--{split}", count)]
     run(monkeypatch, "toy", "--output", scene, *TINY, *options)
-    assert str(scene) in capsys.readouterr().out
+    assert f"ns-train nest-dynamic --data {scene}" in capsys.readouterr().out
     for split, count in counts.items():
         assert len(json.loads((scene / f"transforms_{split}.json").read_text())["frames"]) == count
         assert len(list((scene / split).glob("*.png"))) == count
 
 
-def test_toy_writes_scenes_of_every_category_that_are_fine(
+def test_toy_writes_scenes_of_every_category_without_problems(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("mitsuba")
@@ -46,8 +47,9 @@ def test_toy_writes_scenes_of_every_category_that_are_fine(
     run(monkeypatch, "toy", "--output", tmp_path / "scenes", *TINY, *options)
     listed = json.loads((tmp_path / "scenes" / "scenes.json").read_text())["scenes"]
     assert [scene["category"] for scene in listed] == ["quadruped", "fish", "snake", "vehicle", "stack"]
+    assert f"ns-train nest-prior --data {tmp_path / 'scenes'}" in capsys.readouterr().out
     run(monkeypatch, "check", tmp_path / "scenes")
-    assert "fine: 5 scene(s), 84 frames" in capsys.readouterr().out
+    assert "No problems in 5 scene(s), 84 frames" in capsys.readouterr().out
 
 
 def test_glb_writes_a_moving_scene(
@@ -59,12 +61,12 @@ def test_glb_writes_a_moving_scene(
     run(monkeypatch, "glb", model, "--output", tmp_path / "scene", *TINY, *splits, *options)
     meta = json.loads((tmp_path / "scene" / "transforms_train.json").read_text())
     assert meta["period"] == 0.5
-    place = [row[3] for row in meta["frames"][1]["transform_matrix"][:3]]
-    assert sum(x * x for x in place) == pytest.approx(9.0)
+    position = [row[3] for row in meta["frames"][1]["transform_matrix"][:3]]
+    assert sum(x * x for x in position) == pytest.approx(9.0)
     run(monkeypatch, "check", tmp_path / "scene")
-    assert "fine: 1 scene(s), 6 frames" in capsys.readouterr().out
+    assert "No problems in 1 scene(s), 6 frames" in capsys.readouterr().out
     arm(weights=((1, 0), (1, 0), (0, 1), (0, 1))).write(model)
-    with pytest.raises(SystemExit, match="holds a scene of other settings"):
+    with pytest.raises(SystemExit, match="was rendered with other settings"):
         run(monkeypatch, "glb", model, "--output", tmp_path / "scene", *TINY, *splits, *options)
 
 
@@ -84,13 +86,25 @@ def test_glb_writes_scenes_with_edits(model: Path, tmp_path: Path, monkeypatch: 
     assert max(frame["time"] for frame in meta["frames"]) > 0.8
 
 
+@pytest.mark.parametrize("command", ["toy", "glb"])
+def test_help_describes_every_option(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        run(monkeypatch, command, "--help")
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    described = re.findall(r"--(\w[\w.-]*) [A-Z{\[][^()]*[.] \((?:default|required)", text)
+    assert len(described) == len(re.findall(r"\((?:default|required)", text)) - (command == "glb")
+    assert {"output", "edits", "views", "train", "cycles", "cameras.heights"} <= set(described)
+
+
 def test_check_names_the_problems_and_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "transforms_train.json").write_text("{")
     with pytest.raises(SystemExit, match=r"1 problem\(s\) in 1 scene"):
         run(monkeypatch, "check", tmp_path)
-    assert "transforms_train.json: is not valid JSON" in capsys.readouterr().out
+    assert re.search(r"transforms_train\.json: .*not valid JSON", capsys.readouterr().out)
 
 
 def test_bad_settings_end_in_one_line(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +112,12 @@ def test_bad_settings_end_in_one_line(model: Path, tmp_path: Path, monkeypatch: 
     for arguments, message in (
         (("toy", "--size", 0), "size must be greater than 0"),
         (("toy", "--scenes-per-category", -1), "scenes_per_category must be 0 or greater"),
-        (("toy", "--scenes-per-category", 1, "--train", 5), "--train is for one moving scene; --views"),
-        (("glb", model, model), "name its --edits"),
+        (
+            ("toy", "--scenes-per-category", 1, "--train", 5),
+            "--train applies to one moving scene",
+        ),
+        (("glb",), "name one or more .glb files"),
+        (("glb", model, model), "several files need --edits"),
         (("glb", model, model, "--edits", "move"), "2 scenes are named robot_arm-1"),
         (("glb", model, "--clip", "walk"), "no animation.*'walk'; choose of: bend"),
         (("glb", tmp_path / "none.glb"), "No such file"),

@@ -1,4 +1,4 @@
-"""Data sets of rendered figures: splits, seeds, edits, and going on where a run stopped."""
+"""Data sets of rendered figures: splits, seeds, edits, and continuing an interrupted run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from nest_nerfstudio.data.check import check_dataset
 from nest_nerfstudio.data.scenes.edits import read_edits
-from nest_nerfstudio.synthesis.figures import (
+from nest_nerfstudio.synthesis.datasets import (
     EditedScenesConfig,
     MovingSceneConfig,
     NamedFigure,
@@ -62,7 +62,7 @@ def test_bad_settings(bad: dict[str, float]) -> None:
         MovingSceneConfig(**bad)  # pyright: ignore[reportArgumentType]
 
 
-def test_too_few_views_for_a_test_picture_of_every_state() -> None:
+def test_too_few_views_for_a_test_image_of_every_edit() -> None:
     with pytest.raises(ValueError, match="views must be 8 or more"):
         EditedScenesConfig(views=7)
 
@@ -82,12 +82,12 @@ def test_scene_resumes_and_refuses_other_settings(tmp_path: Path) -> None:
     second.unlink()
     make_toy_scene(scene, TINY)
     assert first.stat().st_mtime_ns == kept
-    assert second.read_bytes() == redone, "the same seed gives the same picture"
-    with pytest.raises(ValueError, match="other settings"):
+    assert second.read_bytes() == redone, "the same seed gives the same image"
+    with pytest.raises(ValueError, match="was rendered with other settings"):
         make_toy_scene(scene, MovingSceneConfig(size=32))
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="was rendered with other settings"):
         make_toy_scene(scene, replace(TINY, cameras=Cameras("orbit")))
-    with pytest.raises(ValueError, match="not empty"):
+    with pytest.raises(ValueError, match="is not empty and holds no toy data set"):
         make_toy_scene(scene / "train", TINY)
 
     transforms = json.loads((scene / "transforms_train.json").read_text())
@@ -120,7 +120,7 @@ def test_edits_are_drawn_per_scene_and_kind_and_say_only_what_differs() -> None:
     assert SunSky(**edit_to_json(edits["relight"])["light"]) == light
 
 
-def test_scenes_have_all_states_and_resume(tmp_path: Path) -> None:
+def test_scenes_have_all_edits_and_resume(tmp_path: Path) -> None:
     pytest.importorskip("mitsuba")
     figures = [NamedFigure(f"{kind}_0", kind, random_figure(kind, 0)) for kind in ("fish", "stack")]
     folder = make_scenes(figures, tmp_path / "scenes", TINY_SCENES, "toy_scenes")
@@ -128,27 +128,27 @@ def test_scenes_have_all_states_and_resume(tmp_path: Path) -> None:
     assert listed == [{"name": "fish_0", "category": "fish"}, {"name": "stack_0", "category": "stack"}]
     assert check_dataset(folder).problems == []
 
-    states: dict[str, list[str]] = {}
+    splits: dict[str, list[str]] = {}
     for split in ("train", "test"):
         meta = json.loads((folder / "fish_0" / f"transforms_{split}.json").read_text())
         assert read_edits(meta["edits"], split) == edits_of("fish_0", TINY_SCENES)
         assert meta["category"] == "fish"
         for frame in meta["frames"]:
-            states.setdefault(frame["edit"], []).append(split)
+            splits.setdefault(frame["edit"], []).append(split)
             assert frame["time"] == 0 or "motion" in frame["file_path"]
-    assert {name: (used.count("train"), used.count("test")) for name, used in states.items()} == {
+    assert {name: (used.count("train"), used.count("test")) for name, used in splits.items()} == {
         "base": (12, 4),  # with its motion
         **dict.fromkeys(("relight", "recolor", "stretch"), (3, 1)),
     }
     stack = json.loads((folder / "stack_0" / "transforms_train.json").read_text())["frames"]
     assert not any("motion" in frame["file_path"] for frame in stack), "a stack stands still"
 
-    picture = folder / "fish_0" / "train" / "recolor_00.png"
-    before = picture.read_bytes()
-    picture.unlink()
+    image = folder / "fish_0" / "train" / "recolor_00.png"
+    before = image.read_bytes()
+    image.unlink()
     make_scenes(figures, folder, TINY_SCENES, "toy_scenes")
-    assert picture.read_bytes() == before
-    with pytest.raises(ValueError, match="other settings"):
+    assert image.read_bytes() == before
+    with pytest.raises(ValueError, match="was rendered with other settings"):
         make_scenes(figures[:1], folder, TINY_SCENES, "toy_scenes")
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from nest_nerfstudio.synthesis.colors import from_srgb
 from nest_nerfstudio.synthesis.gltf import Channel, gltf_figure, load_glb
-from nest_nerfstudio.synthesis.rendering import OBJECT_RADIUS, Mesh, from_srgb
+from nest_nerfstudio.synthesis.meshes import OBJECT_RADIUS, Mesh
 from tests.synthesis.small_glb import ARM, QUARTER_TURN_Z, GlbWriter, animate, arm, triangle
 
 REST = (0.0, 0.0, 0.0, 1.0)
@@ -244,12 +245,12 @@ def test_bad_files(path: Path) -> None:
     [
         (
             lambda glb: glb.header.update(extensionsRequired=["KHR_draco_mesh_compression"]),
-            "it needs KHR_draco",
+            "it needs KHR_draco_mesh_compression, which is not supported",
         ),
         (lambda glb: glb.header["meshes"][0]["primitives"][0].update(mode=0), "no triangles"),
         (lambda glb: glb.header["accessors"][1].update(count=999), "cut off"),
         (lambda glb: glb.header["nodes"][0].update(mesh=3), "is broken"),
-        (lambda glb: glb.header["nodes"][2].update(children=[1]), "no tree"),
+        (lambda glb: glb.header["nodes"][2].update(children=[1]), "do not form a tree"),
         (lambda glb: glb.header["nodes"][2].update(rotation=[0, 0, 0, 0]), r"model\.glb: .*zero norm"),
         (lambda glb: glb.header["skins"][0].update(joints=[1]), "is broken|matmul"),
         (lambda glb: glb.header["animations"][0]["channels"][0]["target"].update(node=9), "is broken"),

@@ -1,4 +1,4 @@
-"""Cameras, edits, colours, and a few path-traced pixels."""
+"""Cameras, and a few path-traced pixels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -14,43 +14,16 @@ from nest_nerfstudio.synthesis import rendering
 from nest_nerfstudio.synthesis.rendering import (
     CAMERA_ANGLE_X,
     CAMERA_RADIUS,
-    OBJECT_RADIUS,
-    Bsdf,
     Cameras,
-    Figure,
-    Mesh,
+    RenderJob,
     Sensor,
-    Shot,
-    edited,
-    fitted,
-    from_srgb,
     look_at_origin,
     render,
-    shift_hue,
-    take_all,
-    to_srgb,
+    render_missing,
 )
 from nest_nerfstudio.synthesis.toy import WALKER
 from nest_nerfstudio.types import Edit, SunSky
-
-RED: Bsdf = {"type": "diffuse", "reflectance": {"type": "rgb", "value": [0.8, 0.1, 0.1]}}
-
-
-def floor(bsdf: Bsdf, **attributes: np.ndarray) -> Mesh:
-    """A square on z = 0 from −1 to 1, flat, with uv (0, 0) at its far left corner seen from −y."""
-    corners = np.array([[-1.0, 1.0, 0.0], [-1.0, -1.0, 0.0], [1.0, -1.0, 0.0], [1.0, 1.0, 0.0]])
-    return Mesh(corners, None, np.array([[0, 1, 2], [0, 2, 3]]), bsdf, **attributes)
-
-
-class Box(Figure):
-    """A rod of two vertices and their middle, that runs along x as its phase does."""
-
-    moves = True
-
-    def meshes(self, phase: float) -> list[Mesh]:
-        x = 10 + phase % 1
-        corners = np.array([[x, 0.0, 0.0], [x, 4.0, 0.0], [x, 2.0, 0.0]])
-        return [Mesh(corners, None, np.array([[0, 1, 2]]), RED)]
+from tests.synthesis.some_meshes import RED, floor
 
 
 @given(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True), st.floats(0, 2))
@@ -87,67 +60,6 @@ def test_camera_paths() -> None:
 def test_bad_cameras(bad: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Cameras(**bad)
-
-
-def test_fitting_measures_the_whole_motion() -> None:
-    figure = fitted(Box(), num_phases=64)
-    points = np.concatenate([figure.meshes(i / 64)[0].vertices for i in range(64)])
-    assert np.linalg.norm(points, axis=-1).max() == pytest.approx(OBJECT_RADIUS)
-    np.testing.assert_allclose(points.min(axis=0), -points.max(axis=0), atol=1e-12)
-
-
-def test_fitting_nothing() -> None:
-    class Dot(Box):
-        def meshes(self, phase: float) -> list[Mesh]:
-            return [Mesh(np.zeros((3, 3)), None, np.array([[0, 1, 2]]), RED)]
-
-    with pytest.raises(ValueError, match="nothing to see"):
-        fitted(Dot())
-
-
-def test_an_edit_stretches_turns_then_moves_and_normals_stay_normal() -> None:
-    rng = np.random.default_rng(0)
-    corners, faces = rng.normal(size=(3, 3)), np.array([[0, 1, 2]])
-    across = np.cross(corners[1] - corners[0], corners[2] - corners[0])
-    mesh = Mesh(corners, np.tile(across, (3, 1)), faces, RED)
-    edit = Edit(yaw=np.pi / 2, translate=(1.0, 2.0, 3.0), stretch=(2.0, 1.0, 0.5))
-    after = edited(mesh, edit)
-    x, y, z = corners.T
-    np.testing.assert_allclose(after.vertices, np.stack([1 - y, 2 + 2 * x, 3 + 0.5 * z], axis=-1), atol=1e-12)
-    assert after.normals is not None
-    for edge in (after.vertices[1] - after.vertices[0], after.vertices[2] - after.vertices[0]):
-        np.testing.assert_allclose(after.normals @ edge, 0, atol=1e-12)
-    assert after.bsdf is mesh.bsdf
-
-
-@settings(max_examples=30)
-@given(st.tuples(*[st.floats(0.01, 1)] * 3), st.floats(0, 1), st.floats(0, 1))
-def test_hue_shifts_add_and_keep_value(rgb: tuple[float, ...], first: float, second: float) -> None:
-    color = np.array(rgb)
-    once = shift_hue(shift_hue(color, first), second)
-    np.testing.assert_allclose(once, shift_hue(color, first + second), atol=1e-6)
-    assert once.max() == pytest.approx(color.max())
-    assert once.min() == pytest.approx(color.min())
-
-
-def test_recoloring_reaches_colours_bitmaps_and_vertices_but_not_opacity() -> None:
-    bitmap = {"type": "bitmap", "data": np.full((2, 2, 3), [1.0, 0.0, 0.0]), "raw": True}
-    opacity = {"type": "bitmap", "data": np.full((2, 2, 1), 0.5), "raw": True}
-    bsdf: Bsdf = {"type": "mask", "opacity": opacity, "nested": {"type": "twosided", "a": RED, "b": bitmap}}
-    after = edited(floor(bsdf, colors=np.full((4, 3), [0.5, 0.0, 0.0])), Edit(hue=1 / 3))
-    nested = after.bsdf["nested"]
-    np.testing.assert_allclose(nested["a"]["reflectance"]["value"], [0.1, 0.8, 0.1], atol=1e-9)
-    np.testing.assert_allclose(nested["b"]["data"][0, 0], [0, 1, 0], atol=1e-9)
-    np.testing.assert_allclose(after.colors, np.full((4, 3), [0.0, 0.5, 0.0]), atol=1e-9)
-    assert after.bsdf["opacity"] is not opacity
-    np.testing.assert_array_equal(after.bsdf["opacity"]["data"], opacity["data"])
-    assert RED["reflectance"]["value"] == [0.8, 0.1, 0.1], "the figure itself stays"
-
-
-def test_srgb_curve_and_its_inverse() -> None:
-    linear = np.array([-1.0, 0.0, 0.0031308, 0.2140411, 1.0, 7.0])
-    np.testing.assert_allclose(to_srgb(linear), [0, 0, 0.04045, 0.5, 1, 1], atol=1e-4)
-    np.testing.assert_allclose(from_srgb(to_srgb(np.linspace(0, 1, 99))), np.linspace(0, 1, 99), atol=1e-7)
 
 
 def test_silhouette_agrees_with_the_camera_matrix() -> None:
@@ -206,23 +118,40 @@ def test_textures_vertex_colours_and_opacity_are_where_they_belong() -> None:
     ].mean() == pytest.approx(0.25, abs=0.03)
 
 
+def test_a_job_renders_its_figure_edited_under_the_edits_light(tmp_path: Path) -> None:
+    pytest.importorskip("mitsuba")
+
+    def image(name: str, edit: Edit) -> np.ndarray:
+        camera, sensor = look_at_origin(0.0, 0.5), Sensor(16, 16)
+        RenderJob(tmp_path / "new" / name, WALKER, 0.2, camera, sensor, seed=0, edit=edit).run()
+        return np.asarray(Image.open(tmp_path / "new" / name)).astype(float) / 255
+
+    base = image("base.png", Edit())
+    np.testing.assert_array_equal(image("unknown.png", Edit(light=None)), base)
+    dark = image("dark.png", Edit(light=SunSky(sun=0.5, ambient=0.1)))
+    np.testing.assert_array_equal(dark[..., 3], base[..., 3])
+    assert dark[..., :3].sum() < 0.6 * base[..., :3].sum()
+    low, high = (image(f"{z}.png", Edit(translate=(0.0, 0.0, z)))[..., 3].any(axis=1) for z in (-0.5, 0.5))
+    assert np.flatnonzero(low).mean() > np.flatnonzero(high).mean() + 2, "image rows count downwards"
+
+
 @pytest.mark.slow
-def test_taking_keeps_what_is_there_in_one_process_or_two(
+def test_existing_images_are_kept_in_one_process_or_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mitsuba")
-    monkeypatch.setattr(rendering, "PICTURES_PER_PROCESS", 1)
+    monkeypatch.setattr(rendering, "IMAGES_PER_PROCESS", 1)
 
-    def shots(folder: str) -> list[Shot]:
+    def images(folder: str) -> list[RenderJob]:
         camera, sensor = look_at_origin(0.0, 0.5), Sensor(16, 4)
         paths = [tmp_path / folder / f"{i}.png" for i in range(3)]
-        return [Shot(path, WALKER, 0.2 * i, camera, sensor, seed=i) for i, path in enumerate(paths)]
+        return [RenderJob(path, WALKER, 0.2 * i, camera, sensor, seed=i) for i, path in enumerate(paths)]
 
-    take_all(shots("one"), jobs=1, description="")
+    render_missing(images("one"), jobs=1, description="")
     (tmp_path / "two").mkdir()
     Image.new("RGBA", (16, 16)).save(tmp_path / "two" / "0.png")
-    take_all(shots("two"), jobs=2, description="")
-    assert not np.asarray(Image.open(tmp_path / "two" / "0.png")).any(), "what is there is kept"
+    render_missing(images("two"), jobs=2, description="")
+    assert not np.asarray(Image.open(tmp_path / "two" / "0.png")).any(), "an existing image is kept"
     for name in ("1.png", "2.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert {path.suffix for path in tmp_path.rglob("*.*")} == {".png"}
