@@ -183,7 +183,8 @@ def rotated(load_config: Path) -> None:
         before, after = np.mean(found["is"]), np.mean(found["turned"])
         print(f"| {count} | {before:.3f} | {after:.3f} | {before - after:+.3f} |", flush=True)
         figures["as they are"][str(count)], figures["turned"][str(count)] = float(before), float(after)
-    record("prior_rotated", figures, settings=_settings(load_config, run))
+    settings = {"group": model.config.encoder.group, **_settings(load_config, run)}
+    record("prior_rotated", figures, settings=settings)
 
 
 @torch.no_grad()

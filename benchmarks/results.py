@@ -175,6 +175,7 @@ PSNR = ".2f"
 ORIGIN = (("commit", "commit", ""), ("date", "date", ""))
 ONE_HOUR = (("data", "../shared/data/scenes"), ("minutes", 60), ("tokens", 1024))
 EDITS = ("light", "hue", "yaw", "translate")
+SO3 = (*ONE_HOUR[:1], ("minutes", 20), ("group", "so3"))
 NO_MODEL = ("all white", "nearest training scene", "fitted to the views")
 CLOUDS = ("views", "cloud of their hull")
 COSTS = ("points, ms", "tokens, ms", "tokens, MB")
@@ -322,7 +323,7 @@ TABLES = (
                 ("all",),
                 "toy scenes, all",
             ),
-            Source("prior_rotated", ("data",), ONE_HOUR[:1], ("turned",), "so3, 20 min, turned at random"),
+            Source("prior_rotated", ("data",), SO3, ("turned",), "so3, 20 min, turned at random"),
             Source("prior_clouds", ("data",), ONE_HOUR[:1], CLOUDS, "from points, 600 steps: {row}"),
         ),
     ),
@@ -351,7 +352,7 @@ TABLES = (
         "tenth where motion is smooth.",
         (("what", "name", ""), ("figures", "*", ""), *ORIGIN),
         (
-            Source("prior_exactness", ("data",), ONE_HOUR[:1], ("*",), "equivariance of nest-prior, {row}"),
+            Source("prior_exactness", ("data",), ONE_HOUR[:2], ("*",), "equivariance of nest-prior, {row}"),
             Source("dynamics", ("scene",), (), None, "motion of {scene}"),
             Source("prior_cost", ("device",), (), COSTS, "encoder and decoder, by {row}"),
             Source("scenes_memory", ("steps",), (("steps", 1300),), ("5000 scenes",), "memory, {row}"),
