@@ -1,1 +1,1 @@
-"""Files of other programs: splat PLY and point clouds."""
+"""Reading and writing files of other programs: splat PLY files and point clouds."""

@@ -30,8 +30,8 @@ class GlbWriter:
     def view(self, content: bytes, **keys: int) -> int:
         """Append bytes; the index of their buffer view."""
         self.binary += b"\0" * (-len(self.binary) % 4)
-        place = {"buffer": 0, "byteOffset": len(self.binary), "byteLength": len(content)}
-        self.header["bufferViews"].append({**place, **keys})
+        location = {"buffer": 0, "byteOffset": len(self.binary), "byteLength": len(content)}
+        self.header["bufferViews"].append({**location, **keys})
         self.binary += content
         return len(self.header["bufferViews"]) - 1
 

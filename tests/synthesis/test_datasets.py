@@ -141,7 +141,7 @@ def test_scenes_have_all_edits_and_resume(tmp_path: Path) -> None:
         **dict.fromkeys(("relight", "recolor", "stretch"), (3, 1)),
     }
     stack = json.loads((folder / "stack_0" / "transforms_train.json").read_text())["frames"]
-    assert not any("motion" in frame["file_path"] for frame in stack), "a stack stands still"
+    assert not any("motion" in frame["file_path"] for frame in stack), "a stack does not move"
 
     image = folder / "fish_0" / "train" / "recolor_00.png"
     before = image.read_bytes()
