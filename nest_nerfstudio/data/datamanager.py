@@ -1,7 +1,8 @@
-"""Whole pictures with their cameras and times, from a window of the clip."""
+"""Data manager of one dynamic scene: whole images with their cameras and times, from a time window."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from nest_nerfstudio.data.dataset import DynamicDataset
 from nest_nerfstudio.data.transforms import natural_order
 
 View = tuple[Cameras, dict[str, Any]]
+"""One camera, and its batch: `image` [h, w, 3 or 4], and `mask` and `depth_image` [h, w, 1] if present."""
 
 
 @dataclass
@@ -35,28 +37,29 @@ class DynamicDatamanagerConfig(FullImageDatamanagerConfig):
     _target: type = field(default_factory=lambda: DynamicDatamanager)
     dataparser: AnnotatedDataParserUnion = field(default_factory=NestDynamicDataParserConfig)
     missing_times: Literal["error", "frame-order", "static"] = "error"
-    """Where a data parser gives no times: stop; take the order of the file names, evenly spaced; or set all
-    times to 0."""
+    """Times of a data parser that gives none: error stops; frame-order takes the order of the file names,
+    evenly spaced in [0, 1]; static sets all times to 0."""
 
 
-class VanillaByName(VanillaDataManager):
-    """Lets `ns-render spiral` accept the data manager: it tests for nerfstudio's ray managers by class."""
+class RenderableDataManager(VanillaDataManager):
+    """Base of data managers that `ns-render spiral`, which tests for nerfstudio's ray managers, accepts."""
 
     def __init__(self) -> None:
         DataManager.__init__(self)
 
 
-class DynamicDatamanager(FullImageDatamanager[DynamicDataset], VanillaByName):  # pyright: ignore
-    """Gives one train picture a step, in shuffled passes over the cameras of a time window.
+class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataManager):  # pyright: ignore
+    """Gives one train image a step, in shuffled passes over the cameras of a time window.
 
-    Works with every nerfstudio data parser, and with or without CUDA.
+    Works with every nerfstudio data parser, and with or without CUDA. The state of the sampling is part of a
+    checkpoint, so a resumed training sees the images that it would have seen without the interruption.
 
     Args:
-        config: its settings.
-        device: where cameras and batches live.
-        test_mode: "val" and "test" evaluate on these splits; "inference" wants cameras only.
+        config: settings.
+        device: device of cameras and batches.
+        test_mode: "val" and "test" evaluate on these splits; "inference" needs cameras only.
         world_size: number of processes.
-        local_rank: of this process.
+        local_rank: rank of this process.
 
     Raises:
         ValueError: the data parser gives no times, and `config.missing_times` is "error".
@@ -74,19 +77,23 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], VanillaByName):  
         local_rank: int = 0,
         **kwargs: Any,
     ):
-        self._window: list[int] | None = None
+        self._window: list[int] | None = None  # cameras of the time window; None for all
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
         self.includes_time = True
+        if not hasattr(self, "random_generator"):  # nerfstudio makes it for random sampling only
+            self.random_generator = random.Random(config.train_cameras_sampling_seed)
         if self.train_dataset.cameras.times is None:
             self._fill_times()
 
     def set_time_window(self, lo: float | None = None, hi: float | None = None, min_views: int = 1) -> None:
-        """Draw train views from this part of the clip only, from the next step on.
+        """Draw train views from a span of the clip only, from the next step on.
+
+        The current pass goes on: its remaining views inside the window stay, and views that enter join them.
 
         Args:
             lo: first time; None for no lower end.
             hi: last time; None for no upper end.
-            min_views: where fewer views lie inside, the nearest in time join them.
+            min_views: where fewer views lie inside, the nearest in time are added.
 
         Raises:
             ValueError: lo > hi.
@@ -98,16 +105,40 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], VanillaByName):  
         outside = (lo - times).clamp(min=0) + (times - hi).clamp(min=0)
         count = max(int((outside == 0).sum()), min(min_views, len(times)))
         window = outside.argsort(stable=True)[:count].tolist()
-        # The views of this pass that are still to come stay; those that enter the window join them.
-        waiting, before = (
-            set(self.train_unseen_cameras),
-            set(self._all_train if self._window is None else self._window),
-        )
+        if window == self._window:
+            return
+        remaining = set(self.train_unseen_cameras)
+        before = set(self._all_train if self._window is None else self._window)
         self._window = window
-        self.train_unseen_cameras = self._shuffled(i for i in window if i in waiting or i not in before)
+        self.train_unseen_cameras = self._shuffled(i for i in window if i in remaining or i not in before)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The state of the sampling of train views, for a checkpoint.
+
+        Returns:
+            `num_cameras`; `random_state` [626], version and words of the random generator;
+            `remaining_cameras`, those of the current pass, last one first; `window`, the cameras of the time
+            window, or None.
+        """
+        version, words, _ = self.random_generator.getstate()
+        return {
+            "num_cameras": len(self.train_dataset),
+            "random_state": torch.tensor([version, *words]),
+            "remaining_cameras": list(self.train_unseen_cameras),
+            "window": None if self._window is None else list(self._window),
+        }
+
+    def set_extra_state(self, state: Any) -> None:
+        """Continue the sampling of a checkpoint; a state of another number of train cameras is ignored."""
+        if not isinstance(state, dict) or state.get("num_cameras") != len(self.train_dataset):
+            return
+        version, *words = state["random_state"].tolist()
+        self.random_generator.setstate((version, tuple(words), None))
+        self.train_unseen_cameras = list(state["remaining_cameras"])
+        self._window = None if state["window"] is None else list(state["window"])
 
     def sample_train_cameras(self) -> list[int]:
-        """The train cameras of the time window, in the order of one pass over them."""
+        """Draw the order of one pass over the train cameras of the time window; the last one comes first."""
         if self._window is None:
             return super().sample_train_cameras()
         return self._shuffled(self._window)
@@ -117,29 +148,29 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], VanillaByName):  
         if not self.train_unseen_cameras:
             self.train_unseen_cameras = self.sample_train_cameras()
         camera, batch = self._train_views[self.train_unseen_cameras.pop()]
-        return copy(camera), self._ready(batch)
+        return copy(camera), self._to_device(batch)
 
     def next_eval_image(self, step: int) -> View:
         """The next view of the eval split, in its own order."""
         if not self.eval_unseen_cameras:
             self.eval_unseen_cameras = list(range(len(self.eval_dataset)))
         camera, batch = self._eval_views[self.eval_unseen_cameras.pop(0)]
-        return copy(camera), self._ready(batch)
+        return copy(camera), self._to_device(batch)
 
     # Cached, because the viewer reads every plain property of the data manager when it starts.
     @cached_property
     def fixed_indices_eval_dataloader(self) -> list[View]:
         """All views of the eval split, in order."""
-        return [(copy(camera), self._ready(batch)) for camera, batch in self._eval_views]
+        return [(copy(camera), self._to_device(batch)) for camera, batch in self._eval_views]
 
     @cached_property
     def eval_dataloader(self) -> FixedIndicesEvalDataloader:
-        """The eval split as nerfstudio's ray managers give it, for `ns-render spiral`."""
+        """The eval split in the form of nerfstudio's ray managers, for `ns-render spiral`."""
         return FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
 
     @cached_property
     def train_views_times(self) -> Float[Tensor, " v"]:
-        """Times of the train views, sorted, with repetitions, on the device."""
+        """Times of the train views in ascending order, with repetitions, on the device."""
         return self._train_times.sort().values.to(self.device)
 
     @cached_property
@@ -167,8 +198,8 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], VanillaByName):  
         self.random_generator.shuffle(order)
         return order
 
-    def _ready(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch that may be changed: its tensors on the device, its image in float32."""
+    def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A copy of a batch with its tensors on the device and its image in float32."""
         ready = {
             k: v.to(self.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()
         }
@@ -179,27 +210,27 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], VanillaByName):  
     def _load_images(
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
     ) -> list[dict[str, Any]]:
-        """Load, undistort and cache all pictures of a split, with a progress bar."""
+        """Load, undistort and cache all images of a split, with a progress bar."""
         if torch.device(self.device).type == "cpu":
             cache_images_device = (
                 "gpu"  # means "on the device"; nerfstudio's "cpu" pins memory, which needs CUDA
             )
         batches = super()._load_images(split, cache_images_device)
         if "depth_image" in batches[0]:
-            self._settle_depths(batches, split, cache_images_device)
+            self._place_depths(batches, split, cache_images_device)
         if "mask" in batches[0] and not any(batch["mask"].any() for batch in batches):
             raise ValueError(
-                f"the masks of all {len(batches)} {split} views are empty; white marks what to use"
+                f"the masks of all {len(batches)} {split} views are empty; white marks pixels to use"
             )
         return batches
 
-    def _settle_depths(self, batches: list[dict[str, Any]], split: str, cache_images_device: str) -> None:
-        """Move depths to the device; leave them out where lens distortion would displace them."""
+    def _place_depths(self, batches: list[dict[str, Any]], split: str, cache_images_device: str) -> None:
+        """Move depths to the device of the images; drop them where lens distortion displaces them."""
         cameras = (self.train_dataset if split == "train" else self.eval_dataset).cameras
         distorted = cameras.distortion_params is not None and bool(cameras.distortion_params.any())
         if distorted:
             CONSOLE.log(
-                "Depth images are left out: the cameras have lens distortion; undistort the capture first"
+                "Depth images are not used: the cameras have lens distortion; undistort the capture first"
             )
         for batch in batches:
             depth = batch.pop("depth_image")
@@ -207,7 +238,7 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], VanillaByName):  
                 batch["depth_image"] = depth.to(self.device) if cache_images_device == "gpu" else depth
 
     def _fill_times(self) -> None:
-        """Give the cameras times where their data parser has none, as far as the settings allow it."""
+        """Set the times of cameras whose data parser gives none; ValueError where the settings forbid it."""
         if self.config.missing_times == "error":
             raise ValueError(
                 f"the data parser {type(self.dataparser).__name__} gives no times. Use `nest-dynamic-data`, "
@@ -224,7 +255,7 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], VanillaByName):  
 
 
 def _single_views(cameras: Cameras, batches: list[dict[str, Any]]) -> list[View]:
-    """Each camera alone with its batch, sliced once, since slicing costs more than a step should."""
+    """Pair each camera with its batch, once: slicing cameras at every step would slow the training."""
     views = []
     for i, batch in enumerate(batches):
         camera = cameras[i : i + 1]

@@ -156,7 +156,7 @@ def read_frames(meta: dict[str, Any], path: Path) -> list[Frame]:
 
 
 def entry_label(entry: Any, index: int) -> str:
-    """How messages name an entry of the list of frames: by its `file_path`, or by its place."""
+    """Name of an entry of the list of frames in messages: its `file_path`, or its index."""
     name = entry.get("file_path") if isinstance(entry, dict) else None
     return f"frame {name}" if isinstance(name, str) else f"frame {index}"
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from PIL import Image
+
+from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
 
 Edit = Callable[[dict[str, Any]], None]
 
@@ -29,3 +32,13 @@ def edit_json(path: Path, edit: Edit) -> None:
     meta = json.loads(path.read_text())
     edit(meta)
     path.write_text(json.dumps(meta))
+
+
+def parse(data: Path, split: str = "train", **options: Any) -> DataparserOutputs:
+    """One split of a scene, as `nest-dynamic-data` parses it."""
+    return NestDynamicDataParserConfig(data=data, **options).setup().get_dataparser_outputs(split)
+
+
+def times(outputs: DataparserOutputs) -> list[float]:
+    assert outputs.cameras.times is not None
+    return outputs.cameras.times.flatten().tolist()

@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from nest_nerfstudio.data.check import check_dataset
-from tests.data.small_scenes import edit_json, write_image
+from nest_nerfstudio.data.scenes.index import read_index
+from nest_nerfstudio.data.scenes.reader import read_scene
+from tests.data.small_scenes import edit_json, parse, write_image
 
-Spoil = Callable[[dict[str, Any]], object]
+Change = Callable[[dict[str, Any]], object]
 
 
 def faults(folder: Path) -> list[str]:
@@ -24,7 +26,7 @@ def faults(folder: Path) -> list[str]:
 
 @pytest.fixture
 def scenes(dnerf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two scenes with edits, of which `a_1` is spoilt by the tests."""
+    """Two scenes with edits, of which `a_1` is broken by the tests."""
     folder = tmp_path_factory.mktemp("scenes")
     for name in ("a_1", "b_1"):
         for split in ("train", "test"):
@@ -56,12 +58,12 @@ def test_no_data_set(tmp_path: Path) -> None:
         check_dataset(tmp_path)
 
 
-def first(key: str, value: object) -> Spoil:
+def first(key: str, value: object) -> Change:
     """Set a key of the first frame."""
     return lambda meta: meta["frames"][0].update({key: value})
 
 
-def pose(row: int, column: int, value: float) -> Spoil:
+def pose(row: int, column: int, value: float) -> Change:
     def spoil(meta: dict[str, Any]) -> None:
         meta["frames"][0]["transform_matrix"][row][column] = value
 
@@ -95,10 +97,67 @@ def inside(meta: dict[str, Any]) -> None:
         (lambda meta: meta.update(frames=[]), "no list `frames`"),
     ],
 )
-def test_a_spoilt_transforms_file(dnerf: Path, spoil: Spoil, problem: str) -> None:
+def test_a_broken_transforms_file(dnerf: Path, spoil: Change, problem: str) -> None:
     edit_json(dnerf / "transforms_train.json", spoil)
     (found,) = faults(dnerf)
     assert found.startswith(f"transforms_train.json: {problem}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        first("transform_matrix", [[1, 2], [3]]),
+        first("time", "noon"),
+        first("time", None),
+        first("fl_x", -1),
+        first("w", 13),
+        first("k1", "strong"),
+        first("camera_model", "PINHOLEY"),
+        lambda meta: meta["frames"][0].pop("file_path"),
+        lambda meta: meta["frames"].__setitem__(0, "r_0"),
+        lambda meta: meta.update(frames=[]),
+        lambda meta: meta.update(frames=meta["frames"][:1]),
+        lambda meta: [frame.update(time=0.5) for frame in meta["frames"]],
+    ],
+)
+def test_training_stops_with_the_words_of_the_check(dnerf: Path, change: Change) -> None:
+    edit_json(dnerf / "transforms_train.json", change)
+    with pytest.raises(ValueError, match=r"transforms_train\.json: ") as raised:
+        parse(dnerf)
+    assert str(raised.value) in check_dataset(dnerf).problems
+
+
+def test_a_scene_stops_with_the_words_of_the_check(scenes: Path) -> None:
+    edit_json(scenes / "a_1" / "transforms_train.json", lambda meta: meta["edits"].update(turn={"yaww": 1}))
+    with pytest.raises(ValueError, match="scene a_1: ") as raised:
+        read_scene(read_index(scenes), 0)
+    assert str(raised.value).removeprefix("scene a_1: ") in check_dataset(scenes).problems
+
+
+def test_splits_listed_in_a_transforms_file(video: Path) -> None:
+    edit_json(video / "transforms.json", lambda meta: meta.update(val_filenames=["images/gone.png"]))
+    assert faults(video) == [
+        "transforms.json: lists val, but has no `train_filenames`",
+        "transforms.json: lists images/gone.png in the split val, but no frame has that file_path",
+    ]
+
+
+def test_times_of_some_frames_of_a_video(video: Path) -> None:
+    edit_json(video / "transforms.json", first("time", 0.5))
+    (found,) = faults(video)
+    assert found.startswith("transforms.json: 19 of 20 frames have no `time`")
+
+
+def test_missing_seed_points_and_depths(dnerf: Path) -> None:
+    edit_json(
+        dnerf / "transforms_train.json",
+        lambda meta: meta.update(
+            ply_file_path="gone.ply", frames=[{**f, "depth_file_path": "d.png"} for f in meta["frames"]]
+        ),
+    )
+    missing, seed = faults(dnerf)
+    assert missing == "d.png: is missing"
+    assert "seed points: there is no point cloud at gone.ply" in seed
 
 
 def test_broken_json_and_a_missing_split(dnerf: Path) -> None:
@@ -119,7 +178,7 @@ def test_broken_json_and_a_missing_split(dnerf: Path) -> None:
         (lambda path: Image.new("RGBA", (12, 8)).save(path), "shows nothing: its alpha is zero everywhere"),
     ],
 )
-def test_a_spoilt_picture(dnerf: Path, write: Callable[[Path], object], problem: str) -> None:
+def test_a_broken_image(dnerf: Path, write: Callable[[Path], object], problem: str) -> None:
     write(dnerf / "train" / "r_3.png")
     (found,) = faults(dnerf)
     assert found.startswith(f"train/r_3.png: {problem}")
@@ -136,7 +195,7 @@ def test_an_empty_and_a_missing_mask(dnerf: Path) -> None:
     assert faults(dnerf) == ["empty.png: the mask is empty: no pixel is to be used", "none.png: is missing"]
 
 
-def test_a_picture_in_two_frames(dnerf: Path) -> None:
+def test_a_image_in_two_frames(dnerf: Path) -> None:
     edit_json(dnerf / "transforms_test.json", first("file_path", "train/r_3"))
     assert faults(dnerf) == [f"{dnerf}: 2 frames show train/r_3"]
 
@@ -153,7 +212,7 @@ def test_a_picture_in_two_frames(dnerf: Path) -> None:
         ({"relight": {"light": {"direction": [0, 0, 0]}}}, "edit relight: light: direction must not be zero"),
     ],
 )
-def test_a_spoilt_edit(scenes: Path, edits: dict[str, Any], problem: str) -> None:
+def test_a_broken_edit(scenes: Path, edits: dict[str, Any], problem: str) -> None:
     edit_json(scenes / "a_1" / "transforms_train.json", lambda meta: meta["edits"].update(edits))
     (found,) = faults(scenes)
     assert found.startswith(f"a_1/transforms_train.json: {problem}")
@@ -167,12 +226,12 @@ def test_a_spoilt_edit(scenes: Path, edits: dict[str, Any], problem: str) -> Non
         (lambda meta: meta.update(category="x"), "category is 'x', but 'a' in scenes.json"),
     ],
 )
-def test_a_spoilt_scene_of_many(scenes: Path, spoil: Spoil, problem: str) -> None:
+def test_a_broken_scene_of_many(scenes: Path, spoil: Change, problem: str) -> None:
     edit_json(scenes / "a_1" / "transforms_test.json", spoil)
     assert faults(scenes) == [f"a_1/transforms_test.json: {problem}"]
 
 
-def test_a_spoilt_list_of_scenes(scenes: Path) -> None:
+def test_a_broken_list_of_scenes(scenes: Path) -> None:
     listed = [{"name": n, "category": "a"} for n in ("a_1", "a_1", "c_1")] + [{"name": "b_1"}, 7]
     (scenes / "scenes.json").write_text(json.dumps({"scenes": listed}))
     assert faults(scenes) == [

@@ -48,7 +48,7 @@ def add_masks(data: Path, whole: int) -> None:
     edit_json(data / "transforms_train.json", extras)
 
 
-def test_gives_one_camera_and_its_picture(dnerf: Path) -> None:
+def test_gives_one_camera_and_its_image(dnerf: Path) -> None:
     manager = manage(dnerf)
     camera, batch = manager.next_train(0)
     assert camera.shape == (1,)
@@ -110,6 +110,65 @@ def test_narrowing_the_window_at_the_end_of_a_pass(dnerf: Path) -> None:
     draw(manager, 12)
     manager.set_time_window(0.0, 0.1)
     assert sorted(draw(manager, 2)) == pytest.approx([0, 1 / 11])
+
+
+def saved(manager: DynamicDatamanager, path: Path) -> dict[str, Any]:
+    """The state of a data manager, from a checkpoint on disk."""
+    torch.save({"datamanager": manager.state_dict()}, path)
+    return torch.load(path, weights_only=True)["datamanager"]
+
+
+@pytest.mark.parametrize("num_steps", [0, 5, 12, 17])
+@pytest.mark.parametrize("window", [None, (0.0, 0.5)])
+def test_a_resumed_training_sees_the_same_images(dnerf: Path, num_steps: int, window: Any) -> None:
+    manager = manage(dnerf, train_cameras_sampling_seed=7)
+    if window:
+        manager.set_time_window(*window)
+    draw(manager, num_steps)
+    state = saved(manager, dnerf / "step.ckpt")
+    expected = draw(manager, 20)
+    manager.set_time_window(0.0, 0.8)
+    expected += draw(manager, 20)
+
+    resumed = manage(dnerf)  # another seed: all must come from the checkpoint
+    resumed.load_state_dict(state)
+    if window:
+        resumed.set_time_window(*window)  # as a pipeline does that does not know the state
+    found = draw(resumed, 20)
+    resumed.set_time_window(0.0, 0.8)
+    assert found + draw(resumed, 20) == expected
+
+
+def test_a_checkpoint_leaves_evaluation_as_it_is(dnerf: Path) -> None:
+    manager = manage(dnerf)
+    draw(manager, 5)
+    state = saved(manager, dnerf / "step.ckpt")
+    for mode in ("test", "inference"):
+        evaluation = manage(dnerf, mode=mode)
+        evaluation.next_eval(0)
+        evaluation.load_state_dict(state)
+        assert float(evaluation.next_eval(1)[0].times) == pytest.approx(0.8)
+        listed = [float(camera.times) for camera, _ in evaluation.fixed_indices_eval_dataloader]
+        assert listed == pytest.approx([0.2, 0.8])
+
+
+def test_a_checkpoint_without_the_state_or_of_other_cameras_is_ignored(dnerf: Path) -> None:
+    manager = manage(dnerf)
+    draw(manager, 5)
+    state = saved(manager, dnerf / "step.ckpt")
+    edit_json(dnerf / "transforms_train.json", lambda meta: meta["frames"].pop(4))
+    expected = draw(manage(dnerf), 30)
+    for unfit in (state, {}, {"_extra_state": None}):
+        other = manage(dnerf)
+        other.load_state_dict(unfit, strict=False)
+        assert draw(other, 30) == expected
+
+
+def test_a_time_window_with_farthest_point_sampling(dnerf: Path) -> None:
+    manager = manage(dnerf, train_cameras_sampling_strategy="fps")
+    manager.set_time_window(0.25, 0.5)
+    assert sorted(set(draw(manager, 12))) == pytest.approx([3 / 11, 4 / 11, 5 / 11])
+    saved(manager, dnerf / "step.ckpt")
 
 
 def test_empty_window_is_an_error(dnerf: Path) -> None:

@@ -1,1 +1,1 @@
-"""Many scenes: their index, files, sampling and data manager."""
+"""Many scenes: index, reader, image cache, sampling and data manager."""

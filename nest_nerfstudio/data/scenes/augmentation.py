@@ -1,4 +1,4 @@
-"""New samples from old: changes of a scene that its pictures can follow exactly."""
+"""Augmentation of samples: changes of a scene whose effect on its images is known exactly."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from nest_nerfstudio.types import Edit, SceneSample, SunSky, Views
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How samples are varied; each is drawn anew for every sample.
+    """Random augmentation of samples, drawn anew for each sample.
 
     Attributes:
-        mirror: chance to mirror the world at the plane x = 0.
+        mirror: probability of mirroring the world at the plane x = 0.
         scale: largest factor (or divisor) of the world's size.
-        swap_channels: chance to permute red, green and blue: other albedos under a white light.
-        drop_patches: chance to hide a square of each context view but not from its alpha; the model has to
-            fill it from the other views, and from what it knows.
-        jitter: largest factor (or divisor), less one, of each context view's brightness: an exposure that
-            changes from picture to picture, and that the targets do not have.
-        azimuth: chance to turn the world about z by any angle. An equivariant model learns nothing from it;
-            it is for others, to compare.
+        swap_channels: probability of permuting red, green and blue: other albedos under a white light.
+        drop_patches: probability of greying a square of each context view, but not of its alpha; the model
+            has to fill it in from the other views and from what it has learned.
+        jitter: largest factor (or divisor), minus one, of the brightness of each context view: a varying
+            exposure, which the targets do not have.
+        azimuth: probability of rotating the world about z by a random angle. An equivariant model learns
+            nothing from it; it is for comparison with other models.
     """
 
     mirror: float = 0.5
@@ -37,7 +37,7 @@ class Augmentation:
     azimuth: float = 0.0
 
     def __call__(self, sample: SceneSample, rng: np.random.Generator) -> SceneSample:
-        """A varied sample: context, targets and edits alike."""
+        """Augment a sample: context, targets and edits consistently."""
         if rng.random() < self.mirror:
             sample = mirror(sample)
         if self.scale > 1:
@@ -54,16 +54,16 @@ class Augmentation:
 
 
 def mirror(sample: SceneSample) -> SceneSample:
-    """The world mirrored at the plane x = 0: pictures flip, turns reverse."""
+    """Mirror the world at the plane x = 0: images flip and rotations reverse."""
 
     def views(v: Views) -> Views:
         flip = v.viewmats.new_tensor([-1.0, 1.0, 1.0, 1.0])
         Ks = v.Ks.clone()
         Ks[:, 0, 2] = v.width - Ks[:, 0, 2]
         flipped = {
-            name: picture.flip(2)
+            name: image.flip(2)
             for name in ("images", "alphas", "depths")
-            if (picture := getattr(v, name)) is not None
+            if (image := getattr(v, name)) is not None
         }
         return replace(v, viewmats=flip[:, None] * v.viewmats * flip, Ks=Ks, **flipped)
 
@@ -76,7 +76,7 @@ def mirror(sample: SceneSample) -> SceneSample:
 
 
 def scale(sample: SceneSample, factor: float) -> SceneSample:
-    """The world larger by a factor, and its cameras farther from the origin: pictures stay as they are."""
+    """Scale the world and the distances of its cameras by a factor: images stay as they are."""
 
     def views(v: Views) -> Views:
         viewmats = v.viewmats.clone()
@@ -91,7 +91,7 @@ def scale(sample: SceneSample, factor: float) -> SceneSample:
 
 
 def swap_channels(sample: SceneSample, order: Sequence[int]) -> SceneSample:
-    """Colours with their channels in another order: a turn of all hues by thirds, mirrored if it is odd."""
+    """Permute the colour channels: hues rotate by thirds of the circle, and reverse if the order is odd."""
     is_odd = list(order) in ([0, 2, 1], [1, 0, 2], [2, 1, 0])
 
     def views(v: Views) -> Views:
@@ -104,7 +104,7 @@ def swap_channels(sample: SceneSample, order: Sequence[int]) -> SceneSample:
 
 
 def _hide_squares(views: Views, rng: np.random.Generator) -> Views:
-    """The views, each with the colours in a random square gone grey."""
+    """Set a random square of each view to grey."""
     assert views.images is not None
     images: Float[Tensor, "v h w 3"] = views.images.clone()
     side = max(1, min(views.width, views.height) // 4)
@@ -115,14 +115,14 @@ def _hide_squares(views: Views, rng: np.random.Generator) -> Views:
 
 
 def _expose(views: Views, most: float, rng: np.random.Generator) -> Views:
-    """The views, each brighter or darker by a factor of its own."""
+    """Multiply the brightness of each view by a random factor of its own."""
     assert views.images is not None
     factors = views.images.new_tensor(most ** rng.uniform(-1, 1, len(views)))
     return replace(views, images=(views.images * factors[:, None, None, None]).clamp(0, 1))
 
 
 def turn(sample: SceneSample, yaw: float) -> SceneSample:
-    """The world turned about z, with its light."""
+    """Rotate the world and its light about z by an angle in radians."""
     cos, sin = float(np.cos(yaw)), float(np.sin(yaw))
     back = torch.tensor([[cos, sin, 0, 0], [-sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
@@ -139,7 +139,7 @@ def turn(sample: SceneSample, yaw: float) -> SceneSample:
 
 
 def _aim(light: SunSky | None, change: Callable[..., tuple[float, float, float]]) -> SunSky | None:
-    """A light that shines another way, if it is known."""
+    """Change the direction of a light, if it is known."""
     return None if light is None else replace(light, direction=change(*light.direction))
 
 

@@ -1,4 +1,4 @@
-"""Batches of scenes for training, and one evaluation of every scene that is held out."""
+"""Data manager of many scenes: batches of samples for training, and an evaluation of each held-out scene."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConf
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from nest_nerfstudio.data.datamanager import VanillaByName
+from nest_nerfstudio.data.datamanager import RenderableDataManager
 from nest_nerfstudio.data.dataset import DynamicDataset
 from nest_nerfstudio.data.scenes.augmentation import Augmentation
 from nest_nerfstudio.data.scenes.dataparser import NestScenes, NestScenesConfig, scenes_of
@@ -24,58 +24,60 @@ from nest_nerfstudio.data.scenes.index import ScenesIndex
 from nest_nerfstudio.data.scenes.library import SceneLibrary
 from nest_nerfstudio.data.scenes.reader import skip_bad_scenes
 from nest_nerfstudio.data.scenes.sampling import (
+    ContextViews,
     SceneSampleDataset,
-    context_views,
     eval_sample,
     load_steps,
     num_context_views,
-    step_draws,
+    sample_to,
+    step_samples,
 )
 from nest_nerfstudio.types import SceneSample, Views
 
 
 @dataclass
 class MultiSceneDatamanagerConfig(VanillaDataManagerConfig):
-    """Settings of `MultiSceneDatamanager`; those for rays, from nerfstudio, are not used."""
+    """Settings of `MultiSceneDatamanager`; nerfstudio's settings for rays are not used."""
 
     _target: type = field(default_factory=lambda: MultiSceneDatamanager)
     dataparser: AnnotatedDataParserUnion = field(default_factory=NestScenesConfig)
-    """`nest-scenes`; with any other parser, its scene is the only one."""
-    scenes_per_batch: int = 4
-    """Scenes of a step, for each process."""
+    """Data parser: `nest-scenes`, or any other, whose scene is then the only one."""
+    scenes_per_batch: int | None = None
+    """Number of scenes of a step, for each process; unset: 1 on a CPU, 4 on CUDA."""
     num_context: tuple[int, int] = (1, 8)
-    """Fewest and most context views of a training sample, drawn log-uniformly; fewer if a state has fewer."""
+    """Fewest and most context views of a training sample, drawn log-uniformly; a state that has fewer views
+    gives fewer."""
     num_targets: int = 4
-    """Target views of a training sample, of the state that its context shows and of each other."""
+    """Number of target views of a training sample, for the state of its context and for each other state."""
     edit_states: int = 0
-    """Other edits of a scene to give targets of, at most."""
+    """Largest number of other states (edits) of a scene for which a training sample has targets."""
     sampling_seed: int = 0
-    """Of all that is drawn."""
+    """Random seed of scene and view sampling, and of augmentation."""
     num_workers: int = 0
-    """Processes that load pictures ahead; they do not change what is drawn."""
+    """Number of processes that load images ahead; it does not change the samples."""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    """How training samples are varied."""
+    """Augmentation of training samples."""
     cache_megabytes: float = 128.0
-    """Decoded pictures to keep, in all processes of a rank together."""
+    """Size of the decoded images to keep, in all processes of a rank together."""
 
 
-class MultiSceneDatamanager(VanillaByName):
-    """Gives a few scenes a step: of each, context views of one state, and other views as targets.
+class MultiSceneDatamanager(RenderableDataManager):
+    """Gives samples of a few scenes a step: context views of one state, and other views as targets.
 
-    A step's batch depends on the seed, the step and the rank only, so a run goes on from any step.
+    The batch of a step depends on the seed, the step and the rank only, so a run can resume at any step.
 
     Args:
-        config: its settings.
-        device: where samples and cameras live.
-        test_mode: as nerfstudio has it; makes no difference here.
+        config: settings.
+        device: device of samples and cameras.
+        test_mode: not used; nerfstudio passes it.
         world_size: number of processes.
-        local_rank: of this process, where torch.distributed is not in use.
+        local_rank: rank of this process, where torch.distributed is not in use.
 
     Attributes:
-        library: reads scenes and pictures, through bounded caches.
+        library: reads scenes and images, through bounded caches.
         train_dataset: a bounded number of frames of train scenes, for the viewer and ns-render; as stored,
-            with lens distortion not undone.
-        eval_dataset: the same of scenes held out.
+            with lens distortion.
+        eval_dataset: the same of held-out scenes.
     """
 
     config: MultiSceneDatamanagerConfig
@@ -103,7 +105,14 @@ class MultiSceneDatamanager(VanillaByName):
         super().__init__()
 
     @property
+    def scenes_per_batch(self) -> int:
+        """Number of scenes of a step, for each process."""
+        unset = 4 if torch.device(self.device).type == "cuda" else 1
+        return unset if self.config.scenes_per_batch is None else self.config.scenes_per_batch
+
+    @property
     def index(self) -> ScenesIndex:
+        """The index of all scenes."""
         return self.dataparser.index
 
     def setup_train(self) -> None:
@@ -113,47 +122,51 @@ class MultiSceneDatamanager(VanillaByName):
         """Nothing is loaded before it is needed."""
 
     def next_train(self, step: int) -> tuple[list[SceneSample], dict[str, Any]]:
-        """The scenes of a step, on the device; the dictionary is empty.
+        """The samples of a step, on the device; the dictionary is empty.
 
         Raises:
-            ValueError: a scene is of no use, or its files are broken.
-            FileNotFoundError: pictures are missing.
+            ValueError: a scene has no two views of one state, or its files are broken.
+            FileNotFoundError: images are missing.
         """
-        batch, place = self.config.scenes_per_batch, (self.rank, self.world_size)
+        batch, process = self.scenes_per_batch, (self.rank, self.world_size)
+        numbers = step_samples(step, batch, *process)
         if self.config.num_workers == 0:
-            samples = [self._samples[n] for n in step_draws(step, batch, *place)]
+            samples = [self._samples[n] for n in numbers]
         else:
             if self._loaded is None or self._loaded[0] != step:
                 workers = self.config.num_workers
-                self._loaded = step, load_steps(self._samples, step, batch, workers, *place)
+                self._loaded = step, load_steps(self._samples, step, batch, workers, *process)
             samples = next(self._loaded[1])
             self._loaded = step + 1, self._loaded[1]
-        places = step_draws(step, batch, *place)
         varied = [
             self.config.augmentation(sample, np.random.default_rng((self.config.sampling_seed, 1, n)))
-            for n, sample in zip(places, samples, strict=True)
+            for n, sample in zip(numbers, samples, strict=True)
         ]
         return [sample_to(sample, self.device) for sample in varied], {}
 
     @property
     def held_out(self) -> list[int]:
-        """Numbers of the scenes to evaluate."""
+        """Numbers of the held-out scenes."""
         return scenes_of(self.index, self.test_split)
 
     def eval_sample(self, number: int, num_context: int) -> SceneSample:
-        """The evaluation of one scene, on the device: see `scenes_sampling.eval_sample`."""
+        """The evaluation of one scene, on the device: see `sampling.eval_sample`."""
         sample = eval_sample(self.library, number, num_context, self.config.sampling_seed)
         return sample_to(sample, self.device)
 
     def context(self, number: int, num_context: int) -> Views:
-        """The first context views of a scene's evaluation, on the device; fewer where it has fewer."""
-        views = context_views(self.library, number, num_context, self.config.sampling_seed)
-        return _views_to(views, self.device)
+        """The first context views of a scene's evaluation: `contexts[number, num_context]`."""
+        return self.contexts[number, num_context]
+
+    @property
+    def contexts(self) -> ContextViews:
+        """Context views of the evaluation of each scene, on the device; nothing is read by this property."""
+        return ContextViews(self.library, self.device, self.config.sampling_seed)
 
     def eval_samples(self, num_context: int) -> Iterator[SceneSample]:
-        """The evaluation of each scene that is held out, in order, on the device: see `eval_sample`.
+        """The evaluation of each held-out scene, in order, on the device: see `eval_sample`.
 
-        Scenes that have fewer views to choose from are left out, and the log says how many.
+        Scenes with fewer context views are skipped, and the log says how many.
 
         Args:
             num_context: number of context views.
@@ -166,13 +179,13 @@ class MultiSceneDatamanager(VanillaByName):
                     continue
                 yield self.eval_sample(number, num_context)
         if short:
-            CONSOLE.log(f"{short} scene(s) without {num_context} context views are left out of these scores.")
+            CONSOLE.log(f"{short} scene(s) with fewer than {num_context} context views are not evaluated.")
 
     def next_eval(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         return self.next_eval_image(step)
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        """The next of the evaluation frames: its camera, and `image` [h, w, 3 or 4]."""
+        """The next evaluation frame: its camera, and a batch with `image` [h, w, 3 or 4]."""
         camera, batch = self.fixed_indices_eval_dataloader[self.eval_count % len(self.eval_dataset)]
         self.eval_count += 1
         return camera, batch
@@ -180,12 +193,12 @@ class MultiSceneDatamanager(VanillaByName):
     # Cached, because the viewer reads every plain property of the data manager when it starts.
     @cached_property
     def fixed_indices_eval_dataloader(self) -> EvalViews:
-        """All evaluation frames, in order, each read when it is asked for."""
+        """All evaluation frames, in order, each read on demand."""
         return EvalViews(cast(DynamicDataset, self.eval_dataset), self.device)
 
     @cached_property
     def eval_dataloader(self) -> FixedIndicesEvalDataloader:
-        """The evaluation frames as nerfstudio's ray managers give them, for `ns-render spiral`."""
+        """The evaluation frames in the form of nerfstudio's ray managers, for `ns-render spiral`."""
         return FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
 
     @cached_property
@@ -202,9 +215,9 @@ class MultiSceneDatamanager(VanillaByName):
         )
 
     def get_train_rays_per_batch(self) -> int:
-        """Target pixels of a step, for nerfstudio's measure of speed."""
+        """Number of target pixels of a step, for nerfstudio's measure of speed."""
         camera, config = self.train_dataset.cameras[0], self.config
-        targets = config.scenes_per_batch * config.num_targets * (1 + config.edit_states)
+        targets = self.scenes_per_batch * config.num_targets * (1 + config.edit_states)
         return targets * int(camera.width) * int(camera.height)
 
     def get_eval_rays_per_batch(self) -> int:
@@ -215,7 +228,7 @@ class MultiSceneDatamanager(VanillaByName):
 
 
 class EvalViews(Sequence[tuple[Cameras, dict[str, Any]]]):
-    """The frames of a dataset as single cameras with their pictures, read one at a time."""
+    """The frames of a dataset as pairs of a camera and its batch, read on demand."""
 
     def __init__(self, dataset: DynamicDataset, device: torch.device | str):
         self.dataset, self.device = dataset, device
@@ -229,17 +242,6 @@ class EvalViews(Sequence[tuple[Cameras, dict[str, Any]]]):
             raise IndexError(i)
         batch = self.dataset.get_data(i)
         return self.cameras[i : i + 1], {**batch, "image": batch["image"].to(self.device)}
-
-
-def sample_to(sample: SceneSample, device: torch.device | str) -> SceneSample:
-    """The sample with its tensors on a device."""
-    targets = tuple((edit, _views_to(views, device)) for edit, views in sample.targets)
-    return replace(sample, context=_views_to(sample.context, device), targets=targets)
-
-
-def _views_to(views: Views, device: torch.device | str) -> Views:
-    moved = {k: v.to(device, non_blocking=True) for k, v in vars(views).items() if torch.is_tensor(v)}
-    return replace(views, **moved)
 
 
 def _scenes_parser(config: MultiSceneDatamanagerConfig) -> NestScenes:

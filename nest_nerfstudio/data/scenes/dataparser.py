@@ -1,4 +1,4 @@
-"""Many scenes as a nerfstudio data parser: the index of all, and a few frames for the viewer and ns-render.
+"""Data parser of many scenes: the index of all, and a few frames for the viewer and ns-render.
 
 This module must stay importable without nerfstudio's data managers, as `dataparser` must.
 """
@@ -31,25 +31,26 @@ class NestScenesConfig(DataParserConfig):
 
     _target: type = field(default_factory=lambda: NestScenes)
     data: Path = Path()
-    """Folder with `scenes.json` and a folder for each scene that it lists."""
+    """Folder with `scenes.json` and a folder of each scene that it lists."""
     scenes: tuple[Path, ...] = ()
-    """In place of `scenes.json`: the scenes one by one, each as a nerfstudio parser takes it; paths start at
+    """Paths of scenes, instead of those of `scenes.json`, as a nerfstudio parser takes them; relative to
     `data`."""
     scene_format: str = "nerfstudio-data"
-    """The nerfstudio parser that reads `scenes`, by its name on the command line, with default settings."""
+    """Name of the nerfstudio data parser that reads `scenes`, as on the command line; its settings are the
+    defaults."""
     scene_parser: tyro.conf.Suppress[DataParserConfig | None] = None
-    """The parser that reads `scenes`, with its settings, in place of `scene_format`."""
+    """Settings of the data parser that reads `scenes`, instead of `scene_format`."""
     holdout: int = 5
-    """Of every category, hold out one scene in so many for evaluation; 0 holds none out, 1 all."""
+    """Hold out one of every n scenes of a category for evaluation; 0 holds out none, 1 all."""
     skip_bad_scenes: bool = False
-    """Go on without a scene that cannot be used, after a line in the log, in place of stopping."""
+    """Skip scenes that cannot be used, with a line in the log, instead of stopping."""
     max_frames: int = 64
-    """Frames of a split, over all its scenes, that the viewer and ns-render get to see."""
+    """Number of frames of a split, over all its scenes, for the viewer and ns-render."""
 
 
 @dataclass
 class NestScenes(DataParser):
-    """Reads many scenes: D-NeRF JSON with edits under `scenes.json`, or a list in nerfstudio's formats."""
+    """Reads many scenes: D-NeRF JSON with edits (`scenes.json`), or scenes in nerfstudio's formats."""
 
     config: NestScenesConfig
     includes_time: bool = False
@@ -60,7 +61,7 @@ class NestScenes(DataParser):
 
     @cached_property
     def index(self) -> ScenesIndex:
-        """Which scenes there are; read once."""
+        """The index of all scenes; read once."""
         config = self.config
         if not config.scenes:
             return read_index(config.data, config.holdout)
@@ -68,10 +69,10 @@ class NestScenes(DataParser):
         return index_folders([config.data / path for path in config.scenes], parser, config.holdout)
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
-        """Some frames of the base state of some scenes of a split: of train, or of those held out.
+        """Parse a few frames of the base state of scenes of a split: train, or any other for the held-out.
 
-        They are the first test frames of a held-out scene, and the first train frames of others. Cameras
-        carry `metadata["scene"]` [n, 1], the number of the scene in `metadata["scenes"]`, the index.
+        They are the first train frames of train scenes and the first test frames of held-out ones. Cameras
+        have `metadata["scene"]` [n, 1], the number of their scene in the index `metadata["scenes"]`.
         """
         if self.config.max_frames < 1:
             raise ValueError(f"max_frames must be 1 or more, not {self.config.max_frames}")
@@ -86,7 +87,7 @@ class NestScenes(DataParser):
                 parts.append(take_frames(scene.dataset._dataparser_outputs, frames[:each]))
                 owners += [number] * len(parts[-1].image_filenames)
         if not parts:
-            raise ValueError(f"none of the scenes of the split {split} can be used; the log says why")
+            raise ValueError(f"none of the scenes of the split {split} can be read; the log says why")
         outputs = join_outputs(parts)
         outputs.cameras.metadata = {"scene": torch.tensor(owners)[:, None]}
         return replace(
@@ -97,15 +98,15 @@ class NestScenes(DataParser):
 
 
 def scenes_of(index: ScenesIndex, split: str) -> list[int]:
-    """The scenes to train on ("train") or to evaluate (any other split); all where the split has none."""
+    """Numbers of the train scenes ("train") or held-out ones (any other split); all scenes if it has none."""
     numbers = index.split("train" if split == "train" else "val")
     if not numbers:
-        log_once(f"With holdout {index.holdout} the split {split} has no scene of its own: taking all")
+        log_once(f"With holdout {index.holdout} the split {split} has no scene: using all scenes")
     return numbers or list(range(len(index)))
 
 
 def parser_named(name: str) -> DataParserConfig:
-    """The default settings of a nerfstudio data parser, by its name on the command line."""
+    """The default settings of a nerfstudio data parser, by its command-line name; ValueError if unknown."""
     from nerfstudio.configs.dataparser_configs import all_dataparsers  # imports this package's parsers itself
 
     if name not in all_dataparsers:
@@ -114,6 +115,6 @@ def parser_named(name: str) -> DataParserConfig:
 
 
 def _spread(numbers: list[int], most: int) -> list[int]:
-    """At most so many of the numbers, evenly apart."""
+    """At most so many of the numbers, evenly spaced."""
     count = min(most, len(numbers))
     return [numbers[i * len(numbers) // count] for i in range(count)]

@@ -69,8 +69,8 @@ class ScenesIndex:
         counts: dict[str, int] = {}
         chosen = []
         for i, entry in enumerate(self.entries):
-            place = counts[entry.category] = counts.get(entry.category, -1) + 1
-            held = self.holdout > 0 and place % self.holdout == self.holdout // 2
+            rank = counts[entry.category] = counts.get(entry.category, -1) + 1
+            held = self.holdout > 0 and rank % self.holdout == self.holdout // 2
             if held == (split == "val"):
                 chosen.append(i)
         return chosen

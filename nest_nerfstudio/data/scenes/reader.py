@@ -131,7 +131,7 @@ def _read_edited_scene(entry: SceneEntry) -> Scene:
 
 
 def edited_scene_files(folder: Path) -> list[Path]:
-    """The transforms files of a scene with edits: train and, if any, test; FileNotFoundError without train."""
+    """The transforms files of a scene with edits: train and, if any, test; FileNotFoundError if none."""
     train, test = folder / "transforms_train.json", folder / "transforms_test.json"
     if not train.is_file():
         raise FileNotFoundError(f"{folder} has no transforms_train.json")

@@ -28,7 +28,7 @@ def write_index(folder: Path, categories: dict[str, str]) -> None:
 
 
 def write_scene(folder: Path, seed: int = 0, mode: str = "RGBA", views: dict[str, int] = VIEWS) -> None:
-    """Every third view of a state is test's; all pictures differ."""
+    """Every third view of a state is test's; all images differ."""
     frames: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
     shown = [(edit, i, 0.0) for edit, count in views.items() for i in range(count)]
     shown += [("base", 90 + i, (i + 1) / 3) for i in range(3)]

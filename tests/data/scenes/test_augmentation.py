@@ -1,4 +1,4 @@
-"""Varied samples show a world that could be: the same picture follows from the varied scene."""
+"""Varied samples show a world that could be: the same image follows from the varied scene."""
 
 from dataclasses import replace
 
@@ -10,14 +10,14 @@ from nest_nerfstudio.data.scenes.augmentation import Augmentation, mirror, scale
 from nest_nerfstudio.geometry.color import shift_hue
 from nest_nerfstudio.rasterizers.dense import DenseRasterizer
 from nest_nerfstudio.types import Edit, Gaussians, SceneSample, SunSky, Views
-from tests.equivariance import pictures
+from tests.equivariance import images
 from tests.small_capture import blobs
 
 EDIT = Edit(SunSky((1.0, 2.0, -3.0)), hue=0.2, yaw=0.5, translate=(0.1, 0.2, 0.3))
 
 
 def make_sample() -> SceneSample:
-    return SceneSample("balls", "toy", pictures(2), Edit(), ((EDIT, pictures(3, first=0.4)),))
+    return SceneSample("balls", "toy", images(2), Edit(), ((EDIT, images(3, first=0.4)),))
 
 
 def drawn(gaussians: Gaussians, views: Views) -> torch.Tensor:
@@ -31,7 +31,7 @@ def seen(views: Views) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("part", ["context", "targets"])
-def test_mirrored_pictures_show_the_mirrored_scene(part: str) -> None:
+def test_mirrored_images_show_the_mirrored_scene(part: str) -> None:
     sample = mirror(make_sample())
     views = sample.context if part == "context" else sample.targets[0][1]
     balls = blobs(0.1)  # round ones: their turns need no mirroring

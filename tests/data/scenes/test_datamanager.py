@@ -67,7 +67,7 @@ def test_ranks_take_different_scenes(scenes: Path) -> None:
         assert sorted(shown) == ["bull", "cow", "fox", "horse"]
 
 
-def test_a_missing_picture_reaches_the_training_from_a_worker(scenes: Path) -> None:
+def test_a_missing_image_reaches_the_training_from_a_worker(scenes: Path) -> None:
     manager = manage(scenes, num_workers=1)
     for path in scenes.glob("*/train/base_00.png"):
         path.unlink()
@@ -84,7 +84,7 @@ def test_evaluation_is_on_scenes_held_out(scenes: Path, capsys: pytest.CaptureFi
     with pytest.raises(ValueError, match="scene wolf has 4 train views"):
         manager.eval_sample(manager.held_out[0], num_context=5)
     assert not list(manager.eval_samples(num_context=5))
-    assert "2 scene(s) without 5 context views" in capsys.readouterr().out
+    assert "2 scene(s) with fewer than 5 context views" in capsys.readouterr().out
     (scenes / "wolf" / "transforms_test.json").unlink()
     manager = manage(scenes, parser=NestScenesConfig(holdout=3, skip_bad_scenes=True))
     assert [sample.name for sample in manager.eval_samples(num_context=3)] == ["deer"]
@@ -96,6 +96,14 @@ def test_all_held_out_leaves_nothing_to_train_on(scenes: Path) -> None:
     assert len(list(manager.eval_samples(num_context=1))) == 6
     with pytest.raises(ValueError, match="all are held out"):
         manager.next_train(0)
+
+
+def test_contexts_are_those_of_the_evaluation(scenes: Path) -> None:
+    manager = manage(scenes, sampling_seed=5)
+    assert manager.contexts.names == tuple(entry.name for entry in manager.index.entries)
+    for number in manager.held_out:
+        expected = manager.eval_sample(number, 2).context
+        assert torch.equal(manager.contexts[number, 2].images, expected.images)
 
 
 def test_evaluation_views_are_read_one_by_one(scenes: Path) -> None:
@@ -128,7 +136,7 @@ def test_the_viewer_loads_nothing_by_looking(scenes: Path) -> None:
     manager = manage(scenes)
     parse_object(manager, ViewerElement, "Custom Elements")
     assert manager.library.cached_megabytes == 0
-    assert len(manager.library._scenes) == 0
+    assert manager.library.num_cached_scenes == 0
 
 
 def test_config_survives_yaml(scenes: Path) -> None:
@@ -150,7 +158,7 @@ def test_another_parser_gives_one_scene(video: Path) -> None:
 def test_samples_are_on_the_device(scenes: Path) -> None:
     manager = manage(scenes, device="cuda")
     for sample in (*manager.next_train(0)[0], *manager.eval_samples(1)):
-        for views in (sample.context, *(views for _, views in sample.targets)):
+        for views in (sample.context, manager.contexts[0, 1], *(views for _, views in sample.targets)):
             tensors = [value for value in vars(views).values() if torch.is_tensor(value)]
             assert {tensor.device.type for tensor in tensors} == {"cuda"}
     assert manager.next_eval_image(0)[1]["image"].device.type == "cuda"

@@ -1,28 +1,20 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from collections import Counter
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import tyro
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from PIL import Image
 
-from nest_nerfstudio.cameras import cameras_to_views
 from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
-from nest_nerfstudio.data.scenes.dataparser import NestScenesConfig, parser_named
-from nest_nerfstudio.data.scenes.edits import read_edits
-from nest_nerfstudio.data.scenes.index import ScenesIndex, index_folders, read_index
-from nest_nerfstudio.data.scenes.reader import Scene, State, log_once, read_scene
+from nest_nerfstudio.data.scenes.index import index_folders, read_index
+from nest_nerfstudio.data.scenes.reader import Scene, State, read_scene
 from nest_nerfstudio.types import Edit, SunSky
-from tests.data.scenes.many_scenes import EDITS, write_index, write_scene, write_scenes
+from tests.data.scenes.many_scenes import EDITS, write_scene, write_scenes
 from tests.data.small_scenes import edit_json, write_image
 
 BASE = State("base", 0.0)
@@ -41,69 +33,6 @@ def edit_frame(scenes: Path, place: int = 0, split: str = "train", **changes: An
     """Change one frame of the first scene."""
     path = scenes / "cow" / f"transforms_{split}.json"
     edit_json(path, lambda meta: meta["frames"][place].update(changes))
-
-
-def listed(folder: Path, counts: dict[str, int], holdout: int) -> ScenesIndex:
-    """An index of so many scenes of each category, the categories mixed in the list."""
-    names = sorted((i, kind) for kind, count in counts.items() for i in range(count))
-    write_index(folder, {f"{kind}_{i}": kind for i, kind in names})
-    return read_index(folder, holdout)
-
-
-def names(index: ScenesIndex, split: Any) -> list[str]:
-    return [index.entries[i].name for i in index.split(split)]
-
-
-# The index
-
-
-def test_one_scene_in_five_of_every_category_is_held_out(tmp_path: Path) -> None:
-    index = listed(tmp_path, {"fish": 14, "horse": 5, "car": 2}, holdout=5)
-    assert names(index, "val") == ["fish_2", "horse_2", "fish_7", "fish_12"]
-    assert sorted(index.split("train") + index.split("val")) == list(range(21))
-
-
-@pytest.mark.parametrize(("holdout", "train", "val"), [(0, 7, 0), (1, 0, 7), (2, 4, 3)])
-def test_other_holdouts(tmp_path: Path, holdout: int, train: int, val: int) -> None:
-    index = listed(tmp_path, {"fish": 5, "car": 2}, holdout)
-    assert (len(index.split("train")), len(index.split("val"))) == (train, val)
-
-
-def test_an_index_reads_no_scene(tmp_path: Path) -> None:
-    index = listed(tmp_path, {"fish": 3}, holdout=0)  # no folder of a scene is there
-    assert index.find("fish_1") == 1
-    with pytest.raises(ValueError, match="no scene shark among 3"):
-        index.find("shark")
-    with pytest.raises(FileNotFoundError, match=r"scene fish_1: .*fish_1 has no transforms_train.json"):
-        read_scene(index, 1)
-
-
-def test_copies_of_an_index_cost_nothing(tmp_path: Path) -> None:
-    index = listed(tmp_path, {"fish": 3}, holdout=0)
-    assert deepcopy({"scenes": index})["scenes"] is index
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "scenes.json: not valid JSON"),
-        ('{"scenes": 3}', "no list `scenes` with at least one entry"),
-        ('{"scenes": [{"category": "fish"}]}', "scenes.json: scene 0 is not a table .* with a name"),
-        ('{"scenes": []}', "no list `scenes` with at least one entry"),
-        ('{"scenes": [{"name": "a"}, {"name": "b"}, {"name": "a"}]}', "two scenes are named a"),
-    ],
-)
-def test_a_bad_index(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "scenes.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_index(tmp_path)
-
-
-def test_no_index_and_bad_holdout(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"has no scenes.json; --data takes a folder with one"):
-        read_index(tmp_path)
-    with pytest.raises(ValueError, match="holdout must be 0"):
-        listed(tmp_path, {"fish": 1}, holdout=-1)
 
 
 # Scenes with edits
@@ -141,22 +70,6 @@ def test_edits(scenes: Path) -> None:
         "relight": Edit(light=SunSky(direction=(1.0, 0.0, -1.0), sun=2.0)),
         "turn": Edit(yaw=1.5),
     }
-
-
-def test_a_light_may_be_unknown() -> None:
-    edits = read_edits({"base": {}, "relight": {"light": None}, "turn": {"yaw": 1.0}}, "file")
-    assert (edits["relight"].light, edits["base"].light) == (None, SunSky())
-    assert edits["base"].differences(edits["relight"]) == ["light"]
-    unlit = read_edits({"base": {"light": None}, "turn": {"yaw": 1.0}}, "file")
-    assert unlit["turn"] == Edit(light=None, yaw=1.0)
-
-
-def test_edits_stand_in_the_light_of_the_base() -> None:
-    stored = {"base": {"light": {"ambient": 0.1}}, "turn": {"yaw": 1}, "dim": {"light": {"sun": 1.0}}}
-    edits = read_edits(stored, "here")
-    assert edits["turn"] == Edit(light=SunSky(ambient=0.1), yaw=1.0)
-    assert edits["dim"].light == SunSky(sun=1.0, ambient=0.1)
-    assert read_edits({}, "here") == {"base": Edit()}
 
 
 @pytest.mark.parametrize(
@@ -211,7 +124,7 @@ def test_poses_that_are_not_finite_are_named(scenes: Path, value: float) -> None
         read(scenes)
 
 
-def test_pictures_of_other_sizes_are_brought_to_the_size_of_most(scenes: Path) -> None:
+def test_images_of_other_sizes_are_brought_to_the_size_of_most(scenes: Path) -> None:
     before = read(scenes)
     write_image(scenes / "cow" / "train" / "base_01.png", size=(24, 8))
     scene = read(scenes)
@@ -224,7 +137,7 @@ def test_pictures_of_other_sizes_are_brought_to_the_size_of_most(scenes: Path) -
     torch.testing.assert_close(scene.views.Ks[2:], before.views.Ks[2:])
 
 
-def test_a_picture_that_both_splits_list_is_of_train(scenes: Path) -> None:
+def test_a_image_that_both_splits_list_is_of_train(scenes: Path) -> None:
     path = scenes / "cow" / "transforms_train.json"
     first = json.loads(path.read_text())["frames"][0]
     edit_json(
@@ -289,17 +202,6 @@ def test_frames_that_train_and_test_share_are_read_once(video: Path) -> None:
     assert not any(scene.is_test)
 
 
-def test_folders_of_one_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"two scenes are named cow: .*/a/cow and .*/b/cow"):
-        index_folders([tmp_path / "a" / "cow", tmp_path / "b" / "cow"], BlenderDataParserConfig())
-
-
-def test_a_parser_by_name() -> None:
-    assert isinstance(parser_named("blender-data"), BlenderDataParserConfig)
-    with pytest.raises(ValueError, match="no data parser lender-data; there are: arkit-data"):
-        parser_named("lender-data")
-
-
 def test_poses_from_a_parser_that_are_not_finite_are_named(dnerf: Path) -> None:
     edit_json(
         dnerf / "transforms_train.json",
@@ -313,77 +215,6 @@ def test_what_a_parser_cannot_read_is_named(dnerf: Path) -> None:
     edit_json(dnerf / "transforms_train.json", lambda meta: meta.pop("camera_angle_x"))
     with pytest.raises(ValueError, match=rf"scene {dnerf.name}: Blender cannot read .*camera_angle_x"):
         read_scene(index_folders([dnerf], BlenderDataParserConfig()), 0)
-
-
-# The data parser
-
-
-def test_frames_for_the_viewer_are_few_and_know_their_scene(tmp_path: Path) -> None:
-    parser = NestScenesConfig(data=write_scenes(tmp_path), holdout=3, max_frames=5).setup()
-    train, val = (parser.get_dataparser_outputs(split=split) for split in ("train", "val"))
-    assert train.cameras.metadata["scene"].flatten().tolist() == [0, 0, 2, 2]
-    assert val.cameras.metadata["scene"].flatten().tolist() == [1, 1]
-    assert [path.name for path in val.image_filenames] == ["base_02.png", "base_05.png"]
-    assert train.metadata["scenes"].entries[2].name == "trex"
-    assert int(train.cameras[2:3].metadata["scene"]) == 2
-    few = NestScenesConfig(data=tmp_path, holdout=0, max_frames=2).setup().get_dataparser_outputs("train")
-    assert few.cameras.metadata["scene"].flatten().tolist() == [0, 1]
-
-
-def test_a_split_without_scenes_shows_all(scenes: Path, capsys: pytest.CaptureFixture) -> None:
-    log_once.cache_clear()
-    parser = NestScenesConfig(data=scenes, holdout=0).setup()
-    val = parser.get_dataparser_outputs(split="val")
-    assert val.cameras.metadata["scene"].unique().tolist() == [0, 1, 2]
-    assert {path.parent.name for path in val.image_filenames} == {"test"}
-    assert "split val has no scene of its own" in capsys.readouterr().out
-
-
-def test_scenes_of_several_sizes_for_the_viewer(scenes: Path) -> None:
-    for path in (scenes / "wolf").glob("*/*.png"):
-        Image.open(path).resize((6, 4)).save(path)
-    train = NestScenesConfig(data=scenes, holdout=0).setup().get_dataparser_outputs("train")
-    assert train.cameras.width.flatten().unique().tolist() == [6, 12]
-    assert cameras_to_views(train.cameras[:1]).width == 12
-
-
-def test_bad_scenes_stop_or_are_left_out(scenes: Path, capsys: pytest.CaptureFixture) -> None:
-    (scenes / "wolf" / "train" / "base_00.png").unlink()
-    config = NestScenesConfig(data=scenes, holdout=0)
-    with pytest.raises(FileNotFoundError, match="scene wolf"):
-        config.setup().get_dataparser_outputs("train")
-    config.skip_bad_scenes = True
-    outputs = config.setup().get_dataparser_outputs("train")
-    assert outputs.cameras.metadata["scene"].unique().tolist() == [0, 2]
-    assert "Skipping a scene: scene wolf" in capsys.readouterr().out.replace("\n", " ")
-
-
-def test_no_frames_asked_for(scenes: Path) -> None:
-    with pytest.raises(ValueError, match="max_frames must be 1 or more"):
-        NestScenesConfig(data=scenes, max_frames=0).setup().get_dataparser_outputs("train")
-
-
-def test_settings_from_the_command_line(tmp_path: Path) -> None:
-    write_scene(tmp_path / "animals" / "cow")
-    shutil.copy(
-        tmp_path / "animals" / "cow" / "transforms_test.json",
-        tmp_path / "animals" / "cow" / "transforms_val.json",
-    )
-    line = f"--data {tmp_path} --scenes animals/cow --scene-format blender-data --holdout 0"
-    config = tyro.cli(NestScenesConfig, args=line.split())
-    index = config.setup().index
-    assert [(entry.name, entry.folder) for entry in index.entries] == [("cow", tmp_path / "animals" / "cow")]
-    assert len(read_scene(index, 0)) == 16
-
-
-def test_the_parser_imports_neither_configs_nor_data_managers() -> None:
-    """nerfstudio loads it while its own configs are being put together."""
-    code = "import sys, nest_nerfstudio.data.scenes.dataparser; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = done.stdout.split()
-    assert "nerfstudio.data.dataparsers.base_dataparser" in loaded
-    early = ("nerfstudio.data.datamanagers", "nerfstudio.configs.dataparser_configs", "nerfstudio.engine")
-    assert not [name for name in loaded if name.startswith(early)]
 
 
 def test_real_scenes(shared_data: Path) -> None:

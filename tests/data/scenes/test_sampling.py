@@ -9,7 +9,13 @@ from PIL import Image
 
 from nest_nerfstudio.data.scenes.index import read_index
 from nest_nerfstudio.data.scenes.library import SceneLibrary
-from nest_nerfstudio.data.scenes.sampling import SceneSampleDataset, eval_sample, load_steps, step_draws
+from nest_nerfstudio.data.scenes.sampling import (
+    ContextViews,
+    SceneSampleDataset,
+    eval_sample,
+    load_steps,
+    step_samples,
+)
 from nest_nerfstudio.types import SceneSample, Views
 from tests.data.scenes.many_scenes import write_index, write_scene, write_scenes
 from tests.data.small_scenes import edit_json, orbit, write_image
@@ -25,18 +31,18 @@ def sampler(scenes: Path, **options) -> SceneSampleDataset:
     return SceneSampleDataset(library, range(len(library.index)), **options)
 
 
-def pictures(views: Views) -> set[bytes]:
-    """What tells the views apart: the pictures of the small scenes all differ."""
+def image_set(views: Views) -> set[bytes]:
+    """What tells the views apart: the images of the small scenes all differ."""
     return {image.numpy().tobytes() for image in views.images}
 
 
 def assert_disjoint(sample: SceneSample) -> None:
     """No target is among the context, and none comes twice."""
-    context, seen = pictures(sample.context), set()
+    context, seen = image_set(sample.context), set()
     assert len(context) == len(sample.context)
     for _, views in sample.targets:
-        assert not pictures(views) & (context | seen), "a target is among its own context"
-        seen |= pictures(views)
+        assert not image_set(views) & (context | seen), "a target is among its own context"
+        seen |= image_set(views)
     assert len(seen) == sum(len(views) for _, views in sample.targets)
 
 
@@ -50,7 +56,7 @@ def assert_same(one: SceneSample, other: SceneSample) -> None:
 
 
 def spoil(folder: Path, *names: str) -> None:
-    """Make pictures wholly transparent."""
+    """Make images wholly transparent."""
     for name in names:
         path = next(folder.glob(f"*/{name}.png"))
         pixels = np.array(Image.open(path))
@@ -77,7 +83,7 @@ def test_a_target_from_the_context_is_noticed(scenes: Path) -> None:
             assert_disjoint(SceneSample("cow", "", sample.context, sample.edit, ((sample.edit, views),)))
 
 
-def test_a_picture_that_two_splits_list_is_not_met_again_as_target(scenes: Path) -> None:
+def test_a_image_that_two_splits_list_is_not_met_again_as_target(scenes: Path) -> None:
     for name in ("cow", "wolf", "trex"):
         train = scenes / name / "transforms_train.json"
         (scenes / name / "transforms_test.json").write_text(train.read_text())
@@ -92,11 +98,11 @@ def test_views_and_edits_are_those_of_their_states(scenes: Path) -> None:
         sample = samples[n]
         scene = library.scene(library.index.find(sample.name))
         shown = {
-            pictures(library.views(scene, [i])).pop(): scene.edits[scene.states[i].edit]
+            image_set(library.views(scene, [i])).pop(): scene.edits[scene.states[i].edit]
             for i in range(len(scene))
         }
         for edit, views in [(sample.edit, sample.context), *sample.targets]:
-            assert {shown[picture] for picture in pictures(views)} == {edit}
+            assert {shown[image] for image in image_set(views)} == {edit}
             assert len(views) in (1, 2)
         assert sample.targets[0][0] == sample.edit
         assert sample.targets[1][0] != sample.edit
@@ -129,15 +135,15 @@ def test_a_sample_depends_on_seed_and_place_only(scenes: Path) -> None:
     for n in (7, 3, 100):
         assert_same(samples[n], again[n])
     assert_same(samples[3], pickle.loads(pickle.dumps(samples))[3])
-    first = [pictures(samples[n].context) for n in range(6)]
-    assert first != [pictures(other[n].context) for n in range(6)]
-    assert first != [pictures(samples[n + 6].context) for n in range(6)]
+    first = [image_set(samples[n].context) for n in range(6)]
+    assert first != [image_set(other[n].context) for n in range(6)]
+    assert first != [image_set(samples[n + 6].context) for n in range(6)]
 
 
 def test_processes_share_out_the_scenes() -> None:
-    draws = [step_draws(step, batch=2, rank=rank, world_size=3) for step in range(4) for rank in range(3)]
+    draws = [step_samples(step, batch=2, rank=rank, world_size=3) for step in range(4) for rank in range(3)]
     assert sorted(n for batch in draws for n in batch) == list(range(24))
-    assert step_draws(5, batch=3) == [15, 16, 17]
+    assert step_samples(5, batch=3) == [15, 16, 17]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -145,7 +151,7 @@ def test_workers_load_the_same_from_any_step(scenes: Path, num_workers: int) -> 
     samples = sampler(scenes, edit_states=1)
     loaded = list(islice(load_steps(samples, 5, batch=3, num_workers=num_workers, rank=1, world_size=2), 4))
     for step, batch in enumerate(loaded, start=5):
-        for sample, n in zip(batch, step_draws(step, 3, rank=1, world_size=2), strict=True):
+        for sample, n in zip(batch, step_samples(step, 3, rank=1, world_size=2), strict=True):
             assert_same(sample, samples[n])
 
 
@@ -167,7 +173,7 @@ def test_a_state_of_one_view_is_no_context(scenes: Path) -> None:
     assert {len(sample.targets[1][1]) for sample in drawn} == {1}
 
 
-def test_empty_pictures_are_not_drawn(scenes: Path) -> None:
+def test_empty_images_are_not_drawn(scenes: Path) -> None:
     spoil(scenes / "cow", "base_00", "base_02", "base_03", "turn_00", "turn_01")
     write_index(scenes, {"cow": "quadruped"})
     edit_json(
@@ -187,7 +193,7 @@ def test_a_state_with_nothing_to_see(scenes: Path) -> None:
     spoil(scenes / "cow", "base_00", "base_01")
     assert {sampler(scenes)[n].edit.yaw for n in range(10)} == {1.5}
     spoil(scenes / "cow", "turn_00", "turn_02")
-    with pytest.raises(ValueError, match=r"scene cow has 9 frame\(s\), but no two that show anything"):
+    with pytest.raises(ValueError, match=r"scene cow has 9 frame\(s\), but no two non-empty ones"):
         sampler(scenes)[0]
 
 
@@ -256,7 +262,7 @@ def test_fewer_context_views_are_among_more(scenes: Path) -> None:
         for (_, views), (_, expected) in zip(more.targets, few.targets, strict=True):
             assert torch.equal(views.images, expected.images)
     train = library.views(scene, scene.frames(scene.base_state, test=False))
-    assert pictures(by_count[-1].context) == pictures(train)
+    assert image_set(by_count[-1].context) == image_set(train)
 
 
 def test_targets_are_all_test_frames(scenes: Path) -> None:
@@ -279,6 +285,38 @@ def test_the_context_of_a_scene_is_the_same_in_any_company(scenes: Path) -> None
 def test_more_context_than_there_is(scenes: Path, num_context: int) -> None:
     with pytest.raises(ValueError, match=f"scene cow has 4 train views.* so {num_context} cannot"):
         eval_sample(SceneLibrary(read_index(scenes)), 0, num_context)
+
+
+def test_context_views_are_those_of_the_evaluation(scenes: Path) -> None:
+    library = SceneLibrary(read_index(scenes))
+    contexts = ContextViews(library, seed=3)
+    assert (len(contexts), contexts.names) == (3, ("cow", "wolf", "trex"))
+    for number in range(3):
+        for count in (1, 3):
+            expected = eval_sample(library, number, count, seed=3).context
+            assert torch.equal(contexts[number, count].images, expected.images)
+            assert torch.equal(contexts[number, count].viewmats, expected.viewmats)
+    assert len(contexts[0, 100]) == 4  # as many as there are
+    assert library.cached_megabytes > 0
+
+
+def test_context_views_read_nothing_before_they_are_asked_for(scenes: Path) -> None:
+    library = SceneLibrary(read_index(scenes))
+    contexts = ContextViews(library)
+    assert (len(contexts), contexts.names[0]) == (3, "cow")
+    assert (library.cached_megabytes, library.num_cached_scenes) == (0, 0)
+
+
+def test_context_views_that_do_not_exist(scenes: Path) -> None:
+    contexts = ContextViews(SceneLibrary(read_index(scenes)))
+    for number in (3, -1):
+        with pytest.raises(IndexError, match=f"no scene {number} among 3"):
+            contexts[number, 1]
+    with pytest.raises(ValueError, match="must be 1 or more, not 0"):
+        contexts[0, 0]
+    spoil(scenes / "wolf", "base_00", "base_01", "base_03", "base_04")
+    with pytest.raises(ValueError, match="scene wolf has no non-empty train view"):
+        contexts[1, 1]
 
 
 def test_nothing_to_be_evaluated_on(scenes: Path) -> None:
