@@ -27,15 +27,15 @@ from torch import Tensor
 from nest_nerfstudio.data.scenes.library import SceneLibrary
 from nest_nerfstudio.data.scenes.index import read_index
 from nest_nerfstudio.data.scenes.sampling import eval_sample
+from nest_nerfstudio.encoders.hull_depth import hull_points
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
-from nest_nerfstudio.encoders.lift import hull_points
 from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
-from nest_nerfstudio.fields.visual_hull import mean_colors, sample_visual_hull
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_normalize, quat_to_rotmat
 from nest_nerfstudio.losses.photometric import photometric_loss
 from nest_nerfstudio.models.gaussian_model import composite
 from nest_nerfstudio.rasterizers import create_rasterizer
+from nest_nerfstudio.training.visual_hull import mean_colors, sample_visual_hull
 from nest_nerfstudio.types import Gaussians, Points, SceneLatent, Views
 
 COUNTS = (1, 2, 4, 8)

@@ -15,12 +15,12 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 def pictures(count: int, dtype: torch.dtype = torch.float32, size: int = 48, first: float = 0.1) -> Views:
-    """Pictures of three balls from cameras around them, of exact rotations in either precision."""
+    """Images of three balls from cameras around them, whose rotations are exact in either precision."""
     poses = torch.stack([orbit(first + 0.381966 * i, height=0.4 + 0.4 * i) for i in range(count)]).double()
     poses[:, :3, 1:3] *= -1  # OpenGL to OpenCV
-    poses[:, :3, 0] = torch.nn.functional.normalize(poses[:, :3, 0], dim=1)
-    poses[:, :3, 2] = torch.nn.functional.normalize(poses[:, :3, 2], dim=1)
-    poses[:, :3, 1] = torch.linalg.cross(poses[:, :3, 2], poses[:, :3, 0])
+    z = torch.nn.functional.normalize(poses[:, :3, 2], dim=1)
+    y = torch.nn.functional.normalize(torch.linalg.cross(z, poses[:, :3, 0]), dim=1)
+    poses[:, :3, :3] = torch.stack([torch.linalg.cross(y, z), y, z], -1)
     viewmats = torch.linalg.inv(poses)
     focal = 0.5 * size / 0.36
     K = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]])

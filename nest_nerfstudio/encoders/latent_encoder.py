@@ -61,6 +61,27 @@ class LatentEncoderConfig(InstantiateConfig):
     """Neighbours that a token receives messages from in each round."""
 
 
+@dataclass(frozen=True)
+class _Scene:
+    """What an encoder is given, in double precision, and the positions of K tokens in it; world frame.
+
+    Attributes:
+        views: resized and sorted.
+        points: a coloured cloud.
+        proposals: positions and features from the views; None where there are none.
+        centre: of the scene.
+        positions: of the tokens.
+        spacing: mean distance of each token to its nearest neighbours, world units.
+    """
+
+    views: Views | None
+    points: Points | None
+    proposals: Proposals | None
+    centre: Float[Tensor, " 3"]
+    positions: Float[Tensor, "k 3"]
+    spacing: Float[Tensor, " k"]
+
+
 class LatentEncoder(Encoder):
     """Tokens at even positions in the visual hull (or on the points), which pool what views and points show
     there.
@@ -114,8 +135,7 @@ class LatentEncoder(Encoder):
         num_tokens: int | None = None,
         with_occupancy: bool = True,
     ) -> tuple[SceneLatent, PredictedOccupancy | None]:
-        """The latent of a scene; in training mode with the occupancy that was predicted on the way, for its
-        loss.
+        """The latent of a scene, and in training mode the predicted occupancy of some voxels, for its loss.
 
         Args:
             views: as in `forward`.
@@ -126,33 +146,12 @@ class LatentEncoder(Encoder):
         Raises:
             ValueError: as in `forward`.
         """
-        count = self.config.num_tokens if num_tokens is None else num_tokens
-        if count < 1:
-            raise ValueError(f"num_tokens must be 1 or more, not {count}")
-        views, points = prepare_inputs(views, points, self.config.image_size, like=self.base_light)
-        centre = self.centre(views, points)
-        proposals = None
-        if views is not None:
-            proposals = self.proposal_network(
-                views, centre, self._gravity(centre), with_occupancy and self.training
-            )
-        positions = self._token_positions(proposals, points, count)
-        spacing = nearest_distances(positions, 3).mean(1).clamp_min(1e-4 * self.config.radius)
-        scalars, vectors, per_view = self._sample(views, proposals, points, positions, spacing, centre)
+        scene = self._place_tokens(views, points, num_tokens, with_occupancy and self.training)
+        scalars, vectors, per_view = self._sample_tokens(scene)
         x = self.embed(torch.cat([scalars, vectors.flatten(1)], 1))
-        x = self._message_passing(x, positions)
-        quats, translations, sizes = self._pose(x, positions, spacing.to(x), vectors)
-        corners = corner_positions(quats, translations, sizes)
-        scalars = x[:, : self.num_scalars]
-        if views is not None:
-            assert proposals is not None
-            assert per_view is not None
-            colors, found = self.view_sampler.sample_corners(views, proposals, corners, per_view, scalars)
-        else:
-            assert points is not None
-            colors = self.point_sampler.sample_corners(points, corners, positions, spacing)
-            found = x.new_zeros(*corners.shape[:2], CORNER_FEATURES)
-        about = torch.cat([scalars, linear_to_srgb(colors).flatten(1) - 0.5, found.flatten(1)], 1)
+        x = self._message_passing(x, scene.positions)
+        quats, translations, sizes = self._pose(x, scene, vectors)
+        about, colors = self._sample_corners(x, scene, corner_positions(quats, translations, sizes), per_view)
         albedo = (self.to_albedo(about).unflatten(1, (-1, 3)) + colors.clamp(0.02, 0.98).logit()).sigmoid()
         latent = SceneLatent(
             ids=torch.arange(len(x), device=x.device),
@@ -164,7 +163,7 @@ class LatentEncoder(Encoder):
             light=self._light(x),
             motion=MotionCode.still(len(x), x),
         )
-        return latent, None if proposals is None else proposals.occupancy
+        return latent, None if scene.proposals is None else scene.proposals.occupancy
 
     # ---------------------------------------------------------------- positions
 
@@ -187,51 +186,68 @@ class LatentEncoder(Encoder):
         """Direction of gravity, world frame; zero where all rotations are in the group."""
         return like.new_tensor([0.0, 0.0, -1.0 if self.config.group == "azimuth" else 0.0])
 
-    @torch.no_grad()
-    def _token_positions(
-        self, proposals: Proposals | None, points: Points | None, count: int
-    ) -> Float[Tensor, "k 3"]:
-        """At most `count` evenly spread positions: of the points if there are any, else of the proposals."""
-        if points is not None:
-            positions = compared = points.positions
-        else:
-            assert proposals is not None
-            step = max(1, len(proposals.positions) // (_CANDIDATES * count))
-            positions, compared = proposals.positions[::step], proposals.reference_positions[::step]
-        # sorted, as rounding may swap two points in the order in which they are chosen
-        return positions[farthest_points(compared, min(count, len(positions))).sort().values]
+    def _place_tokens(
+        self, views: Views | None, points: Points | None, num_tokens: int | None, with_occupancy: bool
+    ) -> _Scene:
+        """The prepared input, and where its tokens are."""
+        count = self.config.num_tokens if num_tokens is None else num_tokens
+        if count < 1:
+            raise ValueError(f"num_tokens must be 1 or more, not {count}")
+        views, points = prepare_inputs(views, points, self.config.image_size, like=self.base_light)
+        centre, proposals = self.centre(views, points), None
+        if views is not None:
+            proposals = self.proposal_network(views, centre, self._gravity(centre), with_occupancy)
+        positions = _spread_positions(proposals, points, count)
+        spacing = nearest_distances(positions, 3).mean(1).clamp_min(1e-4 * self.config.radius)
+        return _Scene(views, points, proposals, centre, positions, spacing)
 
     # ---------------------------------------------------------------- features
 
-    def _sample(
-        self,
-        views: Views | None,
-        proposals: Proposals | None,
-        points: Points | None,
-        positions: Float[Tensor, "k 3"],
-        spacing: Float[Tensor, " k"],
-        centre: Float[Tensor, " 3"],
+    def _sample_tokens(
+        self, scene: _Scene
     ) -> tuple[Float[Tensor, "k s"], Float[Tensor, "k d 3"], Float[Tensor, "v k w"] | None]:
         """Invariant scalars and equivariant vectors at each token, and features of each view there.
 
         The vectors are learned ones, then outward, gravity, and the x and y axes of cameras.
         """
-        count, like, per_view = len(positions), self.base_light, None
-        view_scalars = like.new_zeros(count, self.view_sampler.num_scalars)
-        vectors, axes = like.new_zeros(count, self.num_vectors, 3), like.new_zeros(count, 2, 3)
-        point_scalars = like.new_zeros(count, self.num_scalars)
-        if views is not None:
-            assert proposals is not None
-            seen = self.view_sampler.pool_views(views, proposals, positions, centre)
+        positions, like, per_view = scene.positions, self.base_light, None
+        view_scalars = like.new_zeros(len(positions), self.view_sampler.num_scalars)
+        point_scalars = like.new_zeros(len(positions), self.num_scalars)
+        vectors, axes = (like.new_zeros(len(positions), n, 3) for n in (self.num_vectors, 2))
+        if scene.views is not None:
+            assert scene.proposals is not None
+            seen = self.view_sampler.pool_views(scene.views, scene.proposals, positions, scene.centre)
             view_scalars, vectors, axes, per_view = seen.scalars, seen.vectors, seen.axes, seen.per_view
-        if points is not None:
-            point_scalars, towards = self.point_sampler.pool_points(points, positions, spacing)
+        if scene.points is not None:
+            point_scalars, towards = self.point_sampler.pool_points(scene.points, positions, scene.spacing)
             vectors = vectors + towards[:, None]
-        outward = ((positions - centre) / self.config.radius).to(like)
+        outward = ((positions - scene.centre) / self.config.radius).to(like)
         gravity = self._gravity(outward).expand_as(outward)
-        cues = torch.stack([spacing.log().to(like), outward.norm(dim=1), (outward * gravity).sum(1)], 1)
+        cues = torch.stack([scene.spacing.log().to(like), outward.norm(dim=1), (outward * gravity).sum(1)], 1)
         scalars = self.token_mlp(torch.cat([view_scalars, point_scalars, cues], 1))
         return scalars, torch.cat([vectors, outward[:, None], gravity[:, None], axes], 1), per_view
+
+    def _sample_corners(
+        self,
+        x: Float[Tensor, "k d"],
+        scene: _Scene,
+        corners: Float[Tensor, "k c 3"],
+        per_view: Float[Tensor, "v k w"] | None,
+    ) -> tuple[Float[Tensor, "k f"], Float[Tensor, "k c 3"]]:
+        """Features of each token and of all its corners, and the colours (linear RGB) that are seen at
+        these."""
+        scalars = x[:, : self.num_scalars]
+        if per_view is not None:
+            assert scene.views is not None
+            assert scene.proposals is not None
+            colors, features = self.view_sampler.sample_corners(
+                scene.views, scene.proposals, corners, per_view, scalars
+            )
+        else:
+            assert scene.points is not None
+            colors = self.point_sampler.sample_corners(scene.points, corners, scene.positions, scene.spacing)
+            features = x.new_zeros(*corners.shape[:2], CORNER_FEATURES)
+        return torch.cat([scalars, linear_to_srgb(colors).flatten(1) - 0.5, features.flatten(1)], 1), colors
 
     def _message_passing(
         self, x: Float[Tensor, "k d"], positions: Float[Tensor, "k 3"]
@@ -250,23 +266,33 @@ class LatentEncoder(Encoder):
     # ---------------------------------------------------------------- heads
 
     def _pose(
-        self,
-        x: Float[Tensor, "k d"],
-        positions: Float[Tensor, "k 3"],
-        spacing: Float[Tensor, " k"],
-        vectors: Float[Tensor, "k n 3"],
+        self, x: Float[Tensor, "k d"], scene: _Scene, vectors: Float[Tensor, "k n 3"]
     ) -> tuple[Float[Tensor, "k 4"], Float[Tensor, "k 3"], Float[Tensor, " k"]]:
         """Rotation (from camera axes), translation (from the token's position) and size of each token."""
+        spacing = scene.spacing.to(x)
         offset, first, second = self.to_vectors(x).unflatten(1, (3, 3)).unbind(1)
         quats = rotmat_to_quat(frames_from_vectors(first + vectors[:, -2], second + vectors[:, -1], vectors))
         sizes = spacing * self.to_size(x[:, : self.num_scalars])[:, 0].tanh().exp()
-        return quats, positions + spacing[:, None] * offset, sizes
+        return quats, scene.positions + spacing[:, None] * offset, sizes
 
     def _light(self, x: Float[Tensor, "k d"]) -> Float[Tensor, "3 9"]:
         """Environment light, the mean over tokens; nearly white and uniform before training."""
         bands = self.to_light(x).mean(0).split([3, 9, 15])
         light = sh_from_e3nn(torch.cat([band.unflatten(0, (3, -1)) for band in bands], 1).mT).mT
         return torch.cat([light[:, :1] + self.base_light, light[:, 1:]], 1)
+
+
+@torch.no_grad()
+def _spread_positions(proposals: Proposals | None, points: Points | None, count: int) -> Float[Tensor, "k 3"]:
+    """At most `count` evenly spread positions: of the points if there are any, else of the proposals."""
+    if points is not None:
+        positions = compared = points.positions
+    else:
+        assert proposals is not None
+        step = max(1, len(proposals.positions) // (_CANDIDATES * count))
+        positions, compared = proposals.positions[::step], proposals.reference_positions[::step]
+    # sorted, as rounding may swap two points in the order in which they are chosen
+    return positions[farthest_points(compared, min(count, len(positions))).sort().values]
 
 
 _IRREPS = re.compile(r"\d+x0e ?\+ ?\d+x1e( ?\+ ?\d+x2e)?")

@@ -94,10 +94,10 @@ class OccupancyNetwork(nn.Module):
         outward = positions / radius
         in_camera = (outward @ views.viewmats[:, :3, :3].mT).to(maps)
         per_view = self.view_mlp(torch.cat([sample_maps(maps, grid), in_camera], -1))
-        place = torch.stack([outward.norm(dim=1), outward @ gravity.to(outward)], 1).to(maps)
+        where = torch.stack([outward.norm(dim=1), outward @ gravity.to(outward)], 1).to(maps)
         context = sample_volume(volume, positions, radius)
         pooled = view_statistics(per_view, visible(grid, depths))
-        return self.classifier(torch.cat([*pooled, context, place], 1))[:, 0]
+        return self.classifier(torch.cat([*pooled, context, where], 1))[:, 0]
 
 
 def select_occupied(

@@ -1,9 +1,8 @@
 """Views as the networks of an encoder read them: image maps, statistics over views, and a frame of reference.
 
-The voxels that an encoder chooses to look at are a discrete choice, and rounding errors must not change it
-when the world turns. So it is made in the *reference frame*: axes of the first camera, origin at the scene's
-centre, camera poses rounded. What is chosen is mapped back to the world by the first camera's exact pose.
-"""
+Which voxels are kept is a discrete choice, and rounding errors must not change it when the world turns. So it
+is made in the *reference frame*: axes of the first camera, origin at the scene's centre, camera poses
+rounded. What is chosen is mapped back to the world by the first camera's exact pose. """
 
 from __future__ import annotations
 

@@ -60,25 +60,20 @@ def test_proposals_are_no_deeper_than_the_shell(num_views: int) -> None:
     assert len(thin.positions) == pytest.approx(int(is_near.sum()), rel=0.2)
 
 
-def test_unlikely_voxels_are_left_out_but_for_the_likeliest_on_each_ray() -> None:
-    """Where one ball is expected, none of the voxels around the others on the same rays are proposed."""
+def test_unlikely_voxels_are_left_out_where_others_explain_the_silhouette() -> None:
+    """Of a cone that is expected to be empty in its far half, hardly more than the near half is proposed."""
     views, network = pictures(1), make_network()
-    everywhere = network(views, CENTRE, DOWN)
+    whole = network(views, CENTRE, DOWN)
+    middle = whole.reference_positions[:, 2].median()  # along the camera's axis
 
-    def near_the_camera(_: torch.nn.Module, inputs: tuple, logits: torch.Tensor) -> torch.Tensor:
-        z = inputs[3][:, 2]  # reference frame: along the camera's axis
-        return torch.where(z < z.median(), 3.0, -3.0).to(logits)
+    def expect_the_near_half(_: torch.nn.Module, inputs: tuple, logits: torch.Tensor) -> torch.Tensor:
+        return torch.where(inputs[3][:, 2] < middle, 3.0, -3.0).to(logits)
 
-    hook = network.occupancy_network.register_forward_hook(near_the_camera)
-    expected = network(views, CENTRE, DOWN)
-    hook.remove()
-    depths = [p.reference_positions[:, 2] for p in (everywhere, expected)]
-    assert len(expected.positions) < 0.8 * len(everywhere.positions)
-    assert depths[1].mean() < depths[0].mean() - 0.2
-    # no ray is left without a proposal
-    for maps in (everywhere, expected):
-        assert maps.front_depths.shape == everywhere.front_depths.shape
-    assert ((expected.front_depths > 0) == (everywhere.front_depths > 0)).float().mean() > 0.97
+    network.occupancy_network.register_forward_hook(expect_the_near_half)
+    half = network(views, CENTRE, DOWN)
+    assert (half.reference_positions[:, 2] < middle + 0.05).float().mean() > 0.9
+    is_covered = whole.front_depths > 0
+    assert (half.front_depths > 0)[is_covered].float().mean() > 0.9  # by something on each of its rays
 
 
 def test_without_alphas_the_whole_ball_is_proposed() -> None:
@@ -86,7 +81,7 @@ def test_without_alphas_the_whole_ball_is_proposed() -> None:
     proposals = make_network()(views, CENTRE, DOWN)
     count = 4 / 3 * torch.pi * 12**3  # voxels of the coarser grid in the ball
     assert len(proposals.positions) > 0.85 * count
-    assert proposals.positions.norm(dim=1).max() < RADIUS + 0.05
+    assert proposals.positions.norm(dim=1).max() < RADIUS + 0.1  # less than half of the coarsest voxel
 
 
 def test_silhouettes_that_share_nothing_are_an_error() -> None:

@@ -109,7 +109,7 @@ def test_carving_from_coarse_to_fine_finds_what_the_fine_grid_holds() -> None:
     reference, expected = hull(pictures(3))
     found, edge = carve(reference, ORIGIN, RADIUS, COUNT)
     assert edge == pytest.approx(EDGE)
-    # but for the ball's edge, where a coarse voxel outside the ball has parts inside it
-    missing = torch.cdist(expected, found).amin(1) > 1e-4
-    assert missing.float().mean() < 0.02
-    assert torch.cdist(found, expected).amin(1).max() < 2 * EDGE
+    # at the ball's edge, coarse voxels inside it have parts outside it, and the other way round
+    found, expected = (voxels[voxels.norm(dim=1) < RADIUS - EDGE] for voxels in (found, expected))
+    assert len(found) == len(expected) > 100
+    assert torch.cdist(expected, found).amin(1).max() < 0.1 * EDGE

@@ -222,7 +222,7 @@ def test_points_can_stand_in_for_views_in_training(trained: NestTrainer) -> None
     model.zero_grad(set_to_none=True)
     loss.backward()
     assert any(p.grad is not None and p.grad.any() for p in model.encoder.near.parameters())
-    assert all(p.grad is None for p in model.encoder.propose.pictures.parameters())
+    assert all(p.grad is None for p in model.encoder.proposal_network.image_features.parameters())
 
 
 def test_known_lights_are_swapped_in_training(trained: NestTrainer) -> None:
