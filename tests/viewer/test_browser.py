@@ -68,7 +68,7 @@ def run_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config.pipeline.datamanager.data, config.machine.device_type = config.data, "cpu"
     config.max_num_iterations, config.steps_per_eval_image, config.timestamp = 200, 0, "now"
     model = config.pipeline.model
-    model.num_gaussians, model.max_gaussians, model.num_tokens = 400, 400, 16
+    model.num_random, model.max_gs_num, model.num_tokens = 400, 400, 16
     config.optimizers["motion"]["optimizer"].lr = 1e-2
     config.save_config()
     trainer = config.setup(local_rank=0, world_size=1)

@@ -1,6 +1,7 @@
 """Depth for the depth compositing of nerfstudio's viewer."""
 
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.utils import CameraState
 
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
+from nest_nerfstudio.types import Points
 from nest_nerfstudio.viewer.base import FAR_DEPTH
 
 DISTANCE = 4.0
@@ -18,13 +20,17 @@ DISTANCE = 4.0
 
 @pytest.fixture
 def model() -> NestDynamicModel:
+    return plane_model("static")
+
+
+def plane_model(motion: Literal["static", "mlp"]) -> NestDynamicModel:
     """Gaussians on the plane z = 0, out to the corners of the image on one side only."""
-    config = NestDynamicModelConfig(num_gaussians=400, num_tokens=4, rasterizer="dense", motion="static")
+    config = NestDynamicModelConfig(num_random=400, num_tokens=4, rasterizer="dense", motion=motion)
     box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
     model = config.setup(scene_box=box, num_train_data=1, metadata={})
     x, y = torch.meshgrid(torch.linspace(0.3, 2.2, 20), torch.linspace(-2.2, 2.2, 20), indexing="ij")
     points = torch.stack([x, y, torch.zeros_like(x)], -1).reshape(-1, 3)
-    model.initialize([], (points, torch.full_like(points, 200.0)))
+    model.initialize([], Points(points, torch.full_like(points, 0.8)))
     return model.eval()
 
 
@@ -70,9 +76,10 @@ def test_without_a_viewer_empty_pixels_are_as_far_as_the_farthest(model) -> None
     assert (outputs["depth"][empty] == outputs["depth"][~empty].max()).all()
 
 
-def test_the_motion_output_follows_its_checkbox(model) -> None:
+def test_the_motion_output_follows_its_checkbox() -> None:
     from nerfstudio.viewer.utils import get_camera
 
+    model = plane_model("mlp")
     camera = get_camera(from_above(), 32, 32)
     assert "motion" in model.get_outputs_for_camera(camera)
     model.viewer_controls.motion = False
