@@ -24,8 +24,8 @@ from nerfstudio.utils.eval_utils import eval_setup
 from results import record
 from torch import Tensor
 
-from nest_nerfstudio.data.scenes.library import SceneLibrary
 from nest_nerfstudio.data.scenes.index import read_index
+from nest_nerfstudio.data.scenes.library import SceneLibrary
 from nest_nerfstudio.data.scenes.sampling import eval_sample
 from nest_nerfstudio.encoders.hull_depth import hull_points
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
