@@ -45,7 +45,7 @@ def equivariance_error(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, 
     D = IRREPS.D_from_matrix(rotation)
     expected = function(x, positions) @ D.T
     found = function(x @ D.T, positions @ rotation.T)
-    return float((found - expected).norm() / expected.norm())
+    return ((found - expected).norm() / expected.norm()).item()
 
 
 def test_commutes_with_rotations(dtype: torch.dtype) -> None:
