@@ -1,4 +1,4 @@
-"""Varied samples show a world that could be: the same image follows from the varied scene."""
+"""Images of augmented samples are those of the augmented scene."""
 
 from dataclasses import replace
 
@@ -10,14 +10,14 @@ from nest_nerfstudio.data.scenes.augmentation import Augmentation, mirror, scale
 from nest_nerfstudio.geometry.color import shift_hue
 from nest_nerfstudio.rasterizers.dense import DenseRasterizer
 from nest_nerfstudio.types import Edit, Gaussians, SceneSample, SunSky, Views
-from tests.equivariance import images
+from tests.equivariance import pictures
 from tests.small_capture import blobs
 
 EDIT = Edit(SunSky((1.0, 2.0, -3.0)), hue=0.2, yaw=0.5, translate=(0.1, 0.2, 0.3))
 
 
 def make_sample() -> SceneSample:
-    return SceneSample("balls", "toy", images(2), Edit(), ((EDIT, images(3, first=0.4)),))
+    return SceneSample("balls", "toy", pictures(2), Edit(), ((EDIT, pictures(3, first=0.4)),))
 
 
 def drawn(gaussians: Gaussians, views: Views) -> torch.Tensor:

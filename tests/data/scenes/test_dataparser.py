@@ -43,7 +43,7 @@ def test_a_split_without_scenes_shows_all(scenes: Path, capsys: pytest.CaptureFi
     val = parser.get_dataparser_outputs(split="val")
     assert val.cameras.metadata["scene"].unique().tolist() == [0, 1, 2]
     assert {path.parent.name for path in val.image_filenames} == {"test"}
-    assert "split val has no scene of its own" in capsys.readouterr().out
+    assert "split val has no scene: using all scenes" in capsys.readouterr().out
 
 
 def test_scenes_of_several_sizes_for_the_viewer(scenes: Path) -> None:
