@@ -398,7 +398,8 @@ class SceneLatent:
             name: torch.cat([getattr(self, name), getattr(copy, name)])
             for name in ("ids", "quats", "translations", "geometry", "appearance")
         }
-        copies = torch.cat([self.copies, copy.copies + 1 + self.copies.max()])
+        new = copy.copies - copy.copies.min() + self.copies.max() + 1
+        copies = torch.cat([self.copies, new])
         modes = torch.cat([self.motion.modes, copy.motion.modes])
         return replace(self, **both, copies=copies, motion=replace(self.motion, modes=modes))
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,12 +13,14 @@ def make_latent(k: int = 4) -> SceneLatent:
     quats, translations = se3_exp(torch.randn(k, 6, dtype=torch.float64))
     rand = lambda *shape: torch.randn(*shape, dtype=torch.float64)  # noqa: E731
     return SceneLatent(
-        quats,
-        translations,
-        rand(k, 3),
-        rand(k, 2),
-        rand(3, 9),
-        MotionCode(rand(5), rand(k, 2), rand(k, 6, 6), rand(0), rand(())),
+        ids=torch.arange(k),
+        copies=torch.zeros(k, dtype=torch.long),
+        quats=quats,
+        translations=translations,
+        geometry=rand(k, 3),
+        appearance=rand(k, 2),
+        light=rand(3, 9),
+        motion=MotionCode(rand(5), rand(k, 6, 6), rand(0), rand(()).exp(), rand(()), "cyclic"),
     )
 
 
@@ -46,7 +50,7 @@ def test_moving_acts_on_poses_alone() -> None:
     latent, g = make_latent(), random_pose()
     moved = latent.move(g)
     torch.testing.assert_close(moved.translations, se3_apply(g, latent.translations))
-    assert moved.shape is latent.shape
+    assert moved.geometry is latent.geometry
     assert moved.light is latent.light
 
 
@@ -85,13 +89,38 @@ def test_factors_commute() -> None:
     two = latent.permute(order).relight(rotation, 0.5).move(g)
     torch.testing.assert_close(one.translations, two.translations)
     torch.testing.assert_close(one.light, two.light)
-    torch.testing.assert_close(one.motion.token_codes, two.motion.token_codes)
-    torch.testing.assert_close(one.motion.token_modes, two.motion.token_modes)
+    assert torch.equal(one.ids, two.ids)
+    torch.testing.assert_close(one.motion.modes, two.motion.modes)
 
 
 def test_selecting_keeps_tokens_together() -> None:
     latent = make_latent()
     kept = latent.select(torch.tensor([True, False, True, False]))
     assert len(kept) == 2
-    torch.testing.assert_close(kept.motion.token_codes, latent.motion.token_codes[[0, 2]])
-    torch.testing.assert_close(kept.motion.token_modes, latent.motion.token_modes[[0, 2]])
+    assert kept.ids.tolist() == [0, 2]
+    torch.testing.assert_close(kept.motion.modes, latent.motion.modes[[0, 2]])
+
+
+def test_copies_are_numbered_and_keep_their_ids() -> None:
+    latent, g = make_latent(), random_pose()
+    doubled = latent.duplicate(torch.tensor([1, 3]), g)
+    assert doubled.ids.tolist() == [0, 1, 2, 3, 1, 3]
+    assert doubled.copies.tolist() == [0, 0, 0, 0, 1, 1]
+    torch.testing.assert_close(doubled.translations[4:], se3_apply(g, latent.translations[[1, 3]]))
+    again = doubled.duplicate(doubled.copies == 1, g)
+    assert again.copies.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+
+
+def test_shifts_of_the_clock_add_up() -> None:
+    latent, time = make_latent(), torch.tensor(0.25)
+    assert float(latent.at(0.5).at(0.1).motion.time_map(time)) == pytest.approx(0.85)
+    assert latent.at(0.5).quats is latent.quats
+
+
+def test_views_over_a_background() -> None:
+    views = Views(torch.eye(4)[None], torch.eye(3)[None], 2, 2)
+    images, alphas = torch.rand(1, 2, 2, 3), torch.rand(1, 2, 2, 1)
+    background = torch.tensor([0.2, 0.4, 0.6])
+    opaque, clear = replace(views, images=images), replace(views, images=images, alphas=alphas)
+    assert opaque.over(background) is images
+    torch.testing.assert_close(clear.over(background), images * alphas + background * (1 - alphas))

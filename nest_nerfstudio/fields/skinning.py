@@ -79,17 +79,17 @@ def skin_reference(rigged: RiggedGaussians, poses: Pose) -> Gaussians:
 
 def blend(of_tokens: Float[Tensor, "k c"], rigged: RiggedGaussians) -> Float[Tensor, "n c"]:
     """Σ_j w_j v_j for each Gaussian, of values of the tokens that it follows."""
-    if rigged.tokens.shape[1] == 1:  # of weight one
-        return of_tokens[rigged.tokens[:, 0]]
+    if rigged.tokens.shape[1] == 1:
+        return of_tokens[rigged.tokens[:, 0]] * rigged.weights
     return F.embedding_bag(rigged.tokens, of_tokens, per_sample_weights=rigged.weights, mode="sum")
 
 
 def skinning_weights(
     means: Float[Tensor, "n 3"],
     centres: Float[Tensor, "k 3"],
-    log_radii: Float[Tensor, " k"],
-    tokens: Int[Tensor, "n j"],
-) -> Float[Tensor, "n j"]:
+    log_radii: Float[Tensor, " r"],
+    tokens: Int[Tensor, "m j"],
+) -> Float[Tensor, "m j"]:
     """Shares of the tokens in each Gaussian's motion: w_j ∝ exp(−‖x − b_j‖² / 2r_j²), of sum one.
 
     Args:

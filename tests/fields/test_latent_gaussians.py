@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nest_nerfstudio.edits.actions import recolor, sun_sky_light
+from nest_nerfstudio.edits.light import sun_sky_light
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
+from nest_nerfstudio.fields.rig import pose
 from nest_nerfstudio.geometry.albedo_cube import albedo_at
 from nest_nerfstudio.geometry.color import linear_to_srgb
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_to_rotmat
@@ -14,12 +15,12 @@ from nest_nerfstudio.geometry.sh import SH_C0
 from nest_nerfstudio.types import Gaussians, MotionCode, SceneLatent, SunSky
 from tests.equivariance import gaussians_distance, random_pose
 
-TOKENS, SHAPE, EACH = 7, 10, 4
+TOKENS, GEOMETRY, EACH = 7, 10, 4
 
 
 @pytest.fixture
 def field() -> LatentGaussianField:
-    made = LatentGaussianFieldConfig(gaussians_per_token=EACH, hidden_dim=16).setup(shape_dim=SHAPE)
+    made = LatentGaussianFieldConfig(gaussians_per_token=EACH, hidden_dim=16).setup(geometry_dim=GEOMETRY)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -28,15 +29,25 @@ def field() -> LatentGaussianField:
 
 @pytest.fixture
 def latent() -> SceneLatent:
-    empty = torch.zeros(0)
     return SceneLatent(
+        ids=torch.arange(TOKENS),
+        copies=torch.zeros(TOKENS, dtype=torch.long),
         quats=quat_exp(torch.randn(TOKENS, 3)),
         translations=torch.randn(TOKENS, 3),
-        shape=torch.cat([torch.full((TOKENS, 1), -2.0), torch.randn(TOKENS, SHAPE - 1)], 1),
+        geometry=torch.cat([torch.full((TOKENS, 1), -2.0), torch.randn(TOKENS, GEOMETRY - 1)], 1),
         appearance=0.2 + 0.6 * torch.rand(TOKENS, 24),
         light=sun_sky_light(SunSky(), torch.zeros(3, 9)),
-        motion=MotionCode(empty, torch.zeros(TOKENS, 0), torch.zeros(TOKENS, 6, 1), empty, torch.zeros(())),
+        motion=MotionCode.still(TOKENS, torch.zeros(())),
     )
+
+
+def shown(field: LatentGaussianField, latent: SceneLatent) -> Gaussians:
+    """The scene of a latent at rest."""
+    return pose(field(latent), latent.poses, latent.light)
+
+
+def recolor(field: LatentGaussianField, latent: SceneLatent, hue: float) -> SceneLatent:
+    return field.recolor(latent, torch.ones(len(latent), dtype=torch.bool), hue, (1.0, 1.0, 1.0))
 
 
 def changed(a: Gaussians, b: Gaussians) -> set[str]:
@@ -45,11 +56,11 @@ def changed(a: Gaussians, b: Gaussians) -> set[str]:
 
 
 def test_each_token_has_its_gaussians_near_it(field: LatentGaussianField, latent: SceneLatent) -> None:
-    gaussians = field(latent)
+    gaussians = shown(field, latent)
     assert len(gaussians) == TOKENS * EACH
     assert gaussians.sh_degree == 1
     offsets = gaussians.means.unflatten(0, (TOKENS, EACH)) - latent.translations[:, None]
-    size = latent.shape[:, 0].exp().max()
+    size = latent.geometry[:, 0].exp().max()
     assert offsets.abs().max() <= 2 * 3**0.5 * size
     assert (gaussians.scales > 0).all()
     assert ((gaussians.opacities > 0) & (gaussians.opacities < 1)).all()
@@ -60,23 +71,26 @@ def test_size_scales_geometry(field: LatentGaussianField, latent: SceneLatent) -
     """The network sees the size as well, so it is taken out of its input here."""
     with torch.no_grad():
         field.trunk[0].weight[:, 0] = 0
-    larger = replace(latent, shape=latent.shape + torch.eye(SHAPE)[0] * torch.log(torch.tensor(2.0)))
-    small, large = field(latent), field(larger)
+    larger = replace(latent, geometry=latent.geometry + torch.eye(GEOMETRY)[0] * torch.log(torch.tensor(2.0)))
+    small, large = shown(field, latent), shown(field, larger)
     torch.testing.assert_close(large.scales, 2 * small.scales)
     centres = latent.translations.repeat_interleave(EACH, 0)
     torch.testing.assert_close(large.means - centres, 2 * (small.means - centres), atol=1e-5, rtol=1e-4)
 
 
 def test_light_and_albedo_change_colours_only(field: LatentGaussianField, latent: SceneLatent) -> None:
-    before = field(latent)
-    assert changed(field(replace(latent, light=0.5 * latent.light)), before) == {"sh"}
-    assert changed(field(recolor(latent, 0.3)), before) == {"sh"}
-    assert changed(field(replace(latent, shape=latent.shape + 0.5)), before) >= {"means", "scales"}
+    before = shown(field, latent)
+    assert changed(shown(field, replace(latent, light=0.5 * latent.light)), before) == {"sh"}
+    assert changed(shown(field, recolor(field, latent, 0.3)), before) == {"sh"}
+    assert changed(shown(field, replace(latent, geometry=latent.geometry + 0.5)), before) >= {
+        "means",
+        "scales",
+    }
 
 
 def test_no_light_is_dark(field: LatentGaussianField, latent: SceneLatent) -> None:
     """Irradiance is kept above a hundredth, and albedo below one, so sRGB stays below 0.04."""
-    dark = field(replace(latent, light=torch.zeros(3, 9)))
+    dark = shown(field, replace(latent, light=torch.zeros(3, 9)))
     assert (dark.sh[:, 0] * 0.28209479177387814 + 0.5).max() < 0.045
 
 
@@ -84,42 +98,42 @@ def test_moving_an_object_under_a_light_changes_its_shading(
     field: LatentGaussianField, latent: SceneLatent
 ) -> None:
     pose = random_pose(torch.float32, 0)
-    moved = field(latent.move(pose))
-    turned_world = field(latent.turn_world(pose))
-    assert gaussians_distance(turned_world, field(latent).move(pose)) < 1e-5
+    moved = shown(field, latent.move(pose))
+    turned_world = shown(field, latent.turn_world(pose))
+    assert gaussians_distance(turned_world, shown(field, latent).move(pose)) < 1e-5
     assert changed(moved, turned_world) == {"sh"}
 
 
 def test_an_open_surface_at_first_and_shade_that_is_learned(latent: SceneLatent) -> None:
     """The start is Lambert's cosine of a normal; what is learned beyond it changes nothing but colour."""
-    field = LatentGaussianFieldConfig(gaussians_per_token=EACH).setup(shape_dim=SHAPE)
+    field = LatentGaussianFieldConfig(gaussians_per_token=EACH).setup(geometry_dim=GEOMETRY)
     sky = sun_sky_light(SunSky(sun=0.0, ambient=0.6), latent.light)
     open_to_it = linear_to_srgb(albedo_at(latent.appearance, _offsets(field, latent)) * 0.6)
-    before = field(replace(latent, light=sky))
+    before = shown(field, replace(latent, light=sky))
     torch.testing.assert_close(before.sh[:, 0] * SH_C0 + 0.5, open_to_it.flatten(0, 1), atol=1e-5, rtol=0)
     with torch.no_grad():  # every ninth of a token's last numbers is the transfer of the even light
         field.head.bias.view(EACH, -1)[:, -9] -= 0.5
-    shaded = field(replace(latent, light=sky))
+    shaded = shown(field, replace(latent, light=sky))
     assert changed(shaded, before) == {"sh"}
     assert (shaded.sh[:, 0] < before.sh[:, 0]).all()
 
 
 def _offsets(field: LatentGaussianField, latent: SceneLatent) -> torch.Tensor:
     """Where a token's Gaussians are in its frame, in its sizes."""
-    away = field(latent).means.unflatten(0, (-1, EACH)) - latent.translations[:, None]
+    away = shown(field, latent).means.unflatten(0, (-1, EACH)) - latent.translations[:, None]
     local = torch.einsum("kji,kmj->kmi", quat_to_rotmat(latent.quats), away)
-    return local / latent.shape[:, None, :1].clamp(-8, 3).exp()
+    return local / latent.geometry[:, None, :1].clamp(-8, 3).exp()
 
 
 def test_without_view_dependence(latent: SceneLatent) -> None:
     config = LatentGaussianFieldConfig(gaussians_per_token=EACH, residual_degree=0)
-    assert config.setup(shape_dim=SHAPE)(latent).sh_degree == 0
+    assert config.setup(geometry_dim=GEOMETRY)(latent).rest.sh_degree == 0
 
 
 def test_gradients_are_finite_and_reach_every_part(field: LatentGaussianField, latent: SceneLatent) -> None:
-    names = ("quats", "translations", "shape", "appearance", "light")
+    names = ("quats", "translations", "geometry", "appearance", "light")
     parts = {name: getattr(latent, name).clone().requires_grad_() for name in names}
-    gaussians = field(replace(latent, **parts))
+    gaussians = shown(field, replace(latent, **parts))
     loss = sum(
         (getattr(gaussians, n) * torch.randn_like(getattr(gaussians, n))).sum() for n in ("means", "sh")
     )
@@ -128,3 +142,34 @@ def test_gradients_are_finite_and_reach_every_part(field: LatentGaussianField, l
         assert part.grad is not None
         assert part.grad.isfinite().all(), name
         assert part.grad.any(), name
+
+
+def test_what_is_decoded_does_not_depend_on_poses(field: LatentGaussianField, latent: SceneLatent) -> None:
+    moved = field(latent.move(random_pose(torch.float32, 3)))
+    before = field(latent)
+    for part in ("means", "quats", "scales", "opacities", "sh"):
+        assert torch.equal(getattr(moved.rest, part), getattr(before.rest, part)), part
+
+
+def test_copies_and_cuts_bring_and_take_their_gaussians(
+    field: LatentGaussianField, latent: SceneLatent
+) -> None:
+    g, some = random_pose(torch.float32, 1), torch.tensor([True, False, True, False, False, False, True])
+    before, kept = shown(field, latent), shown(field, latent.select(some))
+    expected = before.select(some.repeat_interleave(EACH))
+    assert gaussians_distance(kept, expected) < 1e-6
+    doubled = shown(field, latent.duplicate(some, g))
+    assert len(doubled) == len(before) + len(kept)
+    assert gaussians_distance(doubled.select(torch.arange(len(before))), before) < 1e-6
+    order = torch.randperm(TOKENS)
+    rows = (order[:, None] * EACH + torch.arange(EACH)).flatten()
+    assert gaussians_distance(shown(field, latent.permute(order)), before.select(rows)) < 1e-6
+
+
+def test_recolouring_acts_on_chosen_tokens(field: LatentGaussianField, latent: SceneLatent) -> None:
+    some = torch.tensor([True] + [False] * (TOKENS - 1))
+    changed_latent = field.recolor(latent, some, 0.4, (1.5, 1.0, 0.7))
+    assert torch.equal(changed_latent.appearance[1:], latent.appearance[1:])
+    difference = (shown(field, changed_latent).sh - shown(field, latent).sh).abs().amax((1, 2))
+    assert difference[:EACH].min() > 1e-3
+    assert difference[EACH:].max() == 0

@@ -5,11 +5,16 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from nest_nerfstudio.fields.skinning import skin, skin_reference, skinning_weights
+from nest_nerfstudio.fields.skinning import (
+    skin,
+    skin_reference,
+    skinning_weights,
+    skinning_weights_reference,
+)
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_normalize, quat_to_rotmat
 from nest_nerfstudio.geometry.se3 import se3_apply, se3_compose, se3_exp, se3_inverse
 from nest_nerfstudio.geometry.sh import rotate_sh
-from nest_nerfstudio.types import Gaussians
+from nest_nerfstudio.types import Gaussians, RiggedGaussians
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 INPUTS = ("means", "quats", "sh", "token quats", "token translations", "log radii")
@@ -30,9 +35,11 @@ class Case:
 
     def run(self, function, leaves: list[Tensor] | None = None) -> Gaussians:
         means, quats, sh, *poses, log_radii = leaves or self.leaves
+        weigh = skinning_weights if function is skin else skinning_weights_reference
+        weights = weigh(means, self.centres, log_radii, self.neighbors)
         rest = Gaussians(means, quats, self.scales, self.opacities, sh)
-        bind_poses = self.bind_quats, self.centres
-        return function(rest, tuple(poses), bind_poses, log_radii, self.neighbors)
+        rigged = RiggedGaussians(rest, self.bind_quats, self.centres, self.neighbors, weights)
+        return function(rigged, tuple(poses))
 
 
 def values_and_gradients(case: Case, function) -> list[Tensor]:
@@ -151,15 +158,27 @@ def test_a_zero_quaternion_stays_zero() -> None:
 
 def test_a_neighbor_that_is_no_token_is_an_error() -> None:
     case = Case(k=7)
+    weights = torch.full(case.neighbors.shape, 0.25, dtype=torch.float64)
     case.neighbors = case.neighbors.clone()
     case.neighbors[3, 1] = 7
-    with pytest.raises(IndexError, match="the 7 tokens"):
+    with pytest.raises(IndexError, match="its 7 tokens"):
         case.run(skin)
+    means, quats, sh, *poses, _ = case.leaves
+    rest = Gaussians(means, quats, case.scales, case.opacities, sh)
+    with pytest.raises(IndexError, match="its 7 tokens"):
+        skin(RiggedGaussians(rest, case.bind_quats, case.centres, case.neighbors, weights), tuple(poses))
 
 
 def test_a_missing_radius_is_an_error() -> None:
     case = Case(k=7)
     case.leaves[-1] = case.leaves[-1][:-1]
+    with pytest.raises(ValueError, match="7 tokens need as many radii"):
+        case.run(skin)
+
+
+def test_a_missing_pose_is_an_error() -> None:
+    case = Case(k=7)
+    case.leaves[3], case.leaves[4] = case.leaves[3][:-1], case.leaves[4][:-1]
     with pytest.raises(ValueError, match="7 bound tokens"):
         case.run(skin)
 
@@ -167,7 +186,7 @@ def test_a_missing_radius_is_an_error() -> None:
 def test_neighbors_of_other_gaussians_are_an_error() -> None:
     case = Case(n=50)
     case.neighbors = case.neighbors[:40]
-    with pytest.raises(ValueError, match="40 rows for 50"):
+    with pytest.raises(ValueError, match="40 rows of tokens for 50"):
         case.run(skin)
 
 

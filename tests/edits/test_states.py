@@ -6,39 +6,43 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nest_nerfstudio.edits.actions import apply_edit, recolor, sun_sky_light
-from nest_nerfstudio.fields.latent_gaussians import clamped_cosine, irradiance
+from nest_nerfstudio.edits.light import sun_sky_light
+from nest_nerfstudio.edits.states import to_state
+from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig, clamped_cosine
+from nest_nerfstudio.fields.rig import irradiance
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_rotate
 from nest_nerfstudio.types import Edit, MotionCode, SceneLatent, SunSky
 from tests.equivariance import latent_distance
 
 DUSK = SunSky((1.0, 0.2, -0.4), 1.5, 0.3)
+FIELD = LatentGaussianFieldConfig().setup(geometry_dim=6)
 EDITED = Edit(DUSK, hue=0.2, yaw=0.7, translate=(0.1, -0.2, 0.3))
 
 
 def make_latent(tokens: int = 5) -> SceneLatent:
-    empty = torch.zeros(0)
     return SceneLatent(
+        ids=torch.arange(tokens),
+        copies=torch.zeros(tokens, dtype=torch.long),
         quats=quat_exp(torch.randn(tokens, 3)),
         translations=torch.randn(tokens, 3),
-        shape=torch.randn(tokens, 6),
+        geometry=torch.randn(tokens, 6),
         appearance=torch.rand(tokens, 6),
         light=sun_sky_light(SunSky(), torch.zeros(3, 9)),
-        motion=MotionCode(empty, torch.zeros(tokens, 0), torch.zeros(tokens, 6, 1), empty, torch.zeros(())),
+        motion=MotionCode.still(tokens, torch.zeros(())),
     )
 
 
 def test_no_edit_changes_nothing() -> None:
     latent = make_latent()
-    assert latent_distance(apply_edit(latent, Edit()), latent) < 1e-6
-    assert latent_distance(apply_edit(latent, EDITED, EDITED), latent) < 1e-6
+    assert latent_distance(to_state(latent, FIELD, Edit()), latent) < 1e-6
+    assert latent_distance(to_state(latent, FIELD, EDITED, EDITED), latent) < 1e-6
 
 
 def test_an_edit_and_its_way_back() -> None:
     latent = make_latent()
-    there = apply_edit(latent, EDITED)
+    there = to_state(latent, FIELD, EDITED)
     assert latent_distance(there, latent) > 0.1
-    assert latent_distance(apply_edit(there, Edit(), seen_as=EDITED), latent) < 1e-5
+    assert latent_distance(to_state(there, FIELD, Edit(), seen_as=EDITED), latent) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -52,15 +56,15 @@ def test_an_edit_and_its_way_back() -> None:
 )
 def test_each_edit_acts_on_its_own_part_only(edit: Edit, changed: set[str]) -> None:
     latent = make_latent()
-    edited = apply_edit(latent, edit)
-    for part in ("quats", "translations", "shape", "appearance", "light"):
+    edited = to_state(latent, FIELD, edit)
+    for part in ("quats", "translations", "geometry", "appearance", "light"):
         distance = (getattr(edited, part) - getattr(latent, part)).abs().max()
         assert (distance > 1e-3) == (part in changed), part
 
 
 def test_turn_about_z_then_move() -> None:
     latent = make_latent()
-    edited = apply_edit(latent, Edit(yaw=math.pi / 2, translate=(1.0, 0.0, 0.0)))
+    edited = to_state(latent, FIELD, Edit(yaw=math.pi / 2, translate=(1.0, 0.0, 0.0)))
     x, y, z = latent.translations.unbind(1)
     torch.testing.assert_close(edited.translations, torch.stack([1 - y, x, z], 1))
     front = torch.tensor([[1.0, 0.0, 0.0]]).expand(5, 3)
@@ -70,16 +74,20 @@ def test_turn_about_z_then_move() -> None:
 
 def test_an_unknown_light_stays() -> None:
     latent = make_latent()
-    assert apply_edit(latent, Edit(light=None)).light is latent.light
+    assert to_state(latent, FIELD, Edit(light=None)).light is latent.light
 
 
 def test_stretching_is_refused() -> None:
     with pytest.raises(ValueError, match="stretch"):
-        apply_edit(make_latent(), Edit(stretch=(1.0, 2.0, 1.0)))
+        to_state(make_latent(), FIELD, Edit(stretch=(1.0, 2.0, 1.0)))
 
 
 def test_recolor_is_an_action_of_the_circle() -> None:
-    latent = make_latent()
+    latent, everything = make_latent(), torch.ones(5, dtype=torch.bool)
+
+    def recolor(z: SceneLatent, hue: float) -> SceneLatent:
+        return FIELD.recolor(z, everything, hue, (1.0, 1.0, 1.0))
+
     torch.testing.assert_close(
         recolor(recolor(latent, 0.3), 0.9).appearance, recolor(latent, 1.2).appearance, atol=1e-5, rtol=0
     )
