@@ -184,8 +184,7 @@ class GaussianModel(Model):
                 "Gaussians are drawn as whole images, not ray by ray; leave out --render-nearest-camera, "
                 "which asks for rays"
             )
-        camera = camera.to(self.device)
-        views, scene = cameras_to_views(camera), self.shown_scene(camera)
+        views, scene = cameras_to_views(camera.to(self.device)), self.shown_scene(camera)
         time = self._untimed(camera) if views.times is None else float(views.times[0])
         gaussians = scene.gaussians_at(time)
         background = self.shown_background(self._shows_alpha())

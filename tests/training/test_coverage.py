@@ -1,5 +1,7 @@
 """The warning that much of what the images show is not drawn."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -43,7 +45,7 @@ def test_one_image_has_a_hundredth_of_a_say() -> None:
 def test_the_warning_comes_once_near_the_end_and_only_if_much_is_missing(share: float) -> None:
     coverage = updated(share)
     steps = [0.5, 0.89, 0.9, 0.91, 1.0]
-    warnings = [coverage.warning(a, b) for a, b in zip(steps, steps[1:], strict=False)]
+    warnings = [coverage.warning(a, b) for a, b in pairwise(steps)]
     assert [warning is not None for warning in warnings] == [False, share > 0.1, False, False]
     if warnings[1] is not None:
         assert f"Nothing is drawn on {coverage.missing:.0%}" in warnings[1]
