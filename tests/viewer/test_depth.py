@@ -9,7 +9,8 @@ import torch
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
-from nerfstudio.viewer.utils import CameraState
+from nerfstudio.viewer.utils import CameraState, parse_object
+from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
 from nest_nerfstudio.types import Points
@@ -88,3 +89,9 @@ def test_the_motion_output_follows_its_checkbox() -> None:
 
 def test_controls_are_not_in_a_checkpoint(model) -> None:
     assert not [key for key in model.state_dict() if "viewer" in key]
+
+
+def test_the_viewer_finds_the_controls(model) -> None:
+    """It reads every attribute of every module, also of a model that is not training."""
+    found = parse_object(model, ViewerControl, "Custom Elements")
+    assert [element for _, element in found] == [model.viewer_controls]
