@@ -42,7 +42,7 @@ from nest_nerfstudio.data.transforms import (
     read_seed_points,
     read_transforms,
 )
-from nest_nerfstudio.synthesis.rendering import OBJECT_RADIUS
+from nest_nerfstudio.synthesis.meshes import OBJECT_RADIUS
 
 ROTATION_TOLERANCE = 1e-3  # on R Rᵀ − I
 
