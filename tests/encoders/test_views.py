@@ -26,6 +26,8 @@ def test_choice_is_the_same_for_turned_cameras(dtype: torch.dtype) -> None:
     """The very same positions, moved."""
     views, pose = sort_views(pictures(4, dtype)), random_pose(dtype, 1, shift=0.0)
     origin = ORIGIN.to(dtype)
+    frames = [to_reference_frame(v, origin, RADIUS).viewmats for v in (views, views.move(pose))]
+    assert torch.equal(*frames)  # to the last bit
     before, after = (
         carve(to_reference_frame(v, origin, RADIUS), origin, RADIUS, COUNT)[0]
         for v in (views, views.move(pose))
