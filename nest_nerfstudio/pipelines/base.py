@@ -84,14 +84,19 @@ class NestPipeline(VanillaPipeline):
         except RuntimeError as error:
             details = [line.strip() for line in str(error).splitlines()[1:]]
             more = f" (and {len(details) - 1} more like it)" if len(details) > 1 else ""
+            version = _version_of(state_dict)
+            cause = (
+                "it was trained with other settings; repeat those of its config.yml"
+                if version == __version__
+                else f"it was trained by {f'version {version}' if version else 'a version before 0.1.0'}, or "
+                "with other settings; install that version, or repeat the settings of its config.yml"
+            )
             raise ValueError(
-                f"the checkpoint does not fit this model of nest_nerfstudio {__version__}: it was trained by "
-                f"{_version_of(state_dict)}, or with other settings. Repeat the settings of its config.yml, "
-                "install that version, or train without --load-checkpoint and --load-dir. "
-                f"First difference: {details[0] if details else error}{more}"
+                f"the checkpoint does not fit this model of nest_nerfstudio {__version__}: {cause}, or train "
+                f"without --load-checkpoint and --load-dir. First difference: "
+                f"{details[0] if details else error}{more}"
             ) from error
 
 
-def _version_of(state_dict: Mapping[str, Any]) -> str:
-    version = (state_dict.get("_extra_state") or {}).get("version")
-    return f"version {version}" if version else "a version before 0.1.0"
+def _version_of(state_dict: Mapping[str, Any]) -> str | None:
+    return (state_dict.get("_extra_state") or {}).get("version")

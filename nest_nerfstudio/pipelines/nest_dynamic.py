@@ -22,6 +22,8 @@ from nest_nerfstudio.types import Points, Views
 
 _FEWEST = 8
 """Views of a time window, at least; the nearest in time join where fewer lie in it."""
+_NEVER_SET = (math.nan, math.nan)
+"""A window unlike any other: a resumed data manager may have been restored with another than is due."""
 
 
 @dataclass
@@ -51,7 +53,7 @@ class NestDynamicPipeline(NestPipeline):
         **kwargs: Any,
     ) -> None:
         super().__init__(config, device, test_mode, *args, **kwargs)
-        self._window: tuple[float, float] | None = None
+        self._window: tuple[float, float] | None = _NEVER_SET  # of the data manager, as far as it is known
         if test_mode == "val":
             self._start_model()
         if self.model.device.type == "cpu":
