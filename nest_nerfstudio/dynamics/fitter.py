@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -115,7 +116,7 @@ class LatentFlowFitter(nn.Module):
         self.register_buffer("seen_twists", torch.zeros(nodes, num_tokens, 6))
         self.register_buffer("has_seen_twists", torch.tensor(False))
         self._shared = SharedRollout()
-        self._live: Trajectory | None = None
+        self._live: tuple[Trajectory, Tensor] | None = None
 
     def dynamics(self, flow: LatentFlow) -> Dynamics:
         """What moves the scene at this stage."""
@@ -130,8 +131,10 @@ class LatentFlowFitter(nn.Module):
             return self.free.solve()
         if motion.kind != "free" or not torch.is_grad_enabled():
             return flow.solve(motion)
-        path, is_live = self._shared.next(lambda: flow.roll_out(motion.start), self.config.solve_every)
-        self._live = path if is_live else None
+        code = motion.scene_code
+        solve = partial(flow.roll_out, motion.start, scene_code=code)
+        path, is_live = self._shared.next(solve, self.config.solve_every)
+        self._live = (path, code) if is_live else None
         return path
 
     def attraction_loss(self, flow: LatentFlow) -> Float[Tensor, ""]:
@@ -142,7 +145,8 @@ class LatentFlowFitter(nn.Module):
         """
         if self._live is None:
             return self.free.path_values.new_zeros(())
-        return flow.attraction_loss(self._live, self.config.attraction)
+        path, code = self._live
+        return flow.attraction_loss(path, self.config.attraction, code)
 
     def roughness(self) -> Float[Tensor, ""]:
         """Roughness of the free path; 0 once the ODE has taken over, whose paths are smooth."""

@@ -107,7 +107,7 @@ class LatentFlow(Dynamics):
         Args:
             path: of the scene of the code; taken as a constant.
             attraction: κ, per clip.
-            scene_code: of that scene; None where the fields know no codes.
+            scene_code: of that scene; None is the zero code.
         """
         path, code = path.detach(), scene_code if self.config.scene_code_dim else None
         forward = self.vector_field.tube_loss(path, attraction, code)

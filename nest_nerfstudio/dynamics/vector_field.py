@@ -62,11 +62,14 @@ class VectorField(nn.Module):
         Args:
             time: not used; ODE solvers give it.
             z: states.
-            code: of the scene; None where `code_dim` is 0.
+            code: of the scene; None is the zero code.
         """
         whitened = (z - self.centre) / self.scale
         inside = whitened * (self.radius / whitened.norm(dim=-1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
-        inputs = inside if code is None else torch.cat([inside, code.expand(*inside.shape[:-1], -1)], -1)
+        inputs = inside
+        if self.code_dim:
+            code = z.new_zeros(self.code_dim) if code is None else code
+            inputs = torch.cat([inside, code.expand(*inside.shape[:-1], -1)], -1)
         learned = (self.linear(inside) + self.layers(inputs)) * self.speed
         return learned - self.PULL * self.scale * (whitened - inside)
 
