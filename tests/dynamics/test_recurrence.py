@@ -2,17 +2,14 @@ import math
 
 import pytest
 import torch
-from torchdiffeq import odeint
 
-from nest_nerfstudio.dynamics.cycle import (
-    Orbit,
-    Oscillator,
-    PictureErrors,
+from nest_nerfstudio.dynamics.recurrence import (
+    ImageErrors,
     find_closure,
     find_period,
-    find_period_in_pictures,
+    find_period_in_images,
     recurrence,
-    rests_in_pictures,
+    rests_in_images,
     returns_to_rest,
 )
 from nest_nerfstudio.dynamics.trajectory import Trajectory, smooth_trajectory
@@ -52,61 +49,61 @@ def test_rest_before_and_after_a_movement_is_no_period() -> None:
     jump = (-((t - 0.5) ** 2) / 0.02).exp()
     sway = 0.1 * (9 * t).sin()
     path = smooth_trajectory(torch.stack([jump, sway], 1))
-    assert recurrence(path.values)[55:58].min() < 0.1  # it does come back to where it was
+    assert recurrence(path.values)[55:58].min() < 0.1  # it does return to its start
     assert find_period(path) is None
 
 
-def pictures_of(true: Trajectory, count: int, misfit: float = 0.3) -> PictureErrors:
-    """Errors of a scene that meets its pictures, and is up to so much of the motion off between them."""
+def images_of(true: Trajectory, count: int, misfit: float = 0.3) -> ImageErrors:
+    """Errors of a scene that meets its images, and is up to so much of the motion off between them."""
     torch.manual_seed(0)
     times, states = (torch.linspace(0, 1, n, dtype=torch.float64) for n in (count, 65))
     size = (true.values - true.values.mean(0)).square().sum(1).mean()
     away = misfit * size * torch.rand(65, dtype=torch.float64)
     near = (1 - (times[:, None] - states).abs() * (count - 1)).clamp_min(0)
     errors = (true(times)[:, None] - true(states)).square().sum(-1)
-    return PictureErrors(errors + (1 - near) * away, times)
+    return ImageErrors(errors + (1 - near) * away, times)
 
 
-@pytest.mark.parametrize("pictures", [15, 30])
+@pytest.mark.parametrize("images", [15, 30])
 @pytest.mark.parametrize("cycles", [1.25, 1.5, 2.0])
-def test_finds_the_period_in_few_pictures(cycles: float, pictures: int) -> None:
-    seen = pictures_of(gait(cycles), pictures)
-    assert find_period_in_pictures(seen) == pytest.approx(1 / cycles, rel=0.03)
+def test_finds_the_period_in_few_images(cycles: float, images: int) -> None:
+    seen = images_of(gait(cycles), images)
+    assert find_period_in_images(seen) == pytest.approx(1 / cycles, rel=0.03)
 
 
 @pytest.mark.parametrize("cycles", [0.3, 0.5, 0.8, 1.0])
-def test_pictures_of_less_than_a_cycle_and_a_bit_have_no_period(cycles: float) -> None:
-    assert find_period_in_pictures(pictures_of(gait(cycles), 30)) is None
+def test_images_of_less_than_a_cycle_and_a_bit_have_no_period(cycles: float) -> None:
+    assert find_period_in_images(images_of(gait(cycles), 30)) is None
 
 
-def test_pictures_of_what_drifts_or_stands_still_have_no_period() -> None:
-    assert find_period_in_pictures(pictures_of(gait(2.0, drift=0.5), 30)) is None
-    still = pictures_of(smooth_trajectory(torch.zeros(33, 4).double()), 30)
-    assert find_period_in_pictures(still) is None
-    assert not rests_in_pictures(still)
+def test_images_of_what_drifts_or_stands_still_have_no_period() -> None:
+    assert find_period_in_images(images_of(gait(2.0, drift=0.5), 30)) is None
+    still = images_of(smooth_trajectory(torch.zeros(33, 4).double()), 30)
+    assert find_period_in_images(still) is None
+    assert not rests_in_images(still)
 
 
-def test_pictures_of_rest_before_and_after_a_movement_have_no_period() -> None:
+def test_images_of_rest_before_and_after_a_movement_have_no_period() -> None:
     t = torch.linspace(0, 1, 65, dtype=torch.float64)
     jump = (-((t - 0.5) ** 2) / 0.02).exp()
-    seen = pictures_of(smooth_trajectory(jump[:, None]), 30)
-    assert find_period_in_pictures(seen) is None
-    assert rests_in_pictures(seen)
+    seen = images_of(smooth_trajectory(jump[:, None]), 30)
+    assert find_period_in_images(seen) is None
+    assert rests_in_images(seen)
 
 
-def test_rest_in_two_places_and_motion_at_an_end_are_no_rest_in_pictures() -> None:
+def test_rest_in_two_places_and_motion_at_an_end_are_no_rest_in_images() -> None:
     t = torch.linspace(0, 1, 65, dtype=torch.float64)
     there = ((t - 0.5) * 20).tanh()
     late = (-((t - 0.9) ** 2) / 0.02).exp()
     for motion in (there, late):
-        assert not rests_in_pictures(pictures_of(smooth_trajectory(motion[:, None]), 30))
-    assert not rests_in_pictures(pictures_of(gait(1.0), 30))
+        assert not rests_in_images(images_of(smooth_trajectory(motion[:, None]), 30))
+    assert not rests_in_images(images_of(gait(1.0), 30))
 
 
-def test_a_period_that_few_pictures_were_taken_twice_of_is_none() -> None:
-    seen = pictures_of(gait(1.25), 30)
-    assert find_period_in_pictures(seen, fewest=13) is None
-    assert find_period_in_pictures(seen, fewest=12) is not None
+def test_a_period_that_few_images_were_taken_twice_of_is_none() -> None:
+    seen = images_of(gait(1.25), 30)
+    assert find_period_in_images(seen, fewest=13) is None
+    assert find_period_in_images(seen, fewest=12) is not None
 
 
 @pytest.mark.parametrize("cycles", [0.98, 1.0, 1.03])
@@ -135,56 +132,8 @@ def test_a_path_may_return_to_rest(noise: float) -> None:
     assert not returns_to_rest(gait(1.0))
 
 
-def test_a_fixed_period_is_not_learned() -> None:
-    for fixed in (False, True):
-        oscillator = Oscillator(6)
-        oscillator.begin(0.4, fixed=fixed)
-        assert oscillator.period.requires_grad is not fixed
-        assert oscillator.period.item() == pytest.approx(0.4)
-
-
-def test_loads_what_was_stored_before_periods_could_be_fixed() -> None:
-    stored = Oscillator(6).state_dict()
-    del stored["fixed"]
-    oscillator = Oscillator(6)
-    oscillator.begin(0.4, fixed=True)
-    oscillator.load_state_dict(stored)
-    assert not oscillator.fixed
-
-
 def test_recurrence_is_zero_after_a_period_and_more_between() -> None:
     r = recurrence(gait(2.0).values)
     assert r[0] == 0
     assert r[32] < 1e-12
     assert r[16] > 0.5
-
-
-def make_oscillator(period: float = 0.4) -> tuple[Oscillator, torch.Tensor]:
-    oscillator = Oscillator(6).double()
-    return oscillator, oscillator.begin(period) + 0.1 * torch.randn(6, dtype=torch.float64)
-
-
-def test_flow_solves_the_ode() -> None:
-    oscillator, start = make_oscillator()
-    times = torch.linspace(0, 1.7, 9, dtype=torch.float64)
-    solved = odeint(oscillator, start, times, method="dopri5", rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(oscillator.orbit(start)(times), solved, atol=1e-7, rtol=0)
-
-
-def test_flow_repeats_and_is_a_group() -> None:
-    oscillator, start = make_oscillator()
-    orbit, t = oscillator.orbit(start), torch.tensor(0.13, dtype=torch.float64)
-    torch.testing.assert_close(orbit(t + 20 * 0.4), orbit(t))
-    torch.testing.assert_close(oscillator.orbit(orbit(t))(2 * t), orbit(3 * t))
-    torch.testing.assert_close(oscillator.orbit(orbit(t))(-t), start)
-
-
-def test_period_has_a_gradient() -> None:
-    _, start = make_oscillator()
-    t, period = torch.tensor(0.9, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda p: Orbit(p, start)(t), period.requires_grad_())
-
-
-def test_odd_states_are_refused() -> None:
-    with pytest.raises(ValueError, match="even state_dim"):
-        Oscillator(5)
