@@ -1,23 +1,29 @@
-"""What motion costs: a frame and a training step with tokens on an ODE, beside the same Gaussians static.
+"""What motion costs: a frame and a training step with tokens on an ODE, beside the same scene still.
 
-python benchmarks/motion_cost.py
+    python benchmarks/motion_cost.py
+
+Frames are of a scene that is decoded and solved once, as viewer and renders show it; steps decode anew, and
+solve as often as the training does. A still scene is skinned as well, by tokens that stand at rest.
 """
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import tyro
 from results import record
 
-from nest_nerfstudio.dynamics.base import StaticDynamics
-from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
-from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
+from nest_nerfstudio.dynamics.fitter import LatentFlowFitterConfig
+from nest_nerfstudio.dynamics.flow import LatentFlowConfig
+from nest_nerfstudio.fields.bound_gaussians import COLOR_DIM, BoundGaussians
+from nest_nerfstudio.fields.rig import pose
 from nest_nerfstudio.losses.photometric import photometric_loss
-from nest_nerfstudio.models.trainable_latent import TrainableLatent
+from nest_nerfstudio.models.decoded_scene import DecodedScene
+from nest_nerfstudio.models.latent_parameters import LatentParameters
 from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.thread_pool import SHARED, give_cores_to_kernels
+from nest_nerfstudio.types import Gaussians, MotionCode, SceneLatent
 
 COLUMNS = (
     "frame_still_ms",
@@ -37,7 +43,7 @@ class MotionCost:
     counts: tuple[int, ...] = (1000, 5000, 20_000, 100_000)
     """Numbers of Gaussians."""
     size: int = 200
-    """Width and height of the pictures, pixels."""
+    """Width and height of the images, pixels."""
     tokens: int = 512
     """K."""
     sh_degree: int = 1
@@ -70,7 +76,7 @@ class MotionCost:
         scene = _Scene(count, self.tokens, self.size, self.sh_degree)
         frames = self._compare(lambda moving: scene.frame(moving))
         steps = self._compare(lambda moving: scene.step(moving))
-        roll_out = self._median(lambda: scene.ode.roll_out(scene.latent.start))
+        roll_out = self._median(scene.roll_out)
         return [*frames, frames[1] / frames[0], *steps, steps[1] / steps[0], roll_out]
 
     def _compare(self, run) -> tuple[float, float]:
@@ -92,40 +98,68 @@ class _Scene:
 
     def __init__(self, count: int, tokens: int, size: int, sh_degree: int) -> None:
         torch.manual_seed(0)
-        config = LatentODEConfig()
+        config = LatentFlowConfig()
         self.size, self.rasterizer = size, create_rasterizer("auto", "cpu")
         self.field = BoundGaussians(count, tokens, sh_degree)
         points = torch.nn.functional.normalize(torch.randn(count, 3), dim=1) * torch.rand(count, 1) ** (1 / 3)
         self.field.initialize(points, torch.rand(count, 3), opacity=0.5, scale_factor=0.7)
-        self.latent = TrainableLatent(tokens, config.state_dim, config.token_code_dim)
-        self.latent.place_tokens(torch.nn.functional.normalize(torch.randn(tokens, 3), dim=1) * 0.7)
-        self.field.bind((self.latent.quats, self.latent.translations))
-        self.ode, self.static = LatentODE(config), StaticDynamics()
-        torch.nn.init.normal_(self.latent.token_modes, std=0.02)
-        self.ode.committed.fill_(True)
+        latent = _random_latent(tokens, config.state_dim)
+        self.field.bind(latent.poses)
+        self.latents = {kind: LatentParameters(_of_kind(latent, kind), ("motion",)) for kind in (False, True)}
+        self.flow = config.setup()
+        self.fitter = LatentFlowFitterConfig().setup(flow=config, num_tokens=tokens)
+        self.fitter.rolls_out.fill_(True)
+        with torch.no_grad():
+            self.scenes = {kind: DecodedScene(z(), self.field, self.flow) for kind, z in self.latents.items()}
         self.viewmat = torch.eye(4)[None].clone()
         self.viewmat[0, 2, 3] = 4.0
         focal = 1.39 * size
         self.K = torch.tensor([[[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]]])
         self.target = torch.rand(size, size, 3)
-        parameters = [*self.field.parameters(), *self.latent.parameters(), *self.ode.parameters()]
+        learned = (self.field, self.flow, self.latents[True])
+        parameters = [parameter for module in learned for parameter in module.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=1e-9, fused=True)
-
-    def draw(self, moving: bool) -> torch.Tensor:
-        latent = self.latent()
-        gaussians = self.field(latent.at(torch.rand(()), self.ode)) if moving else self.field.canonical()
-        return self.rasterizer(gaussians, self.viewmat, self.K, self.size, self.size).rgb[0]
 
     @torch.no_grad()
     def frame(self, moving: bool) -> None:
-        self.ode.eval()
-        self.draw(moving)
+        self.draw(self.scenes[moving].gaussians_at(torch.rand(())))
 
     def step(self, moving: bool) -> None:
-        self.ode.train()
         self.optimizer.zero_grad()
-        photometric_loss(self.draw(moving), self.target).backward()
+        latent = self.latents[moving]()
+        poses = latent.poses
+        if moving:
+            poses = self.flow.poses(latent, self.fitter.path(self.flow, latent.motion), torch.rand(()))
+        image = self.draw(pose(self.field(latent), poses, latent.light))
+        photometric_loss(image, self.target).backward()
         self.optimizer.step()
+
+    def roll_out(self) -> None:
+        self.flow.roll_out(self.latents[True]().motion.start)
+
+    def draw(self, gaussians: Gaussians) -> torch.Tensor:
+        return self.rasterizer(gaussians, self.viewmat, self.K, self.size, self.size).rgb[0]
+
+
+def _random_latent(tokens: int, state_dim: int) -> SceneLatent:
+    """Tokens on a sphere."""
+    translations = 0.7 * torch.nn.functional.normalize(torch.randn(tokens, 3), dim=1)
+    motion = MotionCode.still(tokens, translations, state_dim)
+    modes = 0.02 * torch.randn_like(motion.modes)
+    return SceneLatent(
+        ids=torch.arange(tokens),
+        copies=torch.zeros(tokens, dtype=torch.long),
+        quats=torch.tensor([1.0, 0, 0, 0]).repeat(tokens, 1),
+        translations=translations,
+        geometry=torch.zeros(tokens, 0),
+        appearance=torch.zeros(tokens, COLOR_DIM),
+        light=torch.zeros(3, 9),
+        motion=replace(motion, modes=modes),
+    )
+
+
+def _of_kind(latent: SceneLatent, moving: bool) -> SceneLatent:
+    return replace(latent, motion=replace(latent.motion, kind="free" if moving else "still"))
 
 
 def _seconds(run) -> float:
