@@ -16,7 +16,7 @@ from PIL import Image
 
 from nest_nerfstudio.edits.actions import apply_edit
 from nest_nerfstudio.models.gaussian_model import composite
-from nest_nerfstudio.types import SunSky
+from nest_nerfstudio.states import SunSky
 
 
 def main(

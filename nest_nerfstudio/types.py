@@ -93,63 +93,6 @@ class Points:
 
 
 @dataclass(frozen=True)
-class SunSky:
-    """A light: a sun and a sky of uniform colour.
-
-    Attributes:
-        direction: along the sunlight's travel, world frame, any length > 0.
-        sun: irradiance of the sun on a surface that faces it.
-        ambient: radiance of the sky.
-    """
-
-    direction: tuple[float, float, float] = (-0.3, 0.5, -1.0)
-    sun: float = 3.0
-    ambient: float = 0.6
-
-
-@dataclass(frozen=True)
-class Edit:
-    """How a state of a scene in a data set differs from its base state; by default not at all.
-
-    Attributes:
-        light: its light; None where it is not known.
-        hue: shift of every material's hue, fraction of a turn.
-        yaw: turn of the object about z, radians.
-        translate: shift of the object, world units, after its turn.
-        stretch: factors along the object's own x, y, z, before its turn.
-    """
-
-    light: SunSky | None = SunSky()
-    hue: float = 0.0
-    yaw: float = 0.0
-    translate: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)
-
-    def differences(self, other: Edit) -> list[str]:
-        """Names of the attributes in which two states differ."""
-        return [part.name for part in fields(self) if getattr(self, part.name) != getattr(other, part.name)]
-
-
-@dataclass(frozen=True)
-class SceneSample:
-    """Views of one scene for one training step.
-
-    Attributes:
-        name: name of the scene.
-        category: category of the scene.
-        context: images of one state, for the encoder.
-        edit: that state.
-        targets: images of one or more states, none of them in `context`.
-    """
-
-    name: str
-    category: str
-    context: Views
-    edit: Edit
-    targets: tuple[tuple[Edit, Views], ...]
-
-
-@dataclass(frozen=True)
 class Gaussians:
     """N anisotropic Gaussians in one frame, with activated (ready to render) values.
 

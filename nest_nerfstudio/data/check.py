@@ -22,6 +22,7 @@ from nest_nerfstudio.data.images import has_alpha, open_image
 from nest_nerfstudio.data.scenes.edits import BASE, edit_name_problems, edit_table_problems
 from nest_nerfstudio.data.scenes.index import (
     INDEX_FILE,
+    OBJECT_RADIUS,
     SceneEntry,
     list_entries,
     list_problems,
@@ -42,7 +43,6 @@ from nest_nerfstudio.data.transforms import (
     read_seed_points,
     read_transforms,
 )
-from nest_nerfstudio.synthesis.meshes import OBJECT_RADIUS
 
 ROTATION_TOLERANCE = 1e-3  # on R Rᵀ − I
 

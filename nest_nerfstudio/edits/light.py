@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nest_nerfstudio.geometry.sh import SH_C0, sh_basis
-from nest_nerfstudio.types import SunSky
+from nest_nerfstudio.states import SunSky
 
 
 def sun_sky_light(light: SunSky, like: Float[Tensor, "3 9"]) -> Float[Tensor, "3 9"]:

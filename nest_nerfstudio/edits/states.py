@@ -11,7 +11,8 @@ from nest_nerfstudio.edits.light import sun_sky_light
 from nest_nerfstudio.edits.scene_edit import EditableField
 from nest_nerfstudio.geometry.quaternion import quat_exp
 from nest_nerfstudio.geometry.se3 import Pose, se3_compose, se3_inverse
-from nest_nerfstudio.types import Edit, SceneLatent
+from nest_nerfstudio.states import Edit
+from nest_nerfstudio.types import SceneLatent
 
 
 def to_state(

@@ -15,7 +15,8 @@ from nest_nerfstudio.edits.light import sun_sky_light
 from nest_nerfstudio.edits.selection import ALL, Selection, Vector
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_to_rotmat
 from nest_nerfstudio.geometry.se3 import Pose, se3_apply
-from nest_nerfstudio.types import MotionCode, SceneLatent, SunSky, TimeMap
+from nest_nerfstudio.states import SunSky
+from nest_nerfstudio.types import MotionCode, SceneLatent, TimeMap
 
 
 class EditError(ValueError):

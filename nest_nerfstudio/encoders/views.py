@@ -2,7 +2,7 @@
 
 Which voxels are kept is a discrete choice, and rounding errors must not change it when the world turns. So it
 is made in the *reference frame*: axes of the first camera, origin at the scene's centre, camera poses
-rounded. What is chosen is mapped back to the world by the first camera's exact pose. """
+rounded. What is chosen is mapped back to the world by the first camera's exact pose."""
 
 from __future__ import annotations
 

@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from nest_nerfstudio.geometry.points import nearest
 from nest_nerfstudio.geometry.quaternion import quat_rotate
-from nest_nerfstudio.geometry.se3 import Pose
+from nest_nerfstudio.geometry.se3 import Pose, se3_compose, se3_inverse
+
+
+@dataclass(frozen=True)
+class TokenGraph:
+    """Which tokens are neighbours at rest.
+
+    Attributes:
+        rest: positions of the tokens at rest, world units.
+        neighbors: indices of the nearest other tokens of each.
+        spacing: mean distance of neighbours, world units.
+    """
+
+    rest: Float[Tensor, "k 3"]
+    neighbors: Int[Tensor, "k j"]
+    spacing: float
+
+    @staticmethod
+    def of(rest: Float[Tensor, "k 3"], count: int = 8) -> TokenGraph:
+        """The graph of tokens at these positions, of so many neighbours each."""
+        neighbors = nearest_tokens(rest, count)
+        return TokenGraph(rest, neighbors, (rest[neighbors] - rest[:, None]).norm(dim=-1).mean().item())
+
+
+def regularity_losses(poses: Pose, bind_poses: Pose, graph: TokenGraph) -> dict[str, Float[Tensor, ""]]:
+    """ "rigidity", `as_rigid_as_possible_loss`, and "smoothness", `smoothness_loss`, of tokens that move.
+
+    Args:
+        poses: of the tokens now: (quats [K, 4], translations [K, 3]), world frame.
+        bind_poses: at rest, likewise.
+        graph: of the tokens at rest.
+    """
+    deltas = se3_compose(poses, se3_inverse(bind_poses))
+    return {
+        "rigidity": as_rigid_as_possible_loss(deltas, graph.rest, graph.neighbors, graph.spacing),
+        "smoothness": smoothness_loss(deltas, graph.neighbors),
+    }
 
 
 def as_rigid_as_possible_loss(

@@ -132,3 +132,18 @@ def detached(latent: SceneLatent) -> SceneLatent:
     parts = {name: getattr(latent, name).detach() for name in _FIXED}
     motion = {name: getattr(latent.motion, name).detach() for name in _MOTION}
     return replace(latent, **parts, motion=replace(latent.motion, **motion))
+
+
+def still_latent(num_tokens: int, appearance_dim: int, state_dim: int) -> SceneLatent:
+    """Tokens at the origin that do not move, without geometry codes, and of zero appearance and light."""
+    zeros = torch.zeros(num_tokens, 3)
+    return SceneLatent(
+        ids=torch.arange(num_tokens),
+        copies=torch.zeros(num_tokens, dtype=torch.long),
+        quats=torch.tensor([1.0, 0, 0, 0]).repeat(num_tokens, 1),
+        translations=zeros,
+        geometry=torch.zeros(num_tokens, 0),
+        appearance=torch.zeros(num_tokens, appearance_dim),
+        light=torch.zeros(3, 9),
+        motion=MotionCode.still(num_tokens, zeros, state_dim),
+    )

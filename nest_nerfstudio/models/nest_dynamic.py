@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,19 +22,19 @@ from nest_nerfstudio.dynamics.fitter import LatentFlowFitterConfig
 from nest_nerfstudio.dynamics.recurrence import ImageErrors
 from nest_nerfstudio.fields.bound_gaussians import COLOR_DIM, PARAMETERS, BoundGaussians
 from nest_nerfstudio.fields.rig import pose
-from nest_nerfstudio.geometry.se3 import Pose, se3_compose, se3_inverse
+from nest_nerfstudio.geometry.se3 import Pose
 from nest_nerfstudio.losses.images import image_losses, squared_error
-from nest_nerfstudio.losses.motion import as_rigid_as_possible_loss, nearest_tokens, smoothness_loss
+from nest_nerfstudio.losses.motion import TokenGraph, regularity_losses
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig
-from nest_nerfstudio.models.latent_parameters import LatentParameters
+from nest_nerfstudio.models.latent_parameters import LatentParameters, still_latent
 from nest_nerfstudio.rasterizers.visibility import visible_shares
 from nest_nerfstudio.training.coverage import SilhouetteCoverage
 from nest_nerfstudio.training.curriculum import CurriculumConfig
 from nest_nerfstudio.training.densification import Densification, DensificationConfig
 from nest_nerfstudio.training.image_errors import image_errors
 from nest_nerfstudio.training.initialization import starting_points, token_positions
-from nest_nerfstudio.types import Gaussians, MotionCode, Points, SceneLatent, Views
+from nest_nerfstudio.types import Gaussians, Points, SceneLatent, Views
 from nest_nerfstudio.viewer.controls import DynamicViewerControls
 
 
@@ -117,7 +118,9 @@ class NestDynamicModel(GaussianModel):
         assert config.max_gs_num is not None
         assert config.sh_degree is not None
         learn = ("motion",) if config.motion == "ode" else ()
-        self.latent = LatentParameters(_still_latent(config.num_tokens, config.flow.state_dim), learn)
+        self.latent = LatentParameters(
+            still_latent(config.num_tokens, COLOR_DIM, config.flow.state_dim), learn
+        )
         self.flow = config.flow.setup()
         if config.motion == "ode":
             self.fitter = config.flow_fit.setup(flow=config.flow, num_tokens=config.num_tokens)
@@ -133,7 +136,7 @@ class NestDynamicModel(GaussianModel):
         self.register_buffer("num_times", torch.tensor(1))
         self._step = 0
         self._shown: DecodedScene | None = None
-        self._graph: tuple[int, Tensor, float] | None = None
+        self._graph: TokenGraph | None = None
         self.viewer_controls = DynamicViewerControls(
             self._token_positions, config.playback_seconds, config.render_motion
         )
@@ -248,7 +251,7 @@ class NestDynamicModel(GaussianModel):
         if not is_due:
             return
         CONSOLE.log(f"At {progress:.0%} of the training, motion lately changed by {change:.1%} of its size.")
-        errors = (lambda: self._image_errors(images)) if self._has_few_times() else None
+        errors = partial(self._image_errors, images) if self._has_few_times() else None
         fit = self.fitter.fit(self.flow, arm, errors)
         CONSOLE.log(f"Motion is {fit.reason}.")
         distance = f"its roll-out is {fit.gap:.1%} of the motion off the free path"
@@ -270,10 +273,6 @@ class NestDynamicModel(GaussianModel):
     def _arm(self) -> float:
         """Typical distance of Gaussians from their tokens: the median radius of skinning, world units."""
         return self.field.token_log_radii.detach().median().exp().item()
-
-    def _is_open(self) -> bool:
-        """Whether all times are in use."""
-        return self.opening.item() >= 1
 
     def _is_full_size(self) -> bool:
         return self.config.curriculum.is_full_size(self.opening.item())
@@ -367,60 +366,34 @@ class NestDynamicModel(GaussianModel):
             losses |= self._motion_losses(outputs["poses"])
         if config.strategy == "mcmc":
             # Gently while motion is being found: what moves in a way not found yet looks unneeded.
-            share = 1.0 if self._is_open() else 0.1
+            share = 1.0 if self.opening >= 1 else 0.1
             opacities, scales = self.field.params["opacities"].sigmoid(), self.field.params["scales"].exp()
             losses["opacity"] = share * config.opacity_weight * opacities.mean()
             losses["scale"] = share * config.scale_weight * scales.mean()
         return losses
 
     def _motion_losses(self, poses: Pose) -> dict[str, Tensor]:
-        rest = self.field.bind_translations
-        neighbors, spacing = self._token_graph()
-        deltas = se3_compose(poses, se3_inverse((self.field.bind_quats, rest)))
-        rigidity = as_rigid_as_possible_loss(deltas, rest, neighbors, spacing)
+        bind_quats, rest = self.field.bind_quats, self.field.bind_translations
+        if self._graph is None or not torch.equal(self._graph.rest, rest):  # tokens were placed anew
+            self._graph = TokenGraph.of(rest.clone())
+        found = regularity_losses(poses, (bind_quats, rest), self._graph)
         losses = {
-            "rigidity": self.config.rigidity_weight * rigidity,
-            "smoothness": self.config.smoothness_weight * smoothness_loss(deltas, neighbors),
+            "rigidity": self.config.rigidity_weight * found["rigidity"],
+            "smoothness": self.config.smoothness_weight * found["smoothness"],
             "attraction": self.config.attraction_weight * self.fitter.attraction_loss(self.flow),
         }
         if self._has_few_times():
             losses["roughness"] = self.config.roughness_weight * self.fitter.roughness()
         return losses
 
-    def _token_graph(self) -> tuple[Tensor, float]:
-        """Nearest tokens of each token and their mean distance; found anew where tokens were placed anew."""
-        rest = self.field.bind_translations
-        if self._graph is None or self._graph[0] != rest._version:
-            neighbors = nearest_tokens(rest, 8)
-            spacing = (rest[neighbors] - rest[:, None]).norm(dim=-1).mean().item()
-            self._graph = rest._version, neighbors, spacing
-        return self._graph[1:]
-
     def get_metrics_dict(self, outputs, batch=None) -> dict[str, Tensor]:  # type: ignore[override]
         rendering, views = outputs["rendering"], outputs["views"]
         mse = squared_error(rendering, views, outputs["background"])
-        metrics = {
-            "psnr": -10 * mse.clamp_min(1e-10).log10(),
-            "gaussian_count": torch.tensor(len(self.field)),
-        }
+        psnr, count = -10 * mse.clamp_min(1e-10).log10(), torch.tensor(len(self.field))
+        metrics = {"psnr": psnr, "gaussian_count": count}
         if views.alphas is not None:
             metrics["missing"] = self.coverage.update(rendering.alpha.detach(), views.alphas)
         motion = self.latent().motion
         if motion.kind == "cyclic":
             metrics["period"] = motion.period.detach()
         return metrics
-
-
-def _still_latent(num_tokens: int, state_dim: int) -> SceneLatent:
-    """Tokens at the origin that do not move; geometry and colours are the field's own."""
-    zeros = torch.zeros(num_tokens, 3)
-    return SceneLatent(
-        ids=torch.arange(num_tokens),
-        copies=torch.zeros(num_tokens, dtype=torch.long),
-        quats=torch.tensor([1.0, 0, 0, 0]).repeat(num_tokens, 1),
-        translations=zeros,
-        geometry=torch.zeros(num_tokens, 0),
-        appearance=torch.zeros(num_tokens, COLOR_DIM),
-        light=torch.zeros(3, 9),
-        motion=MotionCode.still(num_tokens, zeros, state_dim),
-    )

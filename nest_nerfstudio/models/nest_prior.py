@@ -12,8 +12,9 @@ from torch.nn import Parameter
 
 from nest_nerfstudio.edits.light import sun_sky_light
 from nest_nerfstudio.edits.states import to_state
+from nest_nerfstudio.encoders.hull_depth import hull_points
+from nest_nerfstudio.encoders.inputs import sort_views
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
-from nest_nerfstudio.encoders.lift import hull_points, sort_views
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
 from nest_nerfstudio.fields.rig import pose
 from nest_nerfstudio.losses.images import image_losses, squared_error
@@ -21,7 +22,8 @@ from nest_nerfstudio.losses.multi_task import UncertaintyWeights
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig
 from nest_nerfstudio.models.latent_optimization import optimize_latent
-from nest_nerfstudio.types import Edit, Gaussians, Points, Rendering, SceneLatent, SceneSample, Views
+from nest_nerfstudio.states import Edit, SceneSample
+from nest_nerfstudio.types import Gaussians, Points, Rendering, SceneLatent, Views
 from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
 
 TASKS = ("photometric", "edited", "alpha", "occupancy", "depth", "light")
@@ -66,7 +68,7 @@ class NestPriorModelConfig(GaussianModelConfig):
 class Contexts(Protocol):
     """Context views of scenes: data that the model is given."""
 
-    def __getitem__(self, scene_and_views: tuple[int, int]) -> Views:
+    def __getitem__(self, key: tuple[int, int]) -> Views:
         """Views of a scene, by its number and the number of views; fewer where it has fewer."""
         ...
 
@@ -275,6 +277,10 @@ class NestPriorModel(GaussianModel):
         if kept is None or kept[0] != key:
             kept = self._shown = key, self.decode(self.latent_of(*key), self.flow)
         return kept[1]
+
+    def scene_of_cloud(self, points: Points) -> DecodedScene:
+        """A coloured point cloud under the model's edit; as `latent_of_cloud`."""
+        return self.decode(self.latent_of_cloud(points), self.flow)
 
     def shown_scene(self, camera: Cameras) -> DecodedScene:
         owner, controls = (camera.metadata or {}).get("scene"), self.viewer_controls

@@ -16,7 +16,7 @@ from rich.progress import track
 from nest_nerfstudio.data.scenes.datamanager import MultiSceneDatamanager, MultiSceneDatamanagerConfig
 from nest_nerfstudio.models.nest_prior import NestPriorModel, NestPriorModelConfig
 from nest_nerfstudio.pipelines.base import NestPipeline, NestPipelineConfig
-from nest_nerfstudio.types import SceneSample
+from nest_nerfstudio.states import SceneSample
 
 
 @dataclass

@@ -1,13 +1,11 @@
-"""`nest-export`: trained scenes in formats that other programs read.
-
-`splat`: one that moves, at one time or a sequence of times. `scenes`: those that a nest-prior encodes.
-"""
+"""`nest-export`: trained scenes in formats that other programs read."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,13 +17,17 @@ from rich.progress import track
 
 from nest_nerfstudio.io.point_clouds import read_cloud
 from nest_nerfstudio.io.splats import only_finite, undo_transform, with_sh_degree, write_splat_ply
-from nest_nerfstudio.io.splats import read_splat_ply as read_splat_ply  # tests/pipelines/test_nest_prior.py
-from nest_nerfstudio.types import Gaussians, Points, SceneLatent
+from nest_nerfstudio.types import Gaussians, Points
 
 
 @runtime_checkable
 class MovingScene(Protocol):
-    """What a model must offer to be exported."""
+    """A decoded scene, see `models.decoded_scene.DecodedScene`."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether it differs from one time to another."""
+        ...
 
     def gaussians_at(self, time: float) -> Gaussians:
         """The scene at a clip time, activated values, nerfstudio's world frame."""
@@ -34,15 +36,71 @@ class MovingScene(Protocol):
 
 @runtime_checkable
 class ManyScenes(Protocol):
-    """What a model of many scenes must offer to be exported."""
+    """What a model of many scenes must offer to be exported; one of a single scene has a `scene()`."""
 
-    def latent_of(self, scene: int, num_views: int, refined: bool) -> SceneLatent:
-        """A scene, encoded from so many of its pictures."""
+    def scene(self, number: int, num_views: int, refined: bool) -> MovingScene:
+        """A scene under the model's edit, encoded from so many of its images."""
         ...
 
-    def latent_of_cloud(self, points: Points) -> SceneLatent:
-        """A coloured point cloud, encoded."""
+    def scene_of_cloud(self, points: Points) -> MovingScene:
+        """A coloured point cloud under the model's edit."""
         ...
+
+
+@dataclass
+class EncodedScenes:
+    """Which scenes of a nest-prior run to write, and what to encode them from.
+
+    Attributes:
+        names: names of the scenes; without names and clouds, all held-out ones, or all of `data`.
+        clouds: files of coloured points to encode too, in the frame and at the scale of the training scenes.
+        data: other scenes than those of the run: a folder with `scenes.json`, …
+        scene_format: … or one scene that this data parser of nerfstudio reads (`nerfstudio-data`, …).
+        num_views: number of images to encode a scene from; fewer where it has fewer.
+        refined: also optimize each latent on its images (seconds a scene).
+    """
+
+    names: tuple[str, ...] = ()
+    clouds: tuple[Path, ...] = ()
+    data: Path | None = None
+    scene_format: str | None = None
+    num_views: int = 8
+    refined: bool = True
+
+    def check(self) -> None:
+        """ValueError where settings do not go together."""
+        if self.num_views < 1:
+            raise ValueError(f"--scenes.num-views {self.num_views} must be 1 or more")
+        if self.scene_format is not None and self.data is None:
+            raise ValueError(
+                f"--scenes.scene-format {self.scene_format} says how to read --scenes.data; give that too"
+            )
+
+    def change(self, config: Any) -> None:
+        """Have a run read the scenes of `data`, if there are any, and hold all of them out."""
+        if self.data is None:
+            return
+        manager = config.pipeline.datamanager
+        manager.data = manager.dataparser.data = self.data
+        manager.dataparser.holdout, manager.dataparser.scenes, manager.dataparser.scene_parser = 1, (), None
+        if self.scene_format is not None:
+            manager.dataparser.scenes, manager.dataparser.scene_format = (Path(),), self.scene_format
+
+    def decode(self, pipeline: Any) -> list[tuple[str, Callable[[], MovingScene]]]:
+        """Name of each scene, and what encodes and decodes it."""
+        model, data = pipeline.model, pipeline.datamanager
+        numbers = [data.index.find(name) for name in self.names] or ([] if self.clouds else data.held_out)
+        chosen: list[tuple[str, Callable[[], MovingScene]]] = [
+            (data.index.entries[i].name, lambda i=i: model.scene(i, self.num_views, self.refined))
+            for i in numbers
+        ]
+        for path in self.clouds:
+            points = read_cloud(path)
+            chosen.append((path.stem, lambda points=points: model.scene_of_cloud(points)))
+        names = [name for name, _ in chosen]
+        if len(set(names)) < len(names):
+            raise ValueError("two scenes or clouds have one name, so one file; write them into two folders")
+        return chosen
 
 
 def splat(
@@ -54,103 +112,75 @@ def splat(
     t1: float = 1.0,
     sh_degree: int | None = None,
     original_frame: bool = False,
+    scenes: EncodedScenes = EncodedScenes(),  # noqa: B008
 ) -> list[Path]:
-    """Write 3D Gaussian Splatting PLY files, one per time: `splat_t0.5000.ply`.
+    """Write 3D Gaussian Splatting PLY files of a run of any of our methods, one for each scene and time.
+
+    Files are named `splat_t0.5000.ply` for a run of one scene, `NAME.ply` or `NAME_t0.5000.ply` for many.
 
     Args:
         load_config: the run's `config.yml`.
-        output_dir: where the files go; made if it is not there.
-        times: clip times to write; [0, 1] is the observed span, values outside extrapolate.
-        num_times: instead of `times`: this many, evenly from `t0` to `t1` (both included).
+        output_dir: folder of the files; made if it is not there.
+        times: clip times to write; [0, 1] is the observed span, values outside extrapolate. Default: 0.
+        num_times: instead of `times`: this many, evenly spaced from `t0` to `t1` (both included).
         t0: first time of such a sequence.
         t1: last time of such a sequence.
         sh_degree: write spherical harmonics of exactly this degree (0 to 3), cut or filled with zeros; some
-            viewers read only 3. By default what the scene has.
+            viewers read only 3. Default: the degree of the scene.
         original_frame: undo the transform and scale that nerfstudio's data parser applied to the cameras.
+        scenes: of a nest-prior run: which scenes.
 
     Returns:
-        The files, in the order of their times.
-
-    Raises:
-        FileNotFoundError: no such run.
-        ValueError: times that make no sequence, a run of another method, or a scene without Gaussians.
-    """
-    paths = {output_dir / f"splat_t{time:.4f}.ply": time for time in _times(times, num_times, t0, t1)}
-    pipeline = _load(load_config, MovingScene, "use `nest-export scenes` or nerfstudio's ns-export")
-    model, parsed = pipeline.model, pipeline.datamanager.train_dataparser_outputs
-    output_dir.mkdir(parents=True, exist_ok=True)
-    for path, time in track(paths.items(), "Writing splats", console=CONSOLE, disable=len(paths) == 1):
-        with torch.no_grad():
-            gaussians = _only_finite(model.gaussians_at(time), f"t = {time:.4f}")
-            if original_frame:
-                scale = float(parsed.dataparser_scale)
-                gaussians = undo_transform(gaussians, parsed.dataparser_transform, scale)
-        write_splat_ply(path, gaussians if sh_degree is None else with_sh_degree(gaussians, sh_degree))
-    CONSOLE.print(_wrote(list(paths)))
-    return list(paths)
-
-
-def scenes(
-    load_config: Path,
-    output_dir: Path,
-    names: tuple[str, ...] = (),
-    clouds: tuple[Path, ...] = (),
-    data: Path | None = None,
-    scene_format: str | None = None,
-    num_views: int = 8,
-    refined: bool = True,
-    sh_degree: int | None = None,
-) -> list[Path]:
-    """Encode scenes with a trained nest-prior and write a 3D Gaussian Splatting PLY file of each: `NAME.ply`.
-
-    Args:
-        load_config: the run's `config.yml`.
-        output_dir: where the files go; made if it is not there.
-        names: of the scenes; without names and clouds, all that were held out, or all of `data`.
-        data: other scenes than those of the training: a folder with `scenes.json`, …
-        scene_format: … or one scene that this parser of nerfstudio's reads (`nerfstudio-data`, …).
-        clouds: files of coloured points to encode too, in the frame and at the scale of the scenes.
-        num_views: pictures to encode a scene from; fewer where it has fewer.
-        refined: also optimise each latent on its pictures (seconds a scene).
-        sh_degree: write spherical harmonics of exactly this degree (0 to 3), cut or filled with zeros.
-
-    Returns:
-        The files, clouds last.
+        The files, in the order of scenes and times.
 
     Raises:
         FileNotFoundError: no such run or cloud.
-        ValueError: a scene that is not there, two of one name, a run of another method, a model that does not
-            read clouds.
+        ValueError: settings that do not go together, a scene that is not there, a run of another method, a
+            scene that does not move at several times, or one without Gaussians.
     """
-    if num_views < 1:
-        raise ValueError(f"--num-views {num_views} must be 1 or more")
-    if scene_format is not None and data is None:
-        raise ValueError(f"--scene-format {scene_format} says how to read --data, which is not given")
-    pipeline = _load(
-        load_config,
-        ManyScenes,
-        "use `nest-export splat` or nerfstudio's ns-export",
-        lambda config: _read_instead(config, data, scene_format),
-    )
-    model, index = pipeline.model, pipeline.datamanager.index
-    numbers = [index.find(name) for name in names] or ([] if clouds else pipeline.datamanager.held_out)
-    chosen: list[tuple[str, int | Points]] = [(index.entries[i].name, i) for i in numbers]
-    chosen += [(path.stem, read_cloud(path)) for path in clouds]
-    paths = [output_dir / f"{name}.ply" for name, _ in chosen]
-    if len(set(paths)) < len(paths):
-        raise ValueError("two scenes or clouds have one name, so one file; write them into two folders")
+    scenes.check()
+    chosen_times = _times(times, num_times, t0, t1)
+    pipeline = _load(load_config, scenes.change)
+    is_many = isinstance(pipeline.model, ManyScenes)
+    if not is_many and scenes != EncodedScenes():
+        raise ValueError("--scenes options are for runs of nest-prior; this run has one scene")
+    if is_many and original_frame:
+        raise ValueError("--original-frame is for runs of one scene; those of nest-prior keep their frames")
+    parsed = pipeline.datamanager.train_dataparser_outputs
+    named = scenes.decode(pipeline) if is_many else [("splat", pipeline.model.scene)]
     output_dir.mkdir(parents=True, exist_ok=True)
-    for path, (_, what) in zip(paths, track(chosen, "Encoding", console=CONSOLE), strict=True):
+    written = []
+    for name, decode in track(named, "Writing splats", console=CONSOLE, disable=len(named) == 1):
         with torch.no_grad():
-            latent = (
-                model.latent_of_cloud(what)
-                if isinstance(what, Points)
-                else model.latent_of(what, num_views, refined)
+            for path, gaussians in _at_times(decode(), name, chosen_times, is_many):
+                if original_frame:
+                    gaussians = undo_transform(
+                        gaussians, parsed.dataparser_transform, float(parsed.dataparser_scale)
+                    )
+                if sh_degree is not None:
+                    gaussians = with_sh_degree(gaussians, sh_degree)
+                write_splat_ply(output_dir / path, gaussians)
+                written.append(output_dir / path)
+    CONSOLE.print(
+        f"Wrote {len(written)} file(s): {', '.join(map(str, written[:3]))}{' …' * (len(written) > 3)}"
+    )
+    return written
+
+
+def _at_times(
+    scene: MovingScene, name: str, times: list[float], is_many: bool
+) -> Iterator[tuple[str, Gaussians]]:
+    """File names and finite Gaussians of a scene at each time; times in names where they tell files apart."""
+    if len(times) > 1 and not scene.moves:
+        raise ValueError(f"{name} does not move, so it is the same at all times; leave the times out")
+    for time in times:
+        gaussians = scene.gaussians_at(time)
+        good = only_finite(gaussians)
+        if dropped := len(gaussians) - len(good):
+            CONSOLE.print(
+                f"{name}, t = {time:.4f}: left out {dropped} of {len(gaussians)} Gaussians, not finite"
             )
-            gaussians = _only_finite(model.field(latent), path.stem)
-        write_splat_ply(path, gaussians if sh_degree is None else with_sh_degree(gaussians, sh_degree))
-    CONSOLE.print(_wrote(paths))
-    return paths
+        yield (f"{name}.ply" if is_many and len(times) == 1 else f"{name}_t{time:.4f}.ply"), good
 
 
 def _times(times: tuple[float, ...], num_times: int | None, t0: float, t1: float) -> list[float]:
@@ -170,59 +200,32 @@ def _times(times: tuple[float, ...], num_times: int | None, t0: float, t1: float
     return list(times)
 
 
-def _load(
-    load_config: Path, wanted: type, otherwise: str, change: Callable[[Any], None] = lambda _: None
-) -> Any:
-    """Pipeline of a run whose model is of a kind, without its images; other models are not built.
+def _load(load_config: Path, change: Callable[[Any], None]) -> Any:
+    """Pipeline of a run of ours, without its images; models of other methods are not built.
 
     Args:
         load_config: the run's `config.yml`.
-        wanted: what its model has to be.
-        otherwise: what to do where it is not.
-        change: changes the run's config before anything is built.
+        change: changes the config of a run of many scenes before anything is built.
     """
     if not load_config.is_file():
         raise FileNotFoundError(f"no run at {load_config}; give the config.yml that ns-train wrote")
     from nerfstudio.utils.eval_utils import eval_setup  # imports every method that is installed
 
     def require(config: Any) -> Any:
-        if not issubclass(config.pipeline.model._target, wanted):
-            raise ValueError(f"this does not export {config.method_name}; {otherwise}")
-        change(config)
+        model = config.pipeline.model._target
+        if not hasattr(model, "scene"):
+            raise ValueError(f"this does not export {config.method_name}; use nerfstudio's ns-export")
+        if issubclass(model, ManyScenes):
+            change(config)
         return config
 
     return eval_setup(load_config, test_mode="inference", update_config_callback=require)[1]
 
 
-def _read_instead(config: Any, data: Path | None, scene_format: str | None) -> None:
-    """Have a run of nest-prior read other scenes than its own, if any are given, and hold all of them out."""
-    if data is None:
-        return
-    manager = config.pipeline.datamanager
-    manager.data = manager.dataparser.data = data
-    manager.dataparser.holdout, manager.dataparser.scenes, manager.dataparser.scene_parser = 1, (), None
-    if scene_format is not None:
-        manager.dataparser.scenes, manager.dataparser.scene_format = (Path(),), scene_format
-
-
-def _wrote(paths: list[Path]) -> str:
-    return f"Wrote {len(paths)} file(s): {', '.join(map(str, paths[:3]))}{' …' * (len(paths) > 3)}"
-
-
-def _only_finite(gaussians: Gaussians, owner: str) -> Gaussians:
-    kept = only_finite(gaussians)
-    dropped = len(gaussians) - len(kept)
-    if dropped:
-        CONSOLE.print(f"{owner}: left out {dropped} of {len(gaussians)} Gaussians that are not finite")
-    return kept
-
-
 def entrypoint() -> None:
     """The `nest-export` command."""
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"splat": splat, "scenes": scenes}, prog="nest-export", description=__doc__
-        )
+        tyro.extras.subcommand_cli_from_dict({"splat": splat}, prog="nest-export", description=__doc__)
     except (ValueError, OSError) as error:
         sys.exit(f"nest-export: {error}")
 

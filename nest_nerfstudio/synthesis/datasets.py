@@ -16,10 +16,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
+from nest_nerfstudio.states import Edit, SunSky
 from nest_nerfstudio.synthesis.meshes import Figure
 from nest_nerfstudio.synthesis.rendering import Cameras, RenderJob, Sensor, render_missing, require_mitsuba
 from nest_nerfstudio.synthesis.toy import WALKER
-from nest_nerfstudio.types import Edit, SunSky
 
 Split = Literal["train", "val", "test", "future"]
 EditName = Literal["relight", "recolor", "turn", "move", "stretch"]

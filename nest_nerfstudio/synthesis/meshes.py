@@ -10,11 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
+from nest_nerfstudio.data.scenes.index import OBJECT_RADIUS
+from nest_nerfstudio.states import Edit
 from nest_nerfstudio.synthesis.colors import shift_hue
-from nest_nerfstudio.types import Edit
-
-OBJECT_RADIUS = 1.15
-"""Radius of the sphere around the origin that a figure fits into, world units."""
 
 Bsdf = dict[str, Any]
 """A Mitsuba plugin; its colours are linear RGB, its bitmaps NumPy arrays [h, w, c] under the key `data`."""

@@ -20,9 +20,10 @@ from jaxtyping import Float
 from PIL import Image
 from rich.progress import track
 
+from nest_nerfstudio.data.scenes.index import OBJECT_RADIUS
+from nest_nerfstudio.states import Edit, SunSky
 from nest_nerfstudio.synthesis.colors import to_srgb
-from nest_nerfstudio.synthesis.meshes import OBJECT_RADIUS, Bsdf, Figure, Mesh, edit_mesh
-from nest_nerfstudio.types import Edit, SunSky
+from nest_nerfstudio.synthesis.meshes import Bsdf, Figure, Mesh, edit_mesh
 
 CAMERA_RADIUS = 4.0
 CAMERA_ANGLE_X = 0.6911112070083618  # the field of view of the Blender scenes of NeRF and D-NeRF

@@ -84,16 +84,12 @@ class Densification(nn.Module):
         arguments = {"cap_max": self.max_gs_num} if self.strategy_name == "mcmc" else {}
         self._strategy = create_strategy(self.strategy_name, device, **arguments)
         self._state = {**self._strategy.initialize_state(), **self._state}
-        self._all_optimizers = optimizers
-
-    @property
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {name: self._all_optimizers[name] for name in PARAMETERS}
+        self._optimizers = optimizers
 
     def before_backward(self, field: BoundGaussians, step: int, info: dict[str, Any]) -> None:
         """Called with the `info` of a rendering before its gradients are computed."""
         self._info = info
-        self._strategy.step_pre_backward(field.params, self._all_optimizers, self._state, step, info)
+        self._strategy.step_pre_backward(field.params, self._optimizers, self._state, step, info)
 
     def after_step(
         self,
@@ -115,7 +111,7 @@ class Densification(nn.Module):
         refines = progress < self.config.refine_until
         self._strategy.refine_stop_iter = 10**9 if refines else 0
         is_mcmc = self.strategy_name == "mcmc"
-        arguments = {"lr": self._all_optimizers["means"].param_groups[0]["lr"]} if is_mcmc else {}
+        arguments = {"lr": self._optimizers["means"].param_groups[0]["lr"]} if is_mcmc else {}
         refine_now = step % self._strategy.refine_every == 0
         if refine_now and refines and is_full_size:
             self.empty_unseen(field, step, visible)
@@ -124,7 +120,7 @@ class Densification(nn.Module):
         count = len(field)
         self._strategy.step_post_backward(
             params=field.params,
-            optimizers=self._optimizers,
+            optimizers={name: self._optimizers[name] for name in PARAMETERS},
             state=self._state,
             step=step,
             info=self._info,

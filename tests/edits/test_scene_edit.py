@@ -20,7 +20,7 @@ from nest_nerfstudio.edits.steps import (
     Retime,
     ShiftPhase,
 )
-from nest_nerfstudio.types import SunSky
+from nest_nerfstudio.states import SunSky
 from tests.edits.test_steps import FIELD, make_latent
 from tests.equivariance import latent_distance
 

@@ -11,7 +11,8 @@ from nest_nerfstudio.edits.states import to_state
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig, clamped_cosine
 from nest_nerfstudio.fields.rig import irradiance
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_rotate
-from nest_nerfstudio.types import Edit, MotionCode, SceneLatent, SunSky
+from nest_nerfstudio.states import Edit, SunSky
+from nest_nerfstudio.types import MotionCode, SceneLatent
 from tests.equivariance import latent_distance
 
 DUSK = SunSky((1.0, 0.2, -0.4), 1.5, 0.3)

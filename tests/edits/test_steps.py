@@ -22,7 +22,8 @@ from nest_nerfstudio.edits.steps import (
     sample_motion,
 )
 from nest_nerfstudio.geometry.quaternion import quat_exp
-from nest_nerfstudio.types import MotionCode, SceneLatent, SunSky, TimeMap
+from nest_nerfstudio.states import SunSky
+from nest_nerfstudio.types import MotionCode, SceneLatent, TimeMap
 from tests.equivariance import latent_distance
 
 TOKENS, STATE = 6, 4

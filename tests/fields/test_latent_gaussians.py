@@ -12,7 +12,8 @@ from nest_nerfstudio.geometry.albedo_cube import albedo_at
 from nest_nerfstudio.geometry.color import linear_to_srgb
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_to_rotmat
 from nest_nerfstudio.geometry.sh import SH_C0
-from nest_nerfstudio.types import Gaussians, MotionCode, SceneLatent, SunSky
+from nest_nerfstudio.states import SunSky
+from nest_nerfstudio.types import Gaussians, MotionCode, SceneLatent
 from tests.equivariance import gaussians_distance, random_pose
 
 TOKENS, GEOMETRY, EACH = 7, 10, 4

@@ -11,7 +11,8 @@ from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
 from nest_nerfstudio.fields.rig import irradiance, pose, shade
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_normalize, quat_to_rotmat
 from nest_nerfstudio.geometry.se3 import se3_exp
-from nest_nerfstudio.types import Gaussians, MotionCode, RiggedGaussians, SceneLatent, SunSky
+from nest_nerfstudio.states import SunSky
+from nest_nerfstudio.types import Gaussians, MotionCode, RiggedGaussians, SceneLatent
 from tests.equivariance import TOLERANCE, gaussians_distance, random_pose
 
 TOKENS, GEOMETRY = 9, 10

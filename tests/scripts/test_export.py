@@ -9,16 +9,21 @@ import torch
 
 from nest_nerfstudio.io.splats import read_splat_ply, undo_transform
 from nest_nerfstudio.scripts import export
-from nest_nerfstudio.scripts.export import splat
+from nest_nerfstudio.scripts.export import EncodedScenes, splat
 from nest_nerfstudio.types import Gaussians
 from tests.io.some_gaussians import assert_same, make_gaussians, make_transform
 
 
 class FakeScene:
-    """A scene that moves along x, one unit per unit of time."""
+    """A model of one scene, which it is itself: it moves along x, one unit per unit of time."""
+
+    moves = True
 
     def __init__(self) -> None:
         self.gaussians = make_gaussians()
+
+    def scene(self) -> "FakeScene":
+        return self
 
     def gaussians_at(self, time: float) -> Gaussians:
         means = self.gaussians.means + torch.tensor([time, 0.0, 0.0])
@@ -108,6 +113,18 @@ def test_other_methods_are_refused_before_they_are_built(run: SimpleNamespace) -
     run.target = object
     with pytest.raises(ValueError, match="does not export some-method; use"):
         splat(run.config, run.out)
+
+
+def test_what_stands_still_is_the_same_at_all_times(run: SimpleNamespace) -> None:
+    run.scene.moves = False
+    assert len(splat(run.config, run.out)) == 1
+    with pytest.raises(ValueError, match="splat does not move"):
+        splat(run.config, run.out, num_times=3)
+
+
+def test_options_of_many_scenes_are_refused_for_one(run: SimpleNamespace) -> None:
+    with pytest.raises(ValueError, match="for runs of nest-prior"):
+        splat(run.config, run.out, scenes=EncodedScenes(names=("moon",)))
 
 
 def test_command_line(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from nest_nerfstudio.data.check import check_dataset
 from nest_nerfstudio.data.scenes.edits import read_edits
+from nest_nerfstudio.states import Edit, SunSky
 from nest_nerfstudio.synthesis.datasets import (
     EditedScenesConfig,
     MovingSceneConfig,
@@ -25,7 +26,6 @@ from nest_nerfstudio.synthesis.datasets import (
 )
 from nest_nerfstudio.synthesis.rendering import Cameras
 from nest_nerfstudio.synthesis.toy import random_figure
-from nest_nerfstudio.types import Edit, SunSky
 
 TINY = MovingSceneConfig(size=24, train=2, val=1, test=1, future=1, samples=4)
 TINY_SCENES = EditedScenesConfig(edits=("relight", "recolor", "stretch"), views=8, size=16, samples=1)

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from nest_nerfstudio.data.scenes.index import OBJECT_RADIUS
 from nest_nerfstudio.synthesis.colors import from_srgb
 from nest_nerfstudio.synthesis.gltf import Channel, gltf_figure, load_glb
-from nest_nerfstudio.synthesis.meshes import OBJECT_RADIUS, Mesh
+from nest_nerfstudio.synthesis.meshes import Mesh
 from tests.synthesis.small_glb import ARM, QUARTER_TURN_Z, GlbWriter, animate, arm, triangle
 
 REST = (0.0, 0.0, 0.0, 1.0)

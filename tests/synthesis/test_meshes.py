@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nest_nerfstudio.data.scenes.index import OBJECT_RADIUS
+from nest_nerfstudio.states import Edit
 from nest_nerfstudio.synthesis.colors import from_srgb, shift_hue, to_srgb
-from nest_nerfstudio.synthesis.meshes import OBJECT_RADIUS, Bsdf, Figure, Mesh, edit_mesh, fit_to_sphere
-from nest_nerfstudio.types import Edit
+from nest_nerfstudio.synthesis.meshes import Bsdf, Figure, Mesh, edit_mesh, fit_to_sphere
 from tests.synthesis.some_meshes import RED, floor
 
 

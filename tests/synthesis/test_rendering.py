@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from nest_nerfstudio.states import Edit, SunSky
 from nest_nerfstudio.synthesis import rendering
 from nest_nerfstudio.synthesis.rendering import (
     CAMERA_ANGLE_X,
@@ -22,7 +23,6 @@ from nest_nerfstudio.synthesis.rendering import (
     render_missing,
 )
 from nest_nerfstudio.synthesis.toy import WALKER
-from nest_nerfstudio.types import Edit, SunSky
 from tests.synthesis.some_meshes import RED, floor
 
 

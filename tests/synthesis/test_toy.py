@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nest_nerfstudio.synthesis.meshes import OBJECT_RADIUS
+from nest_nerfstudio.data.scenes.index import OBJECT_RADIUS
 from nest_nerfstudio.synthesis.toy import CATEGORIES, WALKER, Part, part_mesh, random_figure, superellipsoid
 
 

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nest_nerfstudio.types import Edit, SceneSample, SunSky, Views
+from nest_nerfstudio.states import Edit, SceneSample, SunSky
+from nest_nerfstudio.types import Views
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from nest_nerfstudio.data.scenes.sampling import (
     sample_to,
     step_samples,
 )
-from nest_nerfstudio.types import SceneSample, Views
+from nest_nerfstudio.states import SceneSample
+from nest_nerfstudio.types import Views
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nest_nerfstudio.types import Edit, SunSky
+from nest_nerfstudio.states import Edit, SunSky
 
 BASE = "base"
 """Name of the state of a scene that is not edited."""

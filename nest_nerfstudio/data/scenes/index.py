@@ -16,6 +16,8 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nest_nerfstudio.data.transforms import read_json_list
 
 INDEX_FILE = "scenes.json"
+OBJECT_RADIUS = 1.15
+"""Radius of the sphere around the origin that objects of rendered data sets fit into, world units."""
 
 
 @dataclass(frozen=True)

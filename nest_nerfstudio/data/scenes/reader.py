@@ -30,7 +30,8 @@ from nest_nerfstudio.data.transforms import (
     read_frames,
     read_transforms,
 )
-from nest_nerfstudio.types import Edit, Views
+from nest_nerfstudio.states import Edit
+from nest_nerfstudio.types import Views
 
 
 class State(NamedTuple):

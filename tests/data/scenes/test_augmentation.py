@@ -9,7 +9,8 @@ import torch
 from nest_nerfstudio.data.scenes.augmentation import Augmentation, mirror, scale, swap_channels, turn
 from nest_nerfstudio.geometry.color import shift_hue
 from nest_nerfstudio.rasterizers.dense import DenseRasterizer
-from nest_nerfstudio.types import Edit, Gaussians, SceneSample, SunSky, Views
+from nest_nerfstudio.states import Edit, SceneSample, SunSky
+from nest_nerfstudio.types import Gaussians, Views
 from tests.equivariance import pictures
 from tests.small_capture import blobs
 

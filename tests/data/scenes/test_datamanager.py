@@ -12,7 +12,7 @@ from nerfstudio.viewer.viewer_elements import ViewerElement
 
 from nest_nerfstudio.data.scenes.datamanager import MultiSceneDatamanager, MultiSceneDatamanagerConfig
 from nest_nerfstudio.data.scenes.dataparser import NestScenesConfig
-from nest_nerfstudio.types import SceneSample
+from nest_nerfstudio.states import SceneSample
 from tests.data.scenes.many_scenes import write_scenes
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from nest_nerfstudio.data.scenes.edits import edit_name_problems, edit_table_problems, read_edits
-from nest_nerfstudio.types import Edit, SunSky
+from nest_nerfstudio.states import Edit, SunSky
 
 
 def test_a_light_may_be_unknown() -> None:

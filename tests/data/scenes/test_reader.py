@@ -13,7 +13,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
 from nest_nerfstudio.data.scenes.index import index_folders, read_index
 from nest_nerfstudio.data.scenes.reader import Scene, State, read_scene
-from nest_nerfstudio.types import Edit, SunSky
+from nest_nerfstudio.states import Edit, SunSky
 from tests.data.scenes.many_scenes import EDITS, write_scene, write_scenes
 from tests.data.small_scenes import edit_json, write_image
 

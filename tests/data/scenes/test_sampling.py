@@ -16,7 +16,8 @@ from nest_nerfstudio.data.scenes.sampling import (
     load_steps,
     step_samples,
 )
-from nest_nerfstudio.types import SceneSample, Views
+from nest_nerfstudio.states import SceneSample
+from nest_nerfstudio.types import Views
 from tests.data.scenes.many_scenes import write_index, write_scene, write_scenes
 from tests.data.small_scenes import edit_json, orbit, write_image
 
