@@ -67,7 +67,7 @@ def make_prior_config(scenes: Path, output: Path, steps: int = 30) -> NestTraine
     model.encoder.image_size = SIZE
     model.encoder.proposals.cells, model.encoder.proposals.patches = 32, 16
     model.training_tokens = (40, 40)
-    model.encoder.num_tokens, model.field.gaussians_per_token = 40, 6
+    model.encoder.num_tokens, model.decoder.gaussians_per_token = 40, 6
     config.pipeline.eval_context = (1, 4)
     config.set_timestamp()
     return config

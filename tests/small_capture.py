@@ -1,4 +1,4 @@
-"""A small dynamic capture: pictures of coloured blobs, one of which moves, drawn by the dense reference."""
+"""A small dynamic capture: images of coloured blobs, one of which moves, drawn by the dense reference."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def orbit(turn: float, distance: float = 4.0, height: float = 1.2) -> torch.Tens
     return pose
 
 
-def picture(pose: torch.Tensor, time: float) -> np.ndarray:
+def image_at(pose: torch.Tensor, time: float) -> np.ndarray:
     """RGBA with straight alpha, uint8."""
     viewmat = torch.linalg.inv(pose @ torch.diag(torch.tensor([1.0, -1, -1, 1])))
     focal = 0.5 * SIZE / math.tan(0.5 * ANGLE)
@@ -58,7 +58,7 @@ def write_capture(folder: Path, counts: dict[str, int] | None = None) -> Path:
         for i in range(count):
             time = i / max(1, count - 1) if split != "future" else 1 + (i + 1) / count
             pose = orbit(0.381966 * i + 0.1 * len(split))
-            Image.fromarray(picture(pose, time)).save(folder / split / f"r_{i:03d}.png")
+            Image.fromarray(image_at(pose, time)).save(folder / split / f"r_{i:03d}.png")
             frames.append(
                 {"file_path": f"./{split}/r_{i:03d}", "time": time, "transform_matrix": pose.tolist()}
             )

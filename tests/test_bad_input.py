@@ -30,7 +30,7 @@ def train(scene: Path, output: Path, steps: int = 12, **model) -> NestTrainer:
 
 
 def assert_finite(trainer: NestTrainer) -> None:
-    """All parameters, and a picture at a time of the clip and one beyond it."""
+    """All parameters, and an image at a time of the clip and one beyond it."""
     for name, parameter in trainer.pipeline.named_parameters():
         assert parameter.isfinite().all(), name
     trainer.pipeline.eval()
@@ -41,7 +41,7 @@ def assert_finite(trainer: NestTrainer) -> None:
         assert all(image.isfinite().all() for image in outputs.values())
 
 
-def test_pictures_without_alpha_start_in_the_box_and_train(
+def test_images_without_alpha_start_in_the_box_and_train(
     scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     for path in scene.glob("*/*.png"):
@@ -56,7 +56,7 @@ def test_pictures_without_alpha_start_in_the_box_and_train(
     assert_finite(trainer)
 
 
-def test_pictures_of_several_sizes_train(scene: Path, tmp_path: Path) -> None:
+def test_images_of_several_sizes_train(scene: Path, tmp_path: Path) -> None:
     for path in sorted((scene / "train").glob("*.png"))[::2]:
         Image.open(path).resize((32, 40)).save(path)
     trainer = train(scene, tmp_path / "out")
@@ -113,9 +113,9 @@ def test_a_loss_that_is_not_finite_leaves_the_step_out(
 ) -> None:
     trainer = make_trainer(make_config(capture, tmp_path, steps=1000))
     pipeline = trainer.pipeline
-    picture = pipeline.datamanager.cached_train[7]["image"].float() / 255
-    picture[10, 10, 0] = torch.nan
-    pipeline.datamanager.cached_train[7]["image"] = picture
+    image = pipeline.datamanager.cached_train[7]["image"].float() / 255
+    image[10, 10, 0] = torch.nan
+    pipeline.datamanager.cached_train[7]["image"] = image
     model, held = pipeline.dynamic_model, []
 
     def remember(step: int) -> None:

@@ -54,7 +54,7 @@ def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("ns-train", "nest-dynamic", "--data", capture, "--output-dir", output),
         *("--experiment-name", "x", "--timestamp", "run", "--vis", "tensorboard"),
         *("--viewer.quit-on-train-completion", "True", "--max-num-iterations", "800"),
-        *("--pipeline.model.num-gaussians", "150", "--pipeline.model.max-gaussians", "200"),
+        *("--pipeline.model.num-random", "150", "--pipeline.model.max-gs-num", "200"),
         *("--pipeline.model.num-tokens", "12", "--pipeline.model.sh-degree", "1"),
     )
     return output / "x" / "nest-dynamic" / "run" / "config.yml"
@@ -66,10 +66,10 @@ def render(run: Path, kind: str, output: Path, *options: str | Path) -> None:
     tyro.cli(Commands, args=[str(argument) for argument in arguments]).main()
 
 
-def pictures(folder: Path) -> np.ndarray:
+def images(folder: Path) -> np.ndarray:
     """All PNGs of a folder in order, [n, h, w, c] in [0, 1]."""
     paths = sorted(folder.glob("*.png"))
-    assert paths, f"no pictures in {folder}"
+    assert paths, f"no images in {folder}"
     return np.stack([np.asarray(Image.open(path)) / 255 for path in paths])
 
 
@@ -101,7 +101,7 @@ def test_eval(run: Path, tmp_path: Path) -> None:
     assert "lpips" in results or "LPIPS is left out" in " ".join(printed.split())
 
 
-def test_eval_saves_pictures(run: Path, tmp_path: Path) -> None:
+def test_eval_saves_images(run: Path, tmp_path: Path) -> None:
     options = ["--output-path", tmp_path / "scores.json", "--render-output-path", tmp_path / "shown"]
     arguments = [str(option) for option in ("--load-config", run, *options)]
     tyro.cli(ComputePSNR, args=arguments).main()
@@ -111,8 +111,8 @@ def test_eval_saves_pictures(run: Path, tmp_path: Path) -> None:
 def test_render_dataset(run: Path, tmp_path: Path) -> None:
     render(run, "dataset", tmp_path, "--split", "test", "--image-format", "png")
     for name in ("rgb", "gt-rgb", "depth", "accumulation", "motion"):
-        assert pictures(tmp_path / "test" / name).shape == (4, SIZE, SIZE, 3)
-    error = pictures(tmp_path / "test" / "rgb") - pictures(tmp_path / "test" / "gt-rgb")
+        assert images(tmp_path / "test" / name).shape == (4, SIZE, SIZE, 3)
+    error = images(tmp_path / "test" / "rgb") - images(tmp_path / "test" / "gt-rgb")
     assert -10 * np.log10(np.square(error).mean()) > 20
 
 
@@ -121,7 +121,7 @@ def test_render_train_and_test_with_alpha(run: Path, tmp_path: Path) -> None:
         *(run, "dataset", tmp_path, "--split", "train+test", "--image-format", "png"),
         *("--rendered-output-names", "rgba", "raw-depth"),
     )
-    frames = pictures(tmp_path / "train" / "rgba")
+    frames = images(tmp_path / "train" / "rgba")
     assert frames.shape == (60, SIZE, SIZE, 4)
     assert frames[..., 3].min() == 0
     assert frames[..., 3].max() > 0.9
@@ -131,10 +131,10 @@ def test_render_train_and_test_with_alpha(run: Path, tmp_path: Path) -> None:
 def test_render_dataset_beyond_the_clip(run: Path, capture: Path, tmp_path: Path) -> None:
     future = capture / "transforms_future.json"
     render(run, "dataset", tmp_path, "--data", future, "--split", "test", "--image-format", "png")
-    assert pictures(tmp_path / "test" / "rgb").shape == (3, SIZE, SIZE, 3)
+    assert images(tmp_path / "test" / "rgb").shape == (3, SIZE, SIZE, 3)
     seen = [np.asarray(Image.open(p).convert("RGBA")) / 255 for p in sorted((capture / "future").iterdir())]
     over_white = [image[..., :3] * image[..., 3:] + 1 - image[..., 3:] for image in seen]
-    np.testing.assert_allclose(pictures(tmp_path / "test" / "gt-rgb"), over_white, atol=1.1 * ONE_LEVEL)
+    np.testing.assert_allclose(images(tmp_path / "test" / "gt-rgb"), over_white, atol=1.1 * ONE_LEVEL)
 
 
 @needs_ffmpeg
@@ -144,7 +144,7 @@ def test_render_camera_path_at_given_times(run: Path, tmp_path: Path) -> None:
     path = write_camera_path(tmp_path / "path.json", [*times, 0.25])
     options = ("--camera-path-filename", path, "--output-format", "images", "--image-format", "png")
     render(run, "camera-path", tmp_path / "frames", *options)
-    frames = pictures(tmp_path / "frames")
+    frames = images(tmp_path / "frames")
     assert frames.shape == (10, SIZE, SIZE, 3)
     assert (steps(frames[:5]) > 5 * ONE_LEVEL).all()
     assert steps(frames[4:9]).max() > 5 * ONE_LEVEL
@@ -156,7 +156,7 @@ def test_render_camera_path_without_times_plays_the_clip(run: Path, tmp_path: Pa
     path = write_camera_path(tmp_path / "path.json", [None] * 25)
     options = ("--camera-path-filename", path, "--output-format", "images", "--image-format", "png")
     render(run, "camera-path", tmp_path / "frames", *options)
-    frames = pictures(tmp_path / "frames")
+    frames = images(tmp_path / "frames")
     assert len(frames) == 25
     assert (steps(frames[::8]) > 5 * ONE_LEVEL).all()
 
@@ -172,7 +172,7 @@ def test_render_camera_path_as_a_video(run: Path, tmp_path: Path) -> None:
     assert b"ftyp" in video.read_bytes()[:12]
     command = ["ffmpeg", "-i", str(video), str(tmp_path / "%03d.png")]
     subprocess.run(command, check=True, capture_output=True)
-    frames = pictures(tmp_path)
+    frames = images(tmp_path)
     assert frames.shape == (12, SIZE, 3 * SIZE, 3)
     assert steps(frames).max() > 5 * ONE_LEVEL
 
@@ -183,7 +183,7 @@ def test_render_interpolate(run: Path, tmp_path: Path, source: str) -> None:
     """Where one stretch ends and the next begins nerfstudio's camera stands still; only time runs there."""
     options = ("--pose-source", source, "--interpolation-steps", "3", "--output-format", "images")
     render(run, "interpolate", tmp_path / "frames", *options, "--image-format", "png")
-    frames = pictures(tmp_path / "frames")
+    frames = images(tmp_path / "frames")
     assert len(frames) == 3 * (4 - 1 if source == "eval" else 60 - 1)
     assert steps(frames)[2::3].max() > 5 * ONE_LEVEL
 
@@ -193,7 +193,7 @@ def test_render_spiral(run: Path, tmp_path: Path) -> None:
     """With no radius the camera stands still, and only time runs."""
     options = ("--seconds", "0.5", "--radius", "0", "--output-format", "images", "--image-format", "png")
     render(run, "spiral", tmp_path / "frames", *options)
-    frames = pictures(tmp_path / "frames")
+    frames = images(tmp_path / "frames")
     assert len(frames) == 12
     assert (steps(frames[::3]) > 5 * ONE_LEVEL).all()
 

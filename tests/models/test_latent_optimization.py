@@ -1,4 +1,4 @@
-"""Fitting a latent to pictures: it fits, turns with the world, and leaves the decoder as it is."""
+"""Fitting a latent to images: it fits, turns with the world, and leaves the decoder as it is."""
 
 from dataclasses import replace
 
@@ -6,40 +6,45 @@ import pytest
 import torch
 from torch import Tensor
 
-from nest_nerfstudio.edits.actions import sun_sky_light
+from nest_nerfstudio.edits.light import sun_sky_light
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
+from nest_nerfstudio.fields.rig import pose as posed
 from nest_nerfstudio.geometry.quaternion import quat_exp
 from nest_nerfstudio.models.latent_optimization import optimize_latent
 from nest_nerfstudio.rasterizers.dense import DenseRasterizer
-from nest_nerfstudio.types import MotionCode, SceneLatent, SunSky, Views
+from nest_nerfstudio.states import SunSky
+from nest_nerfstudio.types import MotionCode, SceneLatent, Views
 from tests.equivariance import latent_distance, pictures, random_pose
 
-TOKENS, SHAPE = 24, 8
+TOKENS, GEOMETRY = 24, 8
 
 
 @pytest.fixture
 def field() -> LatentGaussianField:
     torch.manual_seed(0)
-    return LatentGaussianFieldConfig(gaussians_per_token=2, hidden_dim=16).setup(shape_dim=SHAPE)
+    return LatentGaussianFieldConfig(gaussians_per_token=2, hidden_dim=16).setup(geometry_dim=GEOMETRY)
 
 
 @pytest.fixture
 def latent() -> SceneLatent:
     torch.manual_seed(1)
-    empty = torch.zeros(0)
+    translations = 0.4 * torch.randn(TOKENS, 3)
     return SceneLatent(
+        ids=torch.arange(TOKENS),
+        copies=torch.zeros(TOKENS, dtype=torch.long),
         quats=quat_exp(torch.randn(TOKENS, 3)),
-        translations=0.4 * torch.randn(TOKENS, 3),
-        shape=torch.cat([torch.full((TOKENS, 1), -1.5), torch.randn(TOKENS, SHAPE - 1)], 1),
+        translations=translations,
+        geometry=torch.cat([torch.full((TOKENS, 1), -1.5), torch.randn(TOKENS, GEOMETRY - 1)], 1),
         appearance=torch.full((TOKENS, 24), 0.5),
         light=sun_sky_light(SunSky(), torch.zeros(3, 9)),
-        motion=MotionCode(empty, torch.zeros(TOKENS, 0), torch.zeros(TOKENS, 6, 1), empty, torch.zeros(())),
+        motion=MotionCode.still(TOKENS, translations),
     )
 
 
 def loss_of(field: LatentGaussianField):
     def loss(z: SceneLatent, views: Views) -> Tensor:
-        shown = DenseRasterizer()(field(z), views.viewmats, views.Ks, views.width, views.height)
+        gaussians = posed(field(z), z.poses, z.light)
+        shown = DenseRasterizer()(gaussians, views.viewmats, views.Ks, views.width, views.height)
         assert views.images is not None
         assert views.alphas is not None
         return (shown.rgb - views.images * views.alphas).square().mean()
@@ -47,7 +52,7 @@ def loss_of(field: LatentGaussianField):
     return loss
 
 
-def test_pictures_are_fitted_and_the_decoder_stays(field: LatentGaussianField, latent: SceneLatent) -> None:
+def test_images_are_fitted_and_the_decoder_stays(field: LatentGaussianField, latent: SceneLatent) -> None:
     views, loss = pictures(3, size=24), loss_of(field)
     before = {name: p.clone() for name, p in field.named_parameters()}
     with torch.no_grad():  # as viewers and scores call it
@@ -67,7 +72,7 @@ def test_no_step_changes_nothing(field: LatentGaussianField, latent: SceneLatent
 
 def test_result_turns_with_the_world(field: LatentGaussianField, latent: SceneLatent) -> None:
     field, pose = field.double(), random_pose(torch.float64, 2)
-    names = ("quats", "translations", "shape", "appearance", "light")
+    names = ("quats", "translations", "geometry", "appearance", "light")
     latent = replace(latent, **{name: getattr(latent, name).double() for name in names})
     views, loss = pictures(2, torch.float64, size=24), loss_of(field)
     fitted = optimize_latent(latent, views, loss, 5)

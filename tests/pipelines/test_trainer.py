@@ -19,7 +19,7 @@ def test_progress_by_steps_ends_the_training(capture: Path, tmp_path: Path) -> N
     assert trainer.progress(0) == 0
     assert trainer.progress(6) == 0.5
     trainer.train()
-    assert trainer.pipeline.dynamic_model.progress > 0.9
+    assert trainer.pipeline.progress > 0.9
 
 
 def test_progress_by_time_ends_the_training(capture: Path, tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(capture: Path, tmp_path: 
         *("--output-dir", str(tmp_path), "--timestamp", "run", "--experiment-name", "x"),
         *("--vis", "tensorboard"),
         *("--max-num-iterations", "300", "--steps-per-save", "50", "--machine.device-type", "cpu"),
-        *("--pipeline.model.num-gaussians", "150", "--pipeline.model.max-gaussians", "200"),
-        *("--pipeline.model.num-tokens", "12", "--pipeline.model.dynamics.explain-iterations", "60"),
+        *("--pipeline.model.num-random", "150", "--pipeline.model.max-gs-num", "200"),
+        *("--pipeline.model.num-tokens", "12", "--pipeline.model.flow-fit.fit-iterations", "60"),
     ]
     folder = tmp_path / "x" / "nest-dynamic" / "run" / "nerfstudio_models"
     process = subprocess.Popen(
