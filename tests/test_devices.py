@@ -8,90 +8,140 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nest_nerfstudio.dynamics.cycle import _speed_at_start, recurrence
-from nest_nerfstudio.dynamics.latent_ode import LatentODE, LatentODEConfig
+from nest_nerfstudio.dynamics.base import Dynamics
+from nest_nerfstudio.dynamics.fitter import LatentFlowFitter, LatentFlowFitterConfig
+from nest_nerfstudio.dynamics.flow import LatentFlow, LatentFlowConfig
+from nest_nerfstudio.dynamics.orbit import Orbit, oscillator_field
+from nest_nerfstudio.dynamics.recurrence import _speed_at_start, recurrence
 from nest_nerfstudio.dynamics.trajectory import Trajectory, smooth_trajectory
-from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
-from nest_nerfstudio.geometry.se3 import se3_plus
-from nest_nerfstudio.losses.motion import as_rigid_as_possible_loss, nearest_tokens, smoothness_loss
+from nest_nerfstudio.fields.bound_gaussians import COLOR_DIM, BoundGaussians
+from nest_nerfstudio.fields.rig import pose
+from nest_nerfstudio.geometry.se3 import se3_compose, se3_inverse
+from nest_nerfstudio.losses.motion import as_rigid_as_possible_loss, smoothness_loss
 from nest_nerfstudio.losses.photometric import depth_loss
-from nest_nerfstudio.models.trainable_latent import TrainableLatent
-from nest_nerfstudio.types import SceneLatent
+from nest_nerfstudio.models.latent_parameters import KINDS, LatentParameters
+from nest_nerfstudio.types import MotionCode, MotionKind, SceneLatent
 
 VERSION = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 pytestmark = pytest.mark.skipif(VERSION < (2, 11), reason="torch 2.4 crashes in this; tried with 2.11")
 
 TOKENS, GAUSSIANS = 32, 100
+STAGES_OF_TRAINING = ("free fit", "roll-out", "cycle")
 
 
 class Scene:
     """A scene whose parameters and buffers are pretended to be on a GPU; flags stay what they are."""
 
-    def __init__(self, committed: bool) -> None:
-        config = LatentODEConfig()
-        self.ode = moved(LatentODE(config))
-        self.ode.__dict__["committed"] = committed
-        self.latent = moved(TrainableLatent(TOKENS, config.state_dim, config.token_code_dim))
-        self.field = moved(BoundGaussians(GAUSSIANS, TOKENS, sh_degree=1))
+    def __init__(self, stage: str) -> None:
+        config = LatentFlowConfig()
+        self.stage, self.dim = stage, config.state_dim
+        self.flow: LatentFlow = moved(LatentFlow(config))
+        self.fitter: LatentFlowFitter = moved(LatentFlowFitter(LatentFlowFitterConfig(), config, TOKENS))
+        kind: MotionKind = {"free fit": "still", "roll-out": "free", "cycle": "cyclic"}[stage]
+        self.parameters = moved(LatentParameters(_latent(config.state_dim, kind), ("poses", "motion")))
+        self.parameters.__dict__["kind"] = KINDS.index(kind)
+        self.field = moved(WholeField(GAUSSIANS, TOKENS, sh_degree=1))
 
     @property
     def path(self) -> Trajectory:
-        return smooth_trajectory(on_gpu(33, self.ode.config.state_dim))
+        curve = smooth_trajectory(on_gpu(33, self.dim))
+        return Sampled(curve.t0, curve.t1, curve.values, curve.slopes)
 
-    def posed(self) -> SceneLatent:
-        latent = self.latent()
-        twists = self.ode.twists(latent.motion, self.path(on_gpu(1))[0])
-        quats, translations = se3_plus((latent.quats, latent.translations), twists)
-        return replace(latent, quats=quats, translations=translations)
-
-
-def on_gpu(*shape: int) -> Tensor:
-    return torch.empty(shape, device="cuda")
+    def posed(self) -> tuple[Tensor, Tensor]:
+        """Poses at a time, by what moves the scene at its stage of training."""
+        latent = self.parameters()
+        dynamics: Dynamics = self.fitter.free if self.stage == "free fit" else self.flow
+        path = dynamics.solve(latent.motion) if self.stage == "cycle" else self.path
+        return dynamics.poses(latent, path, on_gpu())
 
 
-def moved(module: nn.Module) -> nn.Module:
-    """`Module.to` refuses pretended tensors."""
+class Sampled(Trajectory):
+    """Read at a list of one time: torch reads an index without dimensions back from the device."""
+
+    def __call__(self, times: Tensor) -> Tensor:
+        return super().__call__(times[None])[0]
+
+
+class WholeField(BoundGaussians):
+    """Does not compare ids, which have no values here, and neither do colour codes."""
+
+    def _is_whole(self, latent: SceneLatent) -> bool:
+        return True
+
+
+def _latent(state_dim: int, kind: MotionKind) -> SceneLatent:
+    zeros = torch.zeros(TOKENS, 3)
+    motion = MotionCode.still(TOKENS, zeros, state_dim)
+    return SceneLatent(
+        ids=torch.arange(TOKENS),
+        copies=torch.zeros(TOKENS, dtype=torch.long),
+        quats=torch.tensor([1.0, 0, 0, 0]).repeat(TOKENS, 1),
+        translations=zeros,
+        geometry=torch.zeros(TOKENS, 0),
+        appearance=torch.zeros(TOKENS, COLOR_DIM),
+        light=torch.zeros(3, 9),
+        motion=replace(motion, kind=kind),
+    )
+
+
+def on_gpu(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, device="cuda", dtype=dtype)
+
+
+def moved(module: nn.Module):
+    """`Module.to` refuses pretended tensors. Flags and counters, which are read as numbers, stay values."""
     for part in module.modules():
         for name, value in part._parameters.items():
             part._parameters[name] = None if value is None else nn.Parameter(on_gpu(*value.shape))
         for name, value in list(part._buffers.items()):
             del part._buffers[name]
-            part.__dict__[name] = False if value.dtype == torch.bool else on_gpu(*value.shape)
+            is_flag = value.ndim == 0 and not value.is_floating_point()
+            part.__dict__[name] = FLAGS[name] if is_flag else on_gpu(*value.shape, dtype=value.dtype)
     return module
 
 
-@pytest.fixture
-def pretended() -> Iterator[None]:
+FLAGS = {"rolls_out": False, "has_seen_twists": False, "learn_period": True, "kind": 0}
+
+
+@pytest.fixture(params=[False, True], ids=["colours as they are", "recoloured"])
+def pretended(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.Tensor, "any", lambda self, *_, **__: request.param)  # of the colour codes
     with FakeTensorMode():
         yield
 
 
 def motion_losses(scene: Scene) -> Tensor:
-    posed, rest = scene.posed(), scene.latent().translations
-    deltas, neighbors = (posed.quats, posed.translations), nearest_tokens(rest, 4)
+    rest = scene.field.bind_translations
+    deltas = se3_compose(scene.posed(), se3_inverse((scene.field.bind_quats, rest)))
+    neighbors = on_gpu(TOKENS, 4, dtype=torch.long)
     return as_rigid_as_possible_loss(deltas, rest, neighbors, 0.1) + smoothness_loss(deltas, neighbors)
 
 
 STAGES: dict[str, Callable[[Scene], Tensor]] = {
-    "tube loss": lambda s: s.ode.vector_field.tube_loss(s.path, 30.0),
-    "free path": lambda s: s.ode._principal_components(s.latent().motion.token_codes)[0].values,
-    "roughness": lambda s: s.ode.roughness(),
-    "orbit": lambda s: s.ode.oscillator.orbit(on_gpu(16))(on_gpu(5)),
-    "oscillator": lambda s: s.ode.oscillator(None, on_gpu(16)),
+    "tube loss": lambda s: s.flow.vector_field.tube_loss(s.path, 30.0),
+    "attraction": lambda s: s.flow.attraction_loss(s.path, 30.0),
+    "free path": lambda s: s.fitter._principal_components(s.dim)[0].values,
+    "observed motion": lambda s: s.fitter.free.observed_twists(5),
+    "roughness": lambda s: s.fitter.roughness(),
+    "orbit": lambda s: Orbit(on_gpu(), on_gpu(16), on_gpu())(on_gpu(5)),
+    "oscillator": lambda s: oscillator_field(on_gpu(16), on_gpu()),
     "speed at an end": lambda s: _speed_at_start(s.path),
     "recurrence": lambda s: recurrence(s.path.values),
-    "poses": lambda s: s.posed().quats,
-    "field": lambda s: s.field(s.posed()).sh,
-    "canonical field": lambda s: s.field.canonical().quats,
+    "latent": lambda s: s.parameters().quats,
+    "twists": lambda s: s.flow.twists(s.parameters(), on_gpu(s.dim)),
+    "poses": lambda s: s.posed()[0],
+    "field": lambda s: s.field(s.parameters()).rest.sh,
+    "posed field": lambda s: pose(s.field(s.parameters()), s.posed(), s.parameters().light).means,
+    "field at rest": lambda s: s.field.rest().quats,
     "motion losses": motion_losses,
     "depth": lambda s: depth_loss(on_gpu(8, 8, 1), on_gpu(8, 8, 1), on_gpu(8, 8, 1)),
 }
 
 
-@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize("stage", STAGES_OF_TRAINING)
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_stays_on_its_device(pretended: None, name: str, committed: bool) -> None:
-    assert STAGES[name](Scene(committed)).device.type == "cuda"
+def test_a_stage_stays_on_its_device(pretended: None, name: str, stage: str) -> None:
+    assert STAGES[name](Scene(stage)).device.type == "cuda"
 
 
 def test_a_tensor_on_another_device_is_noticed(pretended: None) -> None:
