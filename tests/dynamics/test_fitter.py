@@ -54,7 +54,7 @@ def test_motion_that_recurs_is_a_closed_curve_of_the_state() -> None:
 
 def test_turns_count_by_the_way_they_move_what_follows_a_token() -> None:
     """Turns that change from one time to the next hide a cycle, and no longer where they move little."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     gaps = {}
     for arm in (1.0, 0.01):
         fitter, flow = make_observed(1.5, state_dim=8, motion="cyclic", period=2 / 3)
