@@ -50,8 +50,8 @@ def main(output: Path = Path("torus.png"), count: int = 20_000, size: int = 320)
     )
     assert rendering.depth is not None
     nearness = rendering.alpha * (distance + 1.5 - rendering.depth) / 3
-    picture = torch.cat([rendering.rgb, nearness.expand_as(rendering.rgb)], dim=2)
-    Image.fromarray((255 * picture[0].clamp(0, 1)).byte().cpu().numpy()).save(output)
+    image = torch.cat([rendering.rgb, nearness.expand_as(rendering.rgb)], dim=2)
+    Image.fromarray((255 * image[0].clamp(0, 1)).byte().cpu().numpy()).save(output)
     print(f"{len(gaussians)} Gaussians are in {output}")
 
 

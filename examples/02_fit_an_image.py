@@ -1,4 +1,4 @@
-"""Fit Gaussians to one picture by gradients alone: `python examples/02_fit_an_image.py --output fit.png`."""
+"""Fit Gaussians to one image by gradients alone: `python examples/02_fit_an_image.py --output fit.png`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nest_nerfstudio.types import Gaussians
 
 
 def rings(size: int) -> torch.Tensor:
-    """The picture to fit, [size, size, 3]."""
+    """The image to fit, [size, size, 3]."""
     x, y = torch.meshgrid(torch.linspace(-3, 3, size), torch.linspace(-3, 3, size), indexing="xy")
     return 0.5 + 0.5 * ((x**2 + y**2).sqrt()[..., None] * 3 + torch.tensor([0.0, 2.0, 4.0])).sin()
 

@@ -21,7 +21,7 @@ def main(
     steps: int = 2000,
     times: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5),
 ) -> None:
-    """Train, then draw one row of pictures at `times`: above colour, below speed; all from one camera."""
+    """Train, then draw one row of images at `times`: colour above, speed below; all from one camera."""
     config = deepcopy(all_methods["nest-dynamic"])
     config.data = config.pipeline.datamanager.data = data
     config.output_dir, config.vis, config.max_num_iterations = runs, "tensorboard", steps

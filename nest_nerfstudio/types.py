@@ -256,13 +256,13 @@ class MotionCode:
     time_map: TimeMap = TimeMap()
 
     @staticmethod
-    def still(num_tokens: int, like: Tensor, state_dim: int = 0) -> MotionCode:
+    def still(num_tokens: int, like: Tensor, state_dim: int = 0, code_dim: int = 0) -> MotionCode:
         """The code of a scene that does not move."""
         zeros = like.new_zeros
         return MotionCode(
             start=zeros(state_dim),
             modes=zeros(num_tokens, 6, state_dim + 1),
-            scene_code=zeros(0),
+            scene_code=zeros(code_dim),
             period=like.new_ones(()),
             phase=zeros(()),
         )

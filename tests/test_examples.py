@@ -1,4 +1,4 @@
-"""Every example runs and ends in a picture that shows something."""
+"""Every example runs and ends in a image that shows something."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nest_nerfstudio.synthesis.figures import MovingSceneConfig, make_toy_scene
+from nest_nerfstudio.edits.scene_edit import SceneEdit
+from nest_nerfstudio.synthesis.datasets import MovingSceneConfig, make_toy_scene
 from tests.ball_scenes import make_prior_config, write_ball_scenes
 from tests.small_capture import SIZE
 
@@ -17,7 +18,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def run(name: str, output: Path, **arguments: object) -> np.ndarray:
-    """Call an example's `main` and load its picture, values in [0, 1]."""
+    """Call an example's `main` and load its image, values in [0, 1]."""
     runpy.run_path(str(EXAMPLES / name))["main"](output=output, **arguments)
     return np.asarray(Image.open(output).convert("RGB")) / 255
 
@@ -28,18 +29,18 @@ def test_every_example_is_tested() -> None:
 
 
 def test_draw_gaussians(tmp_path: Path) -> None:
-    picture = run("01_draw_gaussians.py", tmp_path / "torus.png", count=3000, size=64)
-    color, nearness = picture[:, :64], picture[:, 64:]
+    image = run("01_draw_gaussians.py", tmp_path / "torus.png", count=3000, size=64)
+    color, nearness = image[:, :64], image[:, 64:]
     np.testing.assert_array_equal(color[0, 0], 1)
     assert nearness[0, 0].max() == 0
-    # The rim towards the camera is in the lower half of the picture, and the hole shows the background.
+    # The rim towards the camera is in the lower half of the image, and the hole shows the background.
     assert nearness[45:52, 32].max() > nearness[12:20, 32].max() > 0
     assert (color[26:34, 28:36] == 1).all(axis=-1).any()
 
 
 def test_fit_an_image(tmp_path: Path) -> None:
-    picture = run("02_fit_an_image.py", tmp_path / "fit.png", size=32, count=200, steps=60)
-    target, fit = picture[:, :32], picture[:, 32:]
+    image = run("02_fit_an_image.py", tmp_path / "fit.png", size=32, count=200, steps=60)
+    target, fit = image[:, :32], image[:, 32:]
     psnr = -10 * np.log10(np.square(target - fit).mean())
     assert psnr > 18
     assert psnr > -10 * np.log10(target.var()) + 6, "much better than one flat colour"
@@ -50,7 +51,7 @@ def test_train_and_render(tmp_path: Path) -> None:
     pytest.importorskip("mitsuba")
     config = MovingSceneConfig(size=32, train=8, val=1, test=1, future=1, samples=4)
     scene = make_toy_scene(tmp_path / "toy", config)
-    picture = run(
+    image = run(
         "03_train_and_render.py",
         tmp_path / "strip.png",
         data=scene,
@@ -58,12 +59,19 @@ def test_train_and_render(tmp_path: Path) -> None:
         steps=20,
         times=(0.5, 1.5),
     )
-    assert picture.shape == (64, 64, 3)
-    assert (picture[:32, :32] < 0.9).any(), "something is drawn before white"
+    assert image.shape == (64, 64, 3)
+    assert (image[:32, :32] < 0.9).any(), "something is drawn before white"
     (load_config,) = (tmp_path / "runs").rglob("config.yml")
-    picture = run("04_new_motion.py", tmp_path / "motions.png", load_config=load_config, columns=3)
-    assert picture.shape == (6 * 32, 3 * 32, 3)
-    assert (picture < 0.9).any()
+    image = run("04_new_motion.py", tmp_path / "motions.png", load_config=load_config, columns=3)
+    assert image.shape == (5 * 32, 3 * 32, 3)
+    assert (image < 0.9).any()
+    image = run("06_edit_a_moving_scene.py", tmp_path / "edited.png", load_config=load_config, columns=2)
+    plain, recolored, upper, doubled = np.split(image, 4)
+    assert image.shape == (4 * 32, 2 * 32, 3)
+    assert np.abs(recolored - plain).max() > 0.05
+    assert upper.mean() > plain.mean() + 1e-3, "less of it, over white"
+    assert np.abs(doubled - plain).max() > 0.1
+    assert SceneEdit.load(tmp_path / "edited.json").steps
 
 
 def test_edit_a_new_scene(tmp_path: Path) -> None:
@@ -72,15 +80,15 @@ def test_edit_a_new_scene(tmp_path: Path) -> None:
     trainer.setup()
     config.save_config()
     trainer.train()
-    picture = run(
+    image = run(
         "05_edit_a_new_scene.py",
         tmp_path / "edits.png",
         load_config=trainer.base_dir / "config.yml",
         num_views=2,
         rows=2,
     )
-    assert picture.shape == (2 * SIZE, 7 * SIZE, 3)
-    truth, encoded, refined, evening, recolored, turned, half = np.split(picture, 7, axis=1)
+    assert image.shape == (2 * SIZE, 7 * SIZE, 3)
+    truth, encoded, refined, evening, recolored, turned, half = np.split(image, 7, axis=1)
     assert np.square(refined - truth).mean() < np.square(encoded - truth).mean()
     assert evening.mean() != pytest.approx(refined.mean(), abs=1e-3)
     assert all(np.abs(state - refined).max() > 0.1 for state in (recolored, turned, half))

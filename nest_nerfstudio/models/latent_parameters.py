@@ -134,7 +134,7 @@ def detached(latent: SceneLatent) -> SceneLatent:
     return replace(latent, **parts, motion=replace(latent.motion, **motion))
 
 
-def still_latent(num_tokens: int, appearance_dim: int, state_dim: int) -> SceneLatent:
+def still_latent(num_tokens: int, appearance_dim: int, state_dim: int, code_dim: int = 0) -> SceneLatent:
     """Tokens at the origin that do not move, without geometry codes, and of zero appearance and light."""
     zeros = torch.zeros(num_tokens, 3)
     return SceneLatent(
@@ -145,5 +145,5 @@ def still_latent(num_tokens: int, appearance_dim: int, state_dim: int) -> SceneL
         geometry=torch.zeros(num_tokens, 0),
         appearance=torch.zeros(num_tokens, appearance_dim),
         light=torch.zeros(3, 9),
-        motion=MotionCode.still(num_tokens, zeros, state_dim),
+        motion=MotionCode.still(num_tokens, zeros, state_dim, code_dim),
     )

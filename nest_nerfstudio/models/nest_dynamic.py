@@ -117,13 +117,12 @@ class NestDynamicModel(GaussianModel):
         assert config.num_random is not None
         assert config.max_gs_num is not None
         assert config.sh_degree is not None
-        learn = ("motion",) if config.motion == "ode" else ()
-        self.latent = LatentParameters(
-            still_latent(config.num_tokens, COLOR_DIM, config.flow.state_dim), learn
-        )
+        flow = config.flow
+        start = still_latent(config.num_tokens, COLOR_DIM, flow.state_dim, flow.scene_code_dim)
+        self.latent = LatentParameters(start, ("motion",) if config.motion == "ode" else ())
         self.flow = config.flow.setup()
         if config.motion == "ode":
-            self.fitter = config.flow_fit.setup(flow=config.flow, num_tokens=config.num_tokens)
+            self.fitter = config.flow_fit.setup(flow=flow, num_tokens=config.num_tokens)
         self.field = BoundGaussians(
             config.num_random, config.num_tokens, config.sh_degree, config.tokens_per_gaussian
         )

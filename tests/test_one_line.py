@@ -1,0 +1,171 @@
+"""Both methods walk one line: scenes of either move, are edited, shown and exported by the same code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nest_nerfstudio.dynamics.orbit import orbit_start
+from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
+from nest_nerfstudio.edits.selection import Box
+from nest_nerfstudio.edits.steps import Amplify, Duplicate, Keep, Move, Recolor, Relight, Retime
+from nest_nerfstudio.io.splats import read_splat_ply
+from nest_nerfstudio.pipelines.trainer import NestTrainer
+from nest_nerfstudio.scripts.export import EncodedScenes, splat
+from nest_nerfstudio.types import MotionCode, SceneLatent
+from tests.ball_scenes import make_prior_config, write_ball_scenes
+from tests.small_run import make_config, make_trainer
+
+pytestmark = pytest.mark.slow
+RIGHT = Box((0.0, -9.0, -9.0), (9.0, 9.0, 9.0))
+
+
+@pytest.fixture(scope="module")
+def dynamic(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
+    """A short run of nest-dynamic whose ODE has taken over."""
+    config = make_config(capture, tmp_path_factory.mktemp("dynamic"), steps=150, num_tokens=24)
+    config.pipeline.model.flow_fit.max_gap = 10.0
+    config.save_config()
+    trainer = make_trainer(config)
+    trainer.train()
+    trainer.pipeline.eval()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
+    """A short run of nest-prior."""
+    folder = tmp_path_factory.mktemp("prior")
+    config = make_prior_config(write_ball_scenes(folder / "scenes"), folder / "runs", steps=40)
+    trainer = config.setup()
+    trainer.setup()
+    config.save_config()
+    trainer.train()
+    trainer.pipeline.eval()
+    return trainer
+
+
+def with_motion(latent: SceneLatent, size: float = 0.4) -> SceneLatent:
+    """A motion code set by hand: tokens go up and down along an axis of their own, four times a clip."""
+    start = orbit_start(4, latent.light)
+    modes = torch.zeros(len(latent), 6, 5)
+    modes[:, 2, 0] = size
+    motion = MotionCode(start, modes, start.new_zeros(0), torch.tensor(0.25), torch.tensor(0.0), "cyclic")
+    return replace(latent, motion=motion)
+
+
+def camera(trainer: NestTrainer, time: float):
+    chosen = trainer.pipeline.datamanager.train_dataset.cameras[:1].to("cpu")
+    chosen.times = torch.full((1, 1), time)
+    return chosen
+
+
+def shown(trainer: NestTrainer, time: float = 0.25) -> torch.Tensor:
+    return trainer.pipeline.model.get_outputs_for_camera(camera(trainer, time))["rgb"]
+
+
+def test_a_scene_of_a_prior_that_is_given_a_motion_code_moves(
+    prior: NestTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = prior.pipeline.model
+    scene, views, refined = model.viewer_controls.scene, model.viewer_controls.num_views, False
+    latent = with_motion(model.latent_of(scene, views, refined))
+    with torch.no_grad():
+        moving = model.decode(latent, model.flow)
+        start, later, cycle = (moving.gaussians_at(t).means for t in (0.0, 0.125, 7.75))
+    assert moving.moves
+    torch.testing.assert_close((start - later).norm(dim=1), torch.full((len(start),), 0.8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(cycle, start, atol=1e-3, rtol=0)  # thirty-one cycles later
+    # shown: in place of the encoded scene, with its speed as an output
+    monkeypatch.setattr(model, "shown_scene", lambda camera: moving)
+    first, second = (model.get_outputs_for_camera(camera(prior, t)) for t in (0.0, 0.125))
+    assert (first["rgb"] - second["rgb"]).abs().max() > 0.2
+    monkeypatch.setattr(model.viewer_controls, "motion", True)
+    assert model.get_outputs_for_camera(camera(prior, 0.06))["motion"].max() > 1.0
+    # exported, through a run whose latents move
+    from nest_nerfstudio.models.nest_prior import NestPriorModel
+
+    encode = NestPriorModel.latent_of
+    monkeypatch.setattr(NestPriorModel, "latent_of", lambda *args: with_motion(encode(*args)))
+    config = prior.base_dir / "config.yml"
+    options = EncodedScenes(num_views=2, refined=False)
+    paths = splat(config, tmp_path, times=(0.0, 0.125), scenes=options)
+    a, b = (read_splat_ply(path).means for path in paths)
+    assert [path.stem.split("_t")[1] for path in paths] == ["0.0000", "0.1250"]
+    torch.testing.assert_close((a - b).norm(dim=1), torch.full((len(a),), 0.8), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["dynamic", "prior"])
+def test_scenes_of_both_methods_are_edited(method: str, request: pytest.FixtureRequest) -> None:
+    trainer: NestTrainer = request.getfixturevalue(method)
+    model = trainer.pipeline.model
+    whole = shown(trainer)
+    edits = {
+        "moved": Move((0.0, 0.0, 0.5)),
+        "recoloured": Recolor(hue=0.4),
+        "cut": Keep(RIGHT),
+        "doubled": Duplicate((0.0, 0.0, 0.8), tokens=RIGHT),
+    }
+    try:
+        images = {}
+        for name, step in edits.items():
+            model.edit = SceneEdit((step,))
+            images[name] = shown(trainer)
+            assert (images[name] - whole).abs().max() > 0.05, name
+        background = torch.ones(3)
+        covered = {name: ((image - background).abs().amax(-1) > 0.05).sum() for name, image in images.items()}
+        everything = ((whole - background).abs().amax(-1) > 0.05).sum()
+        assert covered["cut"] < everything < covered["doubled"]
+        assert abs(int(covered["recoloured"] - everything)) <= 0.1 * everything
+        model.edit = SceneEdit((edits["moved"], Move((0.0, 0.0, -0.5))))
+        torch.testing.assert_close(shown(trainer), whole, atol=2e-3, rtol=0)
+    finally:
+        model.edit = None
+    assert torch.equal(shown(trainer), whole)
+
+
+def test_what_a_scene_cannot_carry_is_an_error(dynamic: NestTrainer, prior: NestTrainer) -> None:
+    for trainer, step, message in (
+        (dynamic, Relight(gain=0.5), "relight: the colours of this scene are baked"),
+        (prior, Retime(2.0), "retime: the scene does not move"),
+    ):
+        model = trainer.pipeline.model
+        model.edit = SceneEdit((step,))
+        with pytest.raises(EditError, match=message):
+            shown(trainer)
+        model.edit = None
+
+
+def test_motion_is_edited(dynamic: NestTrainer) -> None:
+    model = dynamic.pipeline.model
+    assert model.latent().motion.kind != "still"
+    later, early = shown(dynamic, 0.8), shown(dynamic, 0.3)
+    try:
+        model.edit = SceneEdit((Retime(speed=0.0, offset=0.8),))
+        assert torch.equal(shown(dynamic, 0.1), shown(dynamic, 0.6))
+        torch.testing.assert_close(shown(dynamic, 0.1), later, atol=1e-4, rtol=0)
+        model.edit = SceneEdit((Amplify(0.0),))
+        assert torch.equal(shown(dynamic, 0.1), shown(dynamic, 0.6))
+    finally:
+        model.edit = None
+    torch.testing.assert_close(shown(dynamic, 0.3), early)
+
+
+def test_a_run_shows_and_exports_the_edit_that_its_config_names(dynamic: NestTrainer, tmp_path: Path) -> None:
+    """Without touching the checkpoint, by all of nerfstudio's tools, which load `config.yml`."""
+    import yaml
+
+    config_path = dynamic.base_dir / "config.yml"
+    edit = SceneEdit((Move((0.0, 0.0, 0.5)),))
+    edit.save(tmp_path / "edit.json")
+    config = yaml.load(config_path.read_text(), Loader=yaml.Loader)
+    config.pipeline.model.edit = tmp_path / "edit.json"
+    edited = tmp_path / "config.yml"
+    edited.write_text(yaml.dump(config))
+    (before,) = splat(config_path, tmp_path / "before", times=(0.4,))
+    (after,) = splat(edited, tmp_path / "after", times=(0.4,))
+    shift = read_splat_ply(after).means - read_splat_ply(before).means
+    torch.testing.assert_close(shift, torch.tensor([0.0, 0.0, 0.5]).expand_as(shift), atol=1e-4, rtol=0)
