@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -329,7 +330,7 @@ class NestDynamicModel(GaussianModel):
 
         return shares
 
-    def get_outputs(self, camera: Cameras | Views) -> dict[str, Any]:  # type: ignore[override]
+    def get_outputs(self, camera: Cameras | RayBundle | Views) -> dict[str, Any]:  # type: ignore[override]
         if not isinstance(camera, Views):
             return super().get_outputs(camera)
         self.forget_scenes()

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -110,7 +111,9 @@ class NestPriorModel(GaussianModel):
 
     # ---------------------------------------------------------------- training
 
-    def get_outputs(self, camera: Cameras | list[SceneSample]) -> dict[str, Any]:  # type: ignore[override]
+    def get_outputs(  # type: ignore[override]
+        self, camera: Cameras | RayBundle | list[SceneSample]
+    ) -> dict[str, Any]:
         if not isinstance(camera, list):
             return super().get_outputs(camera)
         self.forget_scenes(keep_refined=True)
