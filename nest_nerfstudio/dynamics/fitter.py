@@ -28,7 +28,7 @@ from nest_nerfstudio.types import MotionCode
 
 @dataclass
 class LatentFlowFitterConfig(InstantiateConfig):
-    """Settings of `LatentFlowFitter`."""
+    """Settings of `LatentFlowFitter`; docs/notes/hand-over.md says how their values were found."""
 
     _target: type = field(default_factory=lambda: LatentFlowFitter)
     motion: Literal["auto", "free", "cyclic"] = "auto"

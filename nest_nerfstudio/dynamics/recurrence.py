@@ -79,7 +79,7 @@ def find_period_in_images(seen: ImageErrors, closeness: float = 0.65, fewest: in
 
     Args:
         seen: the errors.
-        closeness: largest r of a period (docs/notes/few-frames.md).
+        closeness: largest r of a period (docs/notes/cycles-and-periods.md).
         fewest: smallest number of images that must be comparable at that shift.
 
     Returns:
@@ -165,7 +165,7 @@ def find_closure(path: Trajectory, closeness: float = 0.15) -> float | None:
 def returns_to_rest(path: Trajectory) -> bool:
     """Whether a path rests at both ends, and at the second about where it rested at the first.
 
-    Ends are seen last and by few pictures, so they may miss each other by half of the path's size.
+    Ends are trained on last and by few images, so they may differ by half of the path's size.
     """
     gap, slow = path.values[0] - path.values[-1], 0.6 * _typical_speed(path)
     rests = all(_speed_at_start(ways) < slow for ways in (path, path.reversed()))

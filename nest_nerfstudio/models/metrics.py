@@ -13,7 +13,7 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 
 class ImageMetrics:
-    """Scores a picture against what was seen.
+    """Metrics of a rendered image against its target.
 
     LPIPS needs AlexNet weights. They are looked for (and downloaded) at the first score rather than when a
     model is built, so that neither training nor testing needs a network; without them LPIPS is left out.

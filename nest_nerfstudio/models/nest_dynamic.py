@@ -181,7 +181,7 @@ class NestDynamicModel(GaussianModel):
         cameras: list[Views] | None = None,
         num_times: int = 1,
     ) -> None:
-        """Place Gaussians and tokens.
+        """Set the Gaussians and tokens at the start.
 
         Args:
             views: training views from around the canonical time, with images.

@@ -24,8 +24,8 @@ class CurriculumConfig:
     widen_until: float = 0.3
     """Fraction of the training at which all times are in use, or `widen_steps`, whichever is sooner."""
     widen_steps: int = 1000
-    """Number of steps after which all times are in use: with more time to settle on a part of the clip,
-    Gaussians lose what moves in the rest."""
+    """Number of steps after which all times are in use: with more time on a part of the clip, what moves in
+    the rest is lost."""
     num_downscales: int = 2
     """Training starts with images halved this often, so that motion is found coarse to fine; they double when
     all times are in use, and again after as long."""

@@ -21,7 +21,7 @@ _EMPTY = -6.0
 
 @dataclass
 class DensificationConfig:
-    """Settings of densification; see docs/notes/densification.md."""
+    """Settings of densification; see docs/notes/start-and-hull.md."""
 
     refine_until: float = 0.75
     """Fraction of the training after which Gaussians are no longer added or removed."""
