@@ -34,7 +34,7 @@ def dense_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(dense_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
     config = make_config(dense_capture, tmp_path_factory.mktemp("run"), steps=400)
     fit = config.pipeline.model.flow_fit
-    fit.fit_iterations, fit.fit_attempts = 2000, 2  # fewer do not fit what swings
+    fit.fit_iterations, fit.fit_attempts, fit.motion = 2000, 2, "auto"  # fewer do not fit what swings
     trainer = make_trainer(config)
     trainer.train()
     trainer.pipeline.eval()
@@ -53,7 +53,7 @@ def start(capture: Path, output: Path, max_gap: float = 10.0, **model: Any) -> N
     """Ready to train, where the ODE is quickly fitted, and by default takes over however bad it is."""
     config = make_config(capture, output, **model)
     fit = config.pipeline.model.flow_fit
-    fit.max_gap, fit.motion, fit.fit_iterations = max_gap, "free", 40
+    fit.max_gap, fit.fit_iterations = max_gap, 40
     return make_trainer(config)
 
 
@@ -214,6 +214,7 @@ def test_few_frames_are_searched_for_cycles_themselves(
     """Where they are few, and only there: errors of each image with the scene as at each time."""
     config = make_config(capture, tmp_path)
     config.pipeline.model.flow.steps_per_clip = 12  # 13 nodes
+    config.pipeline.model.flow_fit.motion = "auto"
     trainer = make_trainer(config)
     pipeline, model = pipeline_of(trainer), model_of(trainer)
     torch.nn.init.normal_(model.fitter.free.pose_decoder.head[-1].weight)

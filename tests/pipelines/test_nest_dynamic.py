@@ -197,7 +197,6 @@ def test_images_are_read_for_the_hand_over_only_if_they_are_needed(
         yield
 
     monkeypatch.setattr(pipeline, "views_over_time", views_over_time)
-    pipeline.dynamic_model.config.flow_fit.motion = "free"
     for step, progress in enumerate((0.0, 0.3, 0.65, 0.7)):
         pipeline.set_progress(step, progress)
 

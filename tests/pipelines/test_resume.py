@@ -20,7 +20,7 @@ def make(capture: Path, output: Path, **model) -> NestTrainerConfig:
     config = make_config(capture, output, STEPS, **model)
     config.save_only_latest_checkpoint, config.steps_per_save, config.steps_per_eval_image = False, SAVED, 0
     fit = config.pipeline.model.flow_fit
-    fit.motion, fit.max_gap, fit.fit_iterations = "free", 10.0, 40
+    fit.max_gap, fit.fit_iterations = 10.0, 40
     fit.settled_change, fit.latest = 0.0, HAND_OVER_AT
     return config
 
