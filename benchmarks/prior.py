@@ -6,6 +6,7 @@ python benchmarks/prior.py exactness RUN/config.yml
 python benchmarks/prior.py rotated RUN/config.yml
 python benchmarks/prior.py clouds RUN/config.yml
 python benchmarks/prior.py cost --plot cost.png
+python benchmarks/prior.py frame
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from nest_nerfstudio.data.scenes.library import SceneLibrary
 from nest_nerfstudio.data.scenes.sampling import eval_sample
 from nest_nerfstudio.encoders.hull_depth import hull_points
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
+from nest_nerfstudio.fields.base import Field
 from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
+from nest_nerfstudio.fields.rig import pose
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_normalize, quat_to_rotmat
 from nest_nerfstudio.losses.photometric import photometric_loss
-from nest_nerfstudio.models.gaussian_model import composite
 from nest_nerfstudio.rasterizers import create_rasterizer
+from nest_nerfstudio.thread_pool import SHARED, give_cores_to_kernels
 from nest_nerfstudio.training.visual_hull import mean_colors, sample_visual_hull
 from nest_nerfstudio.types import Gaussians, Points, SceneLatent, Views
 
@@ -136,7 +139,7 @@ def exactness(load_config: Path, draws: int = 20) -> None:
             torch.set_default_dtype(dtype)
             config = replace(model.config.encoder, group=group)
             encoder = config.setup().eval()
-            field = model.config.field.setup(shape_dim=config.shape_dim)
+            field = model.config.decoder.setup(geometry_dim=config.geometry_dim)
             for module, name in ((encoder, "encoder."), (field, "field.")):
                 part = {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}
                 floats = {k: v.to(dtype) for k, v in part.items() if _is_learned(module, k)}
@@ -229,15 +232,15 @@ def _is_learned(module: torch.nn.Module, name: str) -> bool:
 
 @torch.no_grad()
 def _errors(encoder, field, views: Views, group: str, seed: int) -> dict[str, float]:
-    """‖h(g·X) − g·h(X)‖ / ‖h(X)‖, the same of f ∘ h and another order of views; and of pictures."""
+    """‖h(g·X) − g·h(X)‖ / ‖h(X)‖, the same of f ∘ h and another order of views; and of images."""
     torch.manual_seed(seed)
     axis = torch.tensor([0.0, 0, 1]) if group == "azimuth" else torch.randn(3)
     turn = quat_exp((axis / axis.norm() * 6.28 * torch.rand(())).to(views.viewmats))
     shift = torch.randn(3).to(views.viewmats) * float(group == "se3")
-    pose = (turn, shift)
+    motion = (turn, shift)
     views = exact_rotations(views)
-    latent, turned = encoder(views), encoder(views.move(pose))
-    gaussians, moved = field(latent), field(turned)
+    latent, turned = encoder(views), encoder(views.move(motion))
+    gaussians, moved = shown(field, latent), shown(field, turned)
     rounded = (turn.to(latent.quats), shift.to(latent.quats))
     expected = gaussians.move(rounded)
     order = torch.randperm(len(views))
@@ -247,9 +250,9 @@ def _errors(encoder, field, views: Views, group: str, seed: int) -> dict[str, fl
         "f∘h": relative(flat_gaussians(moved), flat_gaussians(expected)),
     }
     if gaussians.means.dtype == torch.float32:
-        cameras = (cast_views(v, torch.float32) for v in (views, views.move(pose)))
-        pictures = [draw(g, v) for g, v in zip((gaussians, moved), cameras, strict=True)]
-        errors["10^(−PSNR/10) of pictures"] = float((pictures[0] - pictures[1]).square().mean())
+        cameras = (cast_views(v, torch.float32) for v in (views, views.move(motion)))
+        images = [draw(g, v) for g, v in zip((gaussians, moved), cameras, strict=True)]
+        errors["10^(−PSNR/10) of images"] = float((images[0] - images[1]).square().mean())
     return errors
 
 
@@ -260,11 +263,11 @@ def cost(repeats: int = 5, plot: Path | None = None) -> None:
 
     Args:
         repeats: the fastest of so many counts.
-        plot: a picture to draw, both axes logarithmic.
+        plot: a image to draw, both axes logarithmic.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = LatentEncoderConfig().setup().to(device)
-    decoder = LatentGaussianFieldConfig().setup(shape_dim=encoder.config.shape_dim).to(device)
+    decoder = LatentGaussianFieldConfig().setup(geometry_dim=encoder.config.geometry_dim).to(device)
     curves, figures = {}, {}
     for name, sizes in {"points": (500, 1000, 2000, 4000, 8000), "tokens": (64, 128, 256, 512, 1024)}.items():
         spent, kept = [], []
@@ -274,7 +277,7 @@ def cost(repeats: int = 5, plot: Path | None = None) -> None:
             count = 256 if name == "points" else size
 
             def run(cloud: Points = cloud, count: int = count) -> Tensor:
-                gaussians = decoder(encoder(None, cloud, count))
+                gaussians = shown(decoder, encoder(None, cloud, count))
                 return gaussians.means.sum() + gaussians.sh.sum()
 
             kept.append(_megabytes_kept(run))
@@ -306,6 +309,42 @@ def cost(repeats: int = 5, plot: Path | None = None) -> None:
         print(f"Plot: {plot}")
 
 
+@torch.no_grad()
+def frame(tokens: int = 1024, size: int = 512, repeats: int = 30, threads: int = 2) -> None:
+    """Milliseconds of a frame of a decoded scene, beside one that decodes it again, as a viewer draws it.
+
+    Args:
+        tokens: K of a random scene.
+        size: width and height of the image, pixels.
+        repeats: timed frames of each, in turns; the medians count.
+        threads: of the kernels.
+    """
+    give_cores_to_kernels()
+    SHARED.threads = threads
+    torch.manual_seed(0)
+    encoder = LatentEncoderConfig().setup().eval()
+    field = LatentGaussianFieldConfig().setup(geometry_dim=encoder.config.geometry_dim)
+    points = torch.nn.functional.normalize(torch.randn(4 * tokens, 3), dim=1)
+    latent = encoder(None, Points(points, torch.rand_like(points)), tokens)
+    focal = 1.39 * size
+    K = torch.tensor([[[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]]])
+    viewmat = torch.eye(4)[None].clone()
+    viewmat[0, 2, 3] = 4.0
+    views, kept, times = Views(viewmat, K, size, size), field(latent), defaultdict(list)
+    for i in range(repeats + 3):
+        for name in ("decoded once", "decoded each frame"):
+            start = time.perf_counter()
+            rigged = kept if name == "decoded once" else field(latent)
+            draw(pose(rigged, latent.poses, latent.light), views)
+            if i >= 3:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    figures: dict[str, float] = {name: float(np.median(spent)) for name, spent in times.items()}
+    figures["ratio"] = figures["decoded once"] / figures["decoded each frame"]
+    print("; ".join(f"{name} {value:.2f}" for name, value in figures.items()))
+    settings = {"tokens": tokens, "size": size, "threads": threads, "repeats": repeats}
+    record("prior_frame", figures, seed=0, settings=settings)
+
+
 def _megabytes_kept(run: Callable[[], Tensor]) -> float:
     """What a forward pass keeps for the backward one; on CUDA, the most that both have allocated."""
     if torch.cuda.is_available():
@@ -329,7 +368,7 @@ def _megabytes_kept(run: Callable[[], Tensor]) -> float:
 
 
 def nearest_scene(train: Iterable[Views], context: Views, targets: Views) -> Tensor:
-    """Pictures of the training scene whose views look most like the context, from the nearest cameras."""
+    """Images of the training scene whose views look most like the context, from the nearest cameras."""
     found = []
     for views in train:
         likest = over_white(views)[nearest_cameras(views, context)]
@@ -352,25 +391,35 @@ def fitted(context: Views, targets: Views, steps: int, count: int = 3000) -> Ten
     points = sample_visual_hull(single, box, count)
     field = BoundGaussians(len(points), 1, 0)
     field.initialize(points, mean_colors(single, points), 0.5)
-    rates = {"means": 1e-3, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh_dc": 5e-3, "sh_rest": 1e-4}
+    rates = {
+        "means": 1e-3,
+        "scales": 5e-3,
+        "quats": 1e-3,
+        "opacities": 5e-2,
+        "features_dc": 5e-3,
+        "features_rest": 1e-4,
+    }
     optimizer = torch.optim.Adam([{"params": [field.params[k]], "lr": lr} for k, lr in rates.items()])
     for step in range(steps):
         view, background = single[step % len(single)], torch.rand(3)
         optimizer.zero_grad()
-        assert view.images is not None
-        assert view.alphas is not None
-        seen = view.images * view.alphas + background * (1 - view.alphas)
-        photometric_loss(draw(field.canonical(), view, background)[0], seen[0]).backward()
+        seen = view.over(background)
+        photometric_loss(draw(field.rest(), view, background)[0], seen[0]).backward()
         optimizer.step()
     with torch.no_grad():
-        return draw(field.canonical(), targets)
+        return draw(field.rest(), targets)
 
 
-# ---------------------------------------------------------------- pictures and motions of the world
+# ---------------------------------------------------------------- images and motions of the world
+
+
+def shown(field: Field, latent: SceneLatent) -> Gaussians:
+    """The scene of a latent at rest."""
+    return pose(field(latent), latent.poses, latent.light)
 
 
 def draw(gaussians: Gaussians, views: Views, background: Tensor | None = None) -> Tensor:
-    """Pictures from the cameras of views, over white unless told otherwise."""
+    """Images from the cameras of views, over white unless told otherwise."""
     rasterizer = create_rasterizer("auto", views.viewmats.device)
     color = torch.ones(3) if background is None else background
     backgrounds = color.expand(len(views), 3)
@@ -379,12 +428,12 @@ def draw(gaussians: Gaussians, views: Views, background: Tensor | None = None) -
 
 
 def over_white(views: Views) -> Tensor:
-    """Pictures over white."""
-    return composite(views, torch.ones(3))
+    """Images over white."""
+    return views.over(torch.ones(3))
 
 
 def psnr(shown: Tensor, seen: Tensor) -> float:
-    """Mean over pictures, in dB."""
+    """Mean over images, in dB."""
     return float((-10 * (shown.clamp(0, 1) - seen).square().mean((1, 2, 3)).log10()).mean())
 
 
@@ -406,7 +455,7 @@ def exact_rotations(views: Views) -> Views:
 
 def flat_latent(z: SceneLatent) -> list[Tensor]:
     """All parts, rotations as matrices."""
-    return [quat_to_rotmat(z.quats), z.translations, z.shape, z.appearance, z.light]
+    return [quat_to_rotmat(z.quats), z.translations, z.geometry, z.appearance, z.light]
 
 
 def flat_gaussians(g: Gaussians) -> list[Tensor]:
@@ -432,5 +481,6 @@ if __name__ == "__main__":
             "rotated": rotated,
             "clouds": clouds,
             "cost": cost,
+            "frame": frame,
         }
     )
