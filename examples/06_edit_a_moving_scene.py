@@ -16,7 +16,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
 
 from nest_nerfstudio.edits.scene_edit import SceneEdit
-from nest_nerfstudio.edits.selection import Box
+from nest_nerfstudio.edits.selection import Box, Copies
 from nest_nerfstudio.edits.steps import Duplicate, Keep, Move, Recolor
 
 
@@ -28,19 +28,19 @@ def main(load_config: Path, output: Path = Path("edited.png"), columns: int = 6)
     low, high = positions.amin(0), positions.amax(0)
     size, middle = (high - low).tolist(), positions.median(0).values.tolist()
     upper = Box((low[0].item(), low[1].item(), middle[2]), tuple(high.tolist()))
-    beside = (0.0, 0.6 * size[1], 0.0)
+    copy = Copies((1,))
     double = SceneEdit(
         (
-            Recolor(hue=0.45),
-            Duplicate(beside, rotation=(0.0, 0.0, math.pi / 2)),
-            Move((0.0, -0.6 * size[1], 0.0), tokens=Box((-1e3, -1e3, -1e3), (1e3, middle[1], 1e3))),
+            Duplicate((0.7 * max(size), 0.0, 0.0)),
+            Recolor(hue=0.45, tokens=copy),
+            Move(rotation=(0.0, 0.0, math.pi / 2), tokens=copy),
         )
     )
     edits = {
         "as it is": SceneEdit(),
         "its upper half in another colour": SceneEdit((Recolor(hue=0.3, tokens=upper),)),
         "its upper half alone": SceneEdit((Keep(upper),)),
-        "in another colour, doubled and pulled apart": double,
+        "doubled, the copy in another colour and turned": double,
     }
     rows = []
     for model.edit in edits.values():

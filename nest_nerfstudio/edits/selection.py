@@ -106,6 +106,20 @@ class Ids(Selection):
 
 
 @dataclass(frozen=True)
+class Copies(Selection):
+    """Tokens of copies that `Duplicate` made.
+
+    Attributes:
+        copies: numbers of the copies, in the order in which they were made; 0 are the originals.
+    """
+
+    copies: tuple[int, ...]
+
+    def mask(self, latent: SceneLatent) -> Bool[Tensor, " k"]:
+        return torch.isin(latent.copies, latent.copies.new_tensor(self.copies))
+
+
+@dataclass(frozen=True)
 class Cluster(Selection):
     """The connected cluster of the token nearest to a point: tokens are linked up to a distance.
 
@@ -134,6 +148,7 @@ SELECTIONS: dict[str, type[Selection]] = {
     "sphere": Sphere,
     "nearest": Nearest,
     "ids": Ids,
+    "copies": Copies,
     "cluster": Cluster,
 }
 """Names of the selections in files."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
-from nest_nerfstudio.edits.selection import Box, Cluster, Ids, Nearest, Sphere
+from nest_nerfstudio.edits.selection import Box, Cluster, Copies, Ids, Nearest, Sphere
 from nest_nerfstudio.edits.steps import (
     Amplify,
     Delete,
@@ -28,6 +28,7 @@ EVERY_STEP = SceneEdit(
     (
         Move((0.0, 0.5, 0.0), (0.0, 0.0, 1.0), about=(1.0, 0.0, 0.0), tokens=Sphere((0.0, 0.0, 0.0), 2.5)),
         Duplicate((0.0, 0.0, 1.0), tokens=Ids((0, 1), copies=(0,))),
+        Recolor(0.1, tokens=Copies((1,))),
         Keep(Box((-9.0, -9.0, -9.0), (9.0, 9.0, 9.0))),
         Delete(Nearest((8.0, 0.0, 0.0), 2)),
         Recolor(0.2, (1.0, 2.0, 1.0), tokens=Cluster((0.0, 0.0, 0.0), 1.5)),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nest_nerfstudio.edits.selection import Box, Cluster, Ids, Nearest, Sphere
+from nest_nerfstudio.edits.selection import Box, Cluster, Copies, Ids, Nearest, Sphere
 from nest_nerfstudio.edits.steps import (
     Amplify,
     Delete,
@@ -71,6 +71,7 @@ def make_latent(kind: str = "cyclic") -> SceneLatent:
         (Nearest((7.0, 0.0, 0.0)), [5]),
         (Nearest((0.1, 0.0, 0.0), 3), [1, 2, 3]),
         (Ids((0, 4)), [0, 4]),
+        (Copies((0,)), [0, 1, 2, 3, 4, 5]),
         (Cluster((-2.0, 0.0, 0.0), 1.5), [0, 1, 2, 3, 4]),
         (Cluster((8.0, 0.0, 0.0), 1.5), [5]),
     ],
@@ -86,6 +87,7 @@ def test_a_selection_by_id_outlives_permutations_and_tells_copies_apart() -> Non
     doubled = Duplicate((0.0, 1.0, 0.0), tokens=Ids((3, 4))).apply(latent, FIELD)
     assert Ids((3,)).mask(doubled).sum() == 2
     assert Ids((3,), copies=(1,)).mask(doubled).nonzero()[:, 0].tolist() == [6]
+    assert Copies((1,)).mask(doubled).nonzero()[:, 0].tolist() == [6, 7]
 
 
 def test_moving_turns_about_the_middle_of_the_tokens_and_undoes_itself() -> None:
