@@ -1,4 +1,5 @@
 # make demo: a small dynamic scene, trained, scored and filmed    make test: lint and tests    make lint
+# make test-fast: tests without trainings, four minutes at most
 # make prior: many small scenes, and one model of all of them, in prior_output
 #
 # Each sets up what it needs: a .venv with the versions of constraints.txt. Only Python 3.10-3.12 has to be
@@ -14,10 +15,10 @@ PRIOR ?= --max-minutes 10
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo prior test lint clean
+.PHONY: help setup demo prior test test-fast lint clean
 
 help:
-	@sed -n '1,7s/^# \{0,1\}//p' Makefile
+	@sed -n '1,8s/^# \{0,1\}//p' Makefile
 
 setup: $(INSTALLED)
 
@@ -35,6 +36,9 @@ prior: $(INSTALLED)
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST)
+
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow and not browser" $(PYTEST)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -16,6 +16,8 @@ from nest_nerfstudio.pipelines.schedules import FiniteOptimizers
 from nest_nerfstudio.pipelines.trainer import NestTrainer
 from tests.small_run import make_config, make_trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def scene(capture: Path, tmp_path: Path) -> Path:

@@ -14,6 +14,8 @@ from nest_nerfstudio.synthesis.datasets import MovingSceneConfig, make_toy_scene
 from tests.ball_scenes import make_prior_config, write_ball_scenes
 from tests.small_capture import SIZE
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

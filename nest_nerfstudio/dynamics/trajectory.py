@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -47,8 +47,9 @@ class Trajectory:
         intervals = len(self.values) - 1
         position = ((times - self.t0) / self.step).clamp(0, intervals)
         left = position.long().clamp(0, intervals - 1)
-        m0, m1 = self.slopes[left] * self.step, self.slopes[left + 1] * self.step
-        start, rise = self.values[left], self.values[left + 1] - self.values[left]
+        m0, m1 = (_rows(self.slopes, left + i) * self.step for i in (0, 1))
+        start, end = (_rows(self.values, left + i) for i in (0, 1))
+        rise = end - start
         bend = m0 + m1 - 2 * rise
         return (position - left)[..., None], start, m0, rise - m0 - bend, bend
 
@@ -59,6 +60,11 @@ class Trajectory:
     def detach(self) -> Trajectory:
         """The same path outside the graph."""
         return Trajectory(self.t0, self.t1, self.values.detach(), self.slopes.detach())
+
+
+def _rows(x: Float[Tensor, "s d"], index: Int[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
+    """Rows of x; indexing by a single number on a GPU would wait for it."""
+    return x.index_select(0, index.reshape(-1)).reshape(*index.shape, -1)
 
 
 def fourier_trajectory(num_nodes: int, dim: int) -> Trajectory:

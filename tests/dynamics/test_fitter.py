@@ -11,6 +11,8 @@ from nest_nerfstudio.dynamics.recurrence import ImageErrors
 from nest_nerfstudio.dynamics.trajectory import Trajectory
 from tests.dynamics.moving_scenes import circle, last_layer, make_flow, make_latent, make_observed, put_path
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------- the ODE fit
 
 

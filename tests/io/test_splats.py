@@ -2,6 +2,7 @@
 
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -178,20 +179,21 @@ def test_nothing_or_nan_is_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file of this process can grow beyond 1000 bytes."""
+    """No file of this process can grow beyond 1000 bytes; for as short as possible, as pytest writes too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_full_disk_leaves_the_older_file(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_full_disk_leaves_the_older_file(tmp_path: Path) -> None:
     gaussians = make_gaussians()
     write_splat_ply(tmp_path / "a.ply", gaussians)
-    request.getfixturevalue("full_disk")
-    with pytest.raises(OSError, match="File too large"):
+    with pytest.raises(OSError, match="File too large"), full_disk():
         write_splat_ply(tmp_path / "a.ply", make_gaussians())
     assert [p.name for p in tmp_path.iterdir()] == ["a.ply"]
     assert_same(read_splat_ply(tmp_path / "a.ply"), gaussians)

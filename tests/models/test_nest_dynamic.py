@@ -23,6 +23,8 @@ from nest_nerfstudio.types import Points, Rendering, Views
 from tests.small_capture import blobs, write_capture
 from tests.small_run import make_config, make_trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def dense_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -20,6 +20,8 @@ from nest_nerfstudio.pipelines.base import NestPipelineConfig
 from nest_nerfstudio.pipelines.trainer import NestTrainer, NestTrainerConfig
 from tests.small_run import make_config, make_trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def first(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:

@@ -15,6 +15,8 @@ from nest_nerfstudio.types import Points, Views
 from tests.small_capture import write_capture
 from tests.small_run import make_config, make_trainer
 
+pytestmark = pytest.mark.slow
+
 FEWEST = 8
 
 

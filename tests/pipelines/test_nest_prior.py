@@ -23,6 +23,8 @@ from nest_nerfstudio.scripts.export import EncodedScenes, splat
 from nest_nerfstudio.states import Edit, SunSky
 from tests.ball_scenes import NUM_SCENES, make_prior_config, write_ball_scenes
 
+pytestmark = pytest.mark.slow
+
 STEPS = 60
 
 

@@ -11,6 +11,8 @@ from nest_nerfstudio.pipelines.nest_dynamic import NestDynamicPipeline
 from nest_nerfstudio.pipelines.trainer import NestTrainer, NestTrainerConfig
 from tests.small_run import make_config, make_trainer
 
+pytestmark = pytest.mark.slow
+
 STEPS, SAVED = 120, 100
 HAND_OVER_AT = 0.875
 """Of the training: from step 105 on, after the checkpoint of step 100."""

@@ -13,6 +13,8 @@ from nest_nerfstudio.pipelines.schedules import ProgressScheduler
 from nest_nerfstudio.pipelines.trainer import Stopwatch
 from tests.small_run import make_config, make_trainer
 
+pytestmark = pytest.mark.slow
+
 
 def test_progress_by_steps_ends_the_training(capture: Path, tmp_path: Path) -> None:
     trainer = make_trainer(make_config(capture, tmp_path, steps=12))

@@ -21,6 +21,8 @@ from PIL import Image
 from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
 from tests.viewer.waiting import eventually, free_port
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 SIZE, FOCAL = 48, 60.0
