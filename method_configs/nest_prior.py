@@ -12,6 +12,7 @@ from nest_nerfstudio.pipelines.nest_prior import NestPriorPipelineConfig
 from nest_nerfstudio.pipelines.schedules import FusedAdamConfig, ProgressSchedulerConfig
 from nest_nerfstudio.pipelines.trainer import NestTrainerConfig
 
+
 def _scheduled(optimizer: OptimizerConfig) -> dict:
     return {
         "optimizer": optimizer,
@@ -28,9 +29,7 @@ nest_prior = MethodSpecification(
         steps_per_eval_all_images=0,
         steps_per_save=1000,
         logging=LoggingConfig(steps_per_log=50),
-        pipeline=NestPriorPipelineConfig(
-            datamanager=MultiSceneDatamanagerConfig(edit_states=1)
-        ),
+        pipeline=NestPriorPipelineConfig(datamanager=MultiSceneDatamanagerConfig(edit_states=1)),
         optimizers={
             "encoder": _scheduled(MuonConfig(lr=1e-3, max_norm=1.0)),
             "decoder": _scheduled(MuonConfig(lr=1e-3, max_norm=1.0)),
