@@ -99,8 +99,8 @@ def downscale_views(views: Views, factor: int) -> Views:
     )
 
 
-def position_in_path(camera: Cameras) -> tuple[int, int]:
-    """Index of a camera in the path that it was sliced from, and the number of cameras in that path.
+def position_in_path(camera: Cameras) -> int:
+    """Index of a camera in the path that it was sliced from.
 
     `ns-render interpolate` draws cameras that have no times; they are slices `path[i : i + 1]` of one path,
     views of the same storage. A camera that is no slice is the first of one.
@@ -110,8 +110,7 @@ def position_in_path(camera: Cameras) -> tuple[int, int]:
     """
     poses = camera.camera_to_worlds
     size = poses.shape[-2] * poses.shape[-1]
-    count = poses.untyped_storage().nbytes() // (poses.element_size() * size)
-    return poses.storage_offset() // size, max(1, count)
+    return poses.storage_offset() // size
 
 
 def viewmats_to_c2w(viewmats: Float[Tensor, "... 4 4"]) -> Float[Tensor, "... 3 4"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import torch
 from nest_nerfstudio.dynamics.orbit import orbit_start
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
 from nest_nerfstudio.edits.selection import Box
-from nest_nerfstudio.edits.steps import Amplify, Duplicate, Keep, Move, Recolor, Relight, Retime
-from nest_nerfstudio.io.splats import read_splat_ply
+from nest_nerfstudio.edits.steps import Amplify, Duplicate, Keep, Move, Oscillate, Recolor, Relight, Retime
+from nest_nerfstudio.io.splats import read_splat_ply, write_splat_ply
 from nest_nerfstudio.pipelines.trainer import NestTrainer
 from nest_nerfstudio.scripts.export import EncodedScenes, splat
 from nest_nerfstudio.types import MotionCode, SceneLatent
@@ -85,16 +86,11 @@ def test_a_scene_of_a_prior_that_is_given_a_motion_code_moves(
     assert (first["rgb"] - second["rgb"]).abs().max() > 0.2
     monkeypatch.setattr(model.viewer_controls, "motion", True)
     assert model.get_outputs_for_camera(camera(prior, 0.06))["motion"].max() > 1.0
-    # exported, through a run whose latents move
-    from nest_nerfstudio.models.nest_prior import NestPriorModel
-
-    encode = NestPriorModel.latent_of
-    monkeypatch.setattr(NestPriorModel, "latent_of", lambda *args: with_motion(encode(*args)))
-    config = prior.base_dir / "config.yml"
-    options = EncodedScenes(num_views=2, refined=False)
-    paths = splat(config, tmp_path, times=(0.0, 0.125), scenes=options)
-    a, b = (read_splat_ply(path).means for path in paths)
-    assert [path.stem.split("_t")[1] for path in paths] == ["0.0000", "0.1250"]
+    # exported
+    with torch.no_grad():
+        for name, time in (("a.ply", 0.0), ("b.ply", 0.125)):
+            write_splat_ply(tmp_path / name, moving.gaussians_at(time))
+    a, b = (read_splat_ply(tmp_path / name).means for name in ("a.ply", "b.ply"))
     torch.testing.assert_close((a - b).norm(dim=1), torch.full((len(a),), 0.8), atol=1e-3, rtol=0)
 
 
@@ -127,7 +123,44 @@ def test_scenes_of_both_methods_are_edited(method: str, request: pytest.FixtureR
     assert torch.equal(shown(trainer), whole)
 
 
+def test_a_scene_of_a_prior_oscillates_by_an_edit_in_all_tools(prior: NestTrainer, tmp_path: Path) -> None:
+    """Shown, scored and exported, as the `edit` of its config, a plain text in the YAML file."""
+    edit = SceneEdit((Oscillate(0.5, translation=(0.0, 0.0, 0.3)),))
+    edit.save(tmp_path / "edit.json")
+    model = prior.pipeline.model
+    still = shown(prior, 0.0)
+    model.edit = edit
+    assert (shown(prior, 0.0) - shown(prior, 0.25)).abs().max() > 0.2
+    sample = next(prior.pipeline.datamanager.eval_samples(2))
+    edited = model.score(model.encoder(sample.context), sample)[0][1]["psnr"]
+    model.edit = None
+    assert edited < model.score(model.encoder(sample.context), sample)[0][1]["psnr"] - 1
+    assert torch.equal(shown(prior, 0.25), still)
+    text = (prior.base_dir / "config.yml").read_text()
+    config = tmp_path / "config.yml"
+    config.write_text(re.sub(r"( +edit): null\n", rf"\1: {tmp_path / 'edit.json'}\n", text))
+    options = EncodedScenes(num_views=2, refined=False)
+    a, b = (read_splat_ply(path).means for path in splat(config, tmp_path, times=(0.0, 0.25), scenes=options))
+    torch.testing.assert_close(a - b, torch.tensor([0.0, 0.0, 0.6]).expand_as(a), atol=1e-3, rtol=0)
+
+
+def test_an_edit_of_motion_waits_for_the_motion_while_it_trains(
+    capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    SceneEdit((Retime(0.5),)).save(tmp_path / "edit.json")
+    config = make_config(capture, tmp_path, steps=30, edit=tmp_path / "edit.json")
+    trainer = make_trainer(config)
+    assert shown(trainer).isfinite().all()  # before the first step
+    assert "Shown without its edit for now" in capsys.readouterr().out
+    trainer.pipeline.model.is_trained_here = False
+    trainer.pipeline.model.forget_scenes()
+    with pytest.raises(EditError, match="retime: the scene does not move"):
+        shown(trainer)
+
+
 def test_what_a_scene_cannot_carry_is_an_error(dynamic: NestTrainer, prior: NestTrainer) -> None:
+    for trainer in (dynamic, prior):
+        trainer.pipeline.model.is_trained_here = False
     for trainer, step, message in (
         (dynamic, Relight(gain=0.5), "relight: the colours of this scene are baked"),
         (prior, Retime(2.0), "retime: the scene does not move"),

@@ -47,7 +47,7 @@ class DeformationMLP(nn.Module):
         return replace(
             gaussians,
             means=gaussians.means + offsets[:, :3],
-            quats=quat_normalize(gaussians.quats + offsets[:, 3:7]),
+            quats=quat_normalize(quat_normalize(gaussians.quats) + offsets[:, 3:7]),
             scales=gaussians.scales * offsets[:, 7:].exp(),
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -32,12 +32,11 @@ class LatentFlowFitterConfig(InstantiateConfig):
 
     _target: type = field(default_factory=lambda: LatentFlowFitter)
     motion: Literal["auto", "free", "cyclic"] = "auto"
-    """Whether the motion repeats. auto: it does where that predicts what follows the first cycle, held out,
-    about as well as a vector field, where images recur that are too few to show it in the tracks of tokens,
-    and where a clip ends as it began, moving or at rest."""
+    """Whether the motion repeats. auto: cyclic if a periodic fit predicts the held-out end of the clip about
+    as well as a vector field, if the images recur, or if the clip ends as it began; else free."""
     period: float = 0.0
-    """Length of a cycle of cyclic motion, in clips, kept as given; 0: found where the motion recurs, and
-    learned further from the images."""
+    """Length of a cycle, in clips, where it is known: the motion then repeats so; 0: found where the motion
+    recurs, and learned further from the images."""
     token_code_dim: int = 32
     """Size of a token's code in the free fit."""
     hidden_dim: int = 128
@@ -117,6 +116,13 @@ class LatentFlowFitter(nn.Module):
         self.register_buffer("has_seen_twists", torch.tensor(False))
         self._shared = SharedRollout()
         self._live: tuple[Trajectory, Tensor] | None = None
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The block of training steps that share a roll-out."""
+        return self._shared.state()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self._shared.load(state, self.next_check.device)
 
     def dynamics(self, flow: LatentFlow) -> Dynamics:
         """What moves the scene at this stage."""
@@ -247,18 +253,24 @@ class LatentFlowFitter(nn.Module):
         """Whether motion is to be cyclic, and why."""
         if self.config.motion == "free":
             return CycleChoice("free, as asked for")
-        period, known = self.config.period or find_period(path), self.config.period > 0
+        if (given := self.config.period) > 0:
+            return CycleChoice(f"cyclic, {given:.3f} clips a cycle, as given", given, is_known=True)
+        period = find_period(path)
         if period is None:
             in_images = None if image_errors is None else choose_from_images(image_errors())
-            return in_images or choose_from_ends(path)
+            choice = in_images or choose_from_ends(path)
+            if choice.period is None and self.config.motion == "cyclic":
+                option = "--pipeline.model.flow-fit.period"
+                return CycleChoice(f"free: no cycle was found, although one was asked for; {option} tells it")
+            return choice
         cycle = f"cyclic, {period:.3f} clips a cycle"
         if self.config.motion == "cyclic" or period >= 1:  # the clip holds nothing to judge it by
-            return CycleChoice(f"{cycle}, as asked for", period, known)
+            return CycleChoice(f"{cycle}, as asked for", period)
         of_cycle, of_field = self._held_out_errors(flow, path, period)
         compared = f"its error at the held-out end of the clip is {of_cycle:.0%} of the motion"
         compared += f", that of a vector field {of_field:.0%}"
         if of_cycle <= 1.25 * of_field:  # about as good will do: a cycle cannot drift
-            return CycleChoice(f"{cycle}: {compared}", period, known)
+            return CycleChoice(f"{cycle}: {compared}", period)
         return CycleChoice(f"free, not {cycle}: {compared}")
 
     def _held_out_errors(self, flow: LatentFlow, path: Trajectory, period: float) -> tuple[float, float]:

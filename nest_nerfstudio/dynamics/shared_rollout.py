@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,26 @@ class SharedRollout:
     def __init__(self) -> None:
         self._uses = 0
         self._leaf: Trajectory | None = None
+
+    def state(self) -> dict[str, Any]:
+        """The unfinished block, with the gradients collected so far, for a checkpoint."""
+        if self._leaf is None:
+            return {}
+        leaf = self._leaf
+        gradients = [
+            x.grad if x.grad is not None else torch.zeros_like(x) for x in (leaf.values, leaf.slopes)
+        ]
+        nodes = [x.detach() for x in (leaf.values, leaf.slopes)]
+        return {"uses": self._uses, "span": [leaf.t0, leaf.t1], "nodes": nodes, "gradients": gradients}
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on with the block of a `state`."""
+        self._uses, self._leaf = state.get("uses", 0), None
+        if state:
+            values, slopes = (x.to(device).requires_grad_() for x in state["nodes"])
+            values.grad, slopes.grad = (x.to(device) for x in state["gradients"])
+            t0, t1 = state["span"]
+            self._leaf = Trajectory(t0, t1, values, slopes)
 
     def next(self, solve: Callable[[], Trajectory], block: int) -> tuple[Trajectory, bool]:
         """The path for this step, and whether it is the live one, at the end of a block of so many steps."""

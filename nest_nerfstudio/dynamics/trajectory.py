@@ -43,7 +43,7 @@ class Trajectory:
         return (b + u * (2 * c + 3 * u * d)) / self.step
 
     def _cubic(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Place u in its interval, 0…1, and the polynomial a + bu + cu² + du³ there."""
+        """Position u in its interval, 0…1, and the polynomial a + bu + cu² + du³ there."""
         intervals = len(self.values) - 1
         position = ((times - self.t0) / self.step).clamp(0, intervals)
         left = position.long().clamp(0, intervals - 1)

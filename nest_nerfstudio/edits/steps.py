@@ -174,6 +174,42 @@ class Relight(Step):
 
 
 @dataclass(frozen=True)
+class Oscillate(Step):
+    """Give a scene that stands still a motion: tokens swing about their rest poses as a cosine of the time.
+
+    Attributes:
+        period: in clips, > 0.
+        translation: amplitude, world units, along world axes at rest.
+        rotation: amplitude as a rotation vector in radians, world axes at rest, about each token's origin.
+        tokens: which tokens.
+    """
+
+    period: float
+    translation: Vector = (0.0, 0.0, 0.0)
+    rotation: Vector = (0.0, 0.0, 0.0)
+    tokens: Selection = ALL
+
+    def __post_init__(self) -> None:
+        if not self.period > 0:
+            raise ValueError(f"period must be greater than 0, not {self.period}")
+
+    def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
+        if latent.motion.kind != "still":
+            raise EditError("oscillate: the scene moves already")
+        chosen = _selected(self, self.tokens, latent)
+        world = latent.translations.new_tensor([self.translation, self.rotation])
+        twists = (quat_to_rotmat(latent.quats).mT @ world.mT).mT.flatten(1) * chosen[:, None]
+        motion = replace(
+            latent.motion,
+            start=twists.new_tensor([1.0, 0.0]),
+            modes=torch.stack([twists, torch.zeros_like(twists), torch.zeros_like(twists)], -1),
+            period=twists.new_tensor(self.period),
+            kind="cyclic",
+        )
+        return replace(latent, motion=motion)
+
+
+@dataclass(frozen=True)
 class Retime(Step):
     """Show at clip time t what the scene showed at speed · t + offset.
 
@@ -186,7 +222,7 @@ class Retime(Step):
     offset: float = 0.0
 
     def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
-        motion = _moving(self, latent)
+        motion = _moving(name_of(self), latent)
         time_map = motion.time_map.after(TimeMap(self.speed, self.offset))
         return replace(latent, motion=replace(motion, time_map=time_map))
 
@@ -198,7 +234,7 @@ class Loop(Step):
     Attributes:
         start: first clip time of the span.
         end: last one.
-        fade: part of the span, before its end, over which poses blend into those before its start; clips.
+        fade: part of the span, in clips, over which poses blend into those on the other side of the seam.
     """
 
     start: float
@@ -209,7 +245,7 @@ class Loop(Step):
         TimeMap(loop=(self.start, self.end), fade=self.fade)  # checks them
 
     def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
-        motion = _moving(self, latent)
+        motion = _moving(name_of(self), latent)
         clock = motion.time_map
         if clock.loop is not None:
             raise EditError("loop: the motion loops already")
@@ -231,7 +267,7 @@ class ShiftPhase(Step):
     turns: float
 
     def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
-        motion = _moving(self, latent)
+        motion = _moving(name_of(self), latent)
         if motion.kind != "cyclic":
             raise EditError("shift_phase: the motion is not cyclic; `retime` with an `offset` shifts it")
         return replace(latent, motion=replace(motion, phase=motion.phase + self.turns))
@@ -248,7 +284,7 @@ class Amplify(Step):
     factor: float
 
     def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
-        motion = _moving(self, latent)
+        motion = _moving(name_of(self), latent)
         modes = torch.cat([self.factor * motion.modes[..., :-1], motion.modes[..., -1:]], -1)
         return replace(latent, motion=replace(motion, modes=modes))
 
@@ -260,6 +296,7 @@ STEPS: dict[str, type[Step]] = {
     "delete": Delete,
     "recolor": Recolor,
     "relight": Relight,
+    "oscillate": Oscillate,
     "retime": Retime,
     "loop": Loop,
     "shift_phase": ShiftPhase,
@@ -291,7 +328,7 @@ def sample_motion(
     Raises:
         EditError: the scene does not move, or its ODE has not taken over.
     """
-    motion = _moving(ShiftPhase(0.0), latent)
+    motion = _moving("sample_motion", latent)
 
     def normal(*shape: int) -> Tensor:
         return spread * torch.randn(*shape, generator=generator).to(motion.start)
@@ -316,11 +353,11 @@ def _selected(step: Step, tokens: Selection, latent: SceneLatent) -> Bool[Tensor
     return chosen
 
 
-def _moving(step: Step, latent: SceneLatent) -> MotionCode:
+def _moving(name: str, latent: SceneLatent) -> MotionCode:
     if latent.motion.kind == "still":
         raise EditError(
-            f"{name_of(step)}: the scene does not move, or its ODE has not taken over yet; train until the "
-            "log says so"
+            f"{name}: the scene does not move by an ODE. One of nest-dynamic does once its training log "
+            "says that the ODE takes over, others do after `oscillate`"
         )
     return latent.motion
 
@@ -328,6 +365,7 @@ def _moving(step: Step, latent: SceneLatent) -> MotionCode:
 def _pose(step: Move | Duplicate, positions: Tensor) -> Pose:
     """x ↦ R (x − c) + c + t."""
     quat = quat_exp(positions.new_tensor(step.rotation))
+    quat = torch.where(quat[0] < 0, -quat, quat)  # skinning blends quaternions of neighbours, of equal sign
     centre = positions.mean(0) if step.about is None else positions.new_tensor(step.about)
     turned = se3_apply((quat, torch.zeros_like(centre)), centre)
     return quat, centre + positions.new_tensor(step.translation) - turned

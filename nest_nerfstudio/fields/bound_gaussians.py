@@ -16,7 +16,7 @@ from nest_nerfstudio.geometry.color import shift_hue
 from nest_nerfstudio.geometry.points import nearest, nearest_distances
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_normalize, quat_rotate
 from nest_nerfstudio.geometry.se3 import Pose
-from nest_nerfstudio.geometry.sh import SH_C0, rgb_to_sh
+from nest_nerfstudio.geometry.sh import rgb_to_sh, sh_to_rgb
 from nest_nerfstudio.types import Gaussians, RiggedGaussians, SceneLatent
 
 PARAMETERS = ("means", "scales", "quats", "opacities", "features_dc", "features_rest")
@@ -128,8 +128,11 @@ class BoundGaussians(Field):
         return replace(latent, appearance=latent.appearance + change * tokens[:, None])
 
     def _is_whole(self, latent: SceneLatent) -> bool:
+        """Whether Z holds every token of the field once, in order, and all in one copy."""
         count = len(self.bind_quats)
-        return len(latent) == count and torch.equal(latent.ids, torch.arange(count, device=latent.ids.device))
+        if len(latent) != count or (latent.copies != latent.copies[0]).any():
+            return False
+        return torch.equal(latent.ids, torch.arange(count, device=latent.ids.device))
 
     def _nearest_tokens(self, means: Float[Tensor, "n 3"]) -> Int[Tensor, "n j"]:
         """Nearest tokens of each Gaussian; in training they are kept until `forget_neighbors`.
@@ -195,7 +198,7 @@ def recolored(sh: Float[Tensor, "n k 3"], codes: Float[Tensor, "n 4"]) -> Float[
         codes: shift of the hue in turns, then log gains of red, green and blue.
     """
     hue, gain = codes[:, :1], codes[:, 1:].exp()
-    rgb = shift_hue(sh[:, 0] * SH_C0 + 0.5, hue) * gain
+    rgb = shift_hue(sh_to_rgb(sh[:, 0]), hue) * gain
     grey_axis = torch.full_like(sh[:, 0], 2 * math.pi / 3**0.5)
     turns = quat_exp(hue * grey_axis)[:, None].expand(-1, sh.shape[1] - 1, -1)
     return torch.cat([rgb_to_sh(rgb)[:, None], quat_rotate(turns, sh[:, 1:]) * gain[:, None]], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class DecodedScene:
         latent: Z, edits included.
         field: decodes it.
         dynamics: moves it.
-        deform: moves its Gaussians further as at a clip time, as the baseline of `nest-dynamic` does.
+        deform: Gaussians at rest to those at a clip time, before they are posed: a baseline of nest-dynamic.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class DecodedScene:
 
     def gaussians_at(self, time: float | Tensor) -> Gaussians:
         """The scene as Gaussians at a clip time, world frame."""
-        gaussians = pose(self.rigged, self.poses_at(time), self.latent.light)
-        return gaussians if self._deform is None else self._deform(gaussians, self._as_tensor(time))
+        rigged = self.rigged
+        if self._deform is not None:
+            rigged = replace(rigged, rest=self._deform(rigged.rest, self._as_tensor(time)))
+        return pose(rigged, self.poses_at(time), self.latent.light)
 
     def _as_tensor(self, time: float | Tensor) -> Tensor:
         return torch.as_tensor(time).to(self.latent.quats).reshape(())

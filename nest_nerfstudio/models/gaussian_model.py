@@ -19,7 +19,7 @@ from torch import Tensor
 from nest_nerfstudio.cameras import cameras_to_views, position_in_path, ray_lengths
 from nest_nerfstudio.dynamics.base import Dynamics
 from nest_nerfstudio.dynamics.flow import LatentFlowConfig
-from nest_nerfstudio.edits.scene_edit import SceneEdit
+from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
 from nest_nerfstudio.fields.base import Field
 from nest_nerfstudio.geometry.sh import MAX_DEGREE, rgb_to_sh
 from nest_nerfstudio.models.decoded_scene import DecodedScene
@@ -49,8 +49,8 @@ class GaussianModelConfig(ModelConfig):
     flow: LatentFlowConfig = field(default_factory=LatentFlowConfig)
     """The latent ODE that moves scenes."""
     edit: Path | None = None
-    """JSON file with an edit (`nest_nerfstudio.edits.SceneEdit`) of the scenes that are shown, scored,
-    rendered and exported; training does not see it."""
+    """JSON file with an edit (`nest_nerfstudio.edits.scene_edit.SceneEdit`) of the scenes that are shown,
+    scored, rendered and exported; training does not see it."""
     playback_seconds: float = 3.0
     """Length of the clip, at 24 frames a second, in renders whose cameras have no time (ns-render
     interpolate), where it plays forwards and backwards."""
@@ -69,6 +69,7 @@ class GaussianModel(Model):
     config: GaussianModelConfig
     field: Field
     viewer_controls: SceneControls
+    is_trained_here: bool
     has_alpha: Tensor
     image_background: Tensor
 
@@ -77,7 +78,9 @@ class GaussianModel(Model):
         self.metrics = ImageMetrics()
         self._rasterizer: Any = None
         self._crop: OrientedBox | None = None
-        self._edit = None if self.config.edit is None else SceneEdit.load(self.config.edit)
+        self.is_trained_here = False
+        self._refused_edit = ""
+        self._edit = None if self.config.edit is None else SceneEdit.load(Path(self.config.edit))
         self.register_buffer("has_alpha", torch.tensor(True))
         self.register_buffer("image_background", torch.zeros(3))
         self.register_load_state_dict_post_hook(lambda module, _: module.forget_scenes())
@@ -89,8 +92,8 @@ class GaussianModel(Model):
         """The scene that a camera shows."""
 
     @abstractmethod
-    def forget_scenes(self) -> None:
-        """Decode scenes anew at their next use: weights or edits have changed."""
+    def forget_scenes(self, keep_latents: bool = False) -> None:
+        """Decode scenes anew at their next use, as weights have changed, or only an edit (`keep_latents`)."""
 
     @property
     def edit(self) -> SceneEdit | None:
@@ -100,7 +103,7 @@ class GaussianModel(Model):
     @edit.setter
     def edit(self, edit: SceneEdit | None) -> None:
         self._edit = edit
-        self.forget_scenes()
+        self.forget_scenes(keep_latents=True)
 
     def decode(
         self,
@@ -111,10 +114,17 @@ class GaussianModel(Model):
         """The scene of a latent under the model's edit; arguments as for `DecodedScene`.
 
         Raises:
-            EditError: the scene cannot carry the edit.
+            EditError: the scene cannot carry the edit; not while it trains, as it may later.
         """
         if self._edit is not None:
-            latent = self._edit.apply(latent, self.field)
+            try:
+                latent = self._edit.apply(latent, self.field)
+            except EditError as error:
+                if not self.is_trained_here:
+                    raise
+                if str(error) != self._refused_edit:
+                    CONSOLE.log(f"[yellow]Shown without its edit for now: {error}.")
+                    self._refused_edit = str(error)
         return DecodedScene(latent, self.field, dynamics, deform)
 
     def set_image_background(self, has_alpha: bool, color: Float[Tensor, " 3"] | None) -> None:
@@ -222,8 +232,7 @@ class GaussianModel(Model):
 
     def _untimed(self, camera: Cameras) -> float:
         """Clip time of a camera that has none: its frame in a path that plays forwards and backwards."""
-        frame, _ = position_in_path(camera)
-        turns = frame / (24 * self.config.playback_seconds)
+        turns = position_in_path(camera) / (24 * self.config.playback_seconds)
         return 1 - abs(1 - turns % 2)
 
     def _cropped(self, gaussians: Gaussians) -> Gaussians:

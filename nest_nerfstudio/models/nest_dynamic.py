@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -86,13 +86,9 @@ class NestDynamicModelConfig(GaussianModelConfig):
 
     def resolve(self, device_type: str) -> dict[str, int]:
         """Give settings that are unset their values for a kind of device; returns those that were set."""
-        on_cuda = device_type == "cuda"
-        defaults = {
-            "num_random": 20_000 if on_cuda else 8000,
-            "max_gs_num": 200_000 if on_cuda else 20_000,
-            "sh_degree": 3 if on_cuda else 1,
-        }
-        unset = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        values = (20_000, 200_000, 3) if device_type == "cuda" else (8000, 20_000, 1)
+        defaults = zip(("num_random", "max_gs_num", "sh_degree"), values, strict=True)
+        unset = {name: value for name, value in defaults if getattr(self, name) is None}
         for name, value in unset.items():
             setattr(self, name, value)
         return unset
@@ -120,7 +116,7 @@ class NestDynamicModel(GaussianModel):
         assert config.sh_degree is not None
         flow = config.flow
         start = still_latent(config.num_tokens, COLOR_DIM, flow.state_dim, flow.scene_code_dim)
-        self.latent = LatentParameters(start, ("motion",) if config.motion == "ode" else ())
+        self.latent = LatentParameters.from_latent(start, ("motion",) if config.motion == "ode" else ())
         self.flow = config.flow.setup()
         if config.motion == "ode":
             self.fitter = config.flow_fit.setup(flow=flow, num_tokens=config.num_tokens)
@@ -157,7 +153,7 @@ class NestDynamicModel(GaussianModel):
     def shown_scene(self, camera: Cameras) -> DecodedScene:
         return self.scene()
 
-    def forget_scenes(self) -> None:
+    def forget_scenes(self, keep_latents: bool = False) -> None:
         self._shown = None
 
     @property
@@ -333,11 +329,15 @@ class NestDynamicModel(GaussianModel):
     def get_outputs(self, camera: Cameras | RayBundle | Views) -> dict[str, Any]:  # type: ignore[override]
         if not isinstance(camera, Views):
             return super().get_outputs(camera)
-        self.forget_scenes()
         assert camera.times is not None
-        factor = self.config.curriculum.downscale(self.opening.item(), camera) if self.training else 1
-        views = downscale_views(camera, factor)
-        gaussians, poses = self._training_gaussians(self.latent(), camera.times[0])
+        views, time = camera, camera.times[0]
+        if self.training:
+            self.forget_scenes()
+            views = downscale_views(views, self.config.curriculum.downscale(self.opening.item(), views))
+            gaussians, poses = self._training_gaussians(self.latent(), time)
+        else:
+            scene = DecodedScene(self.latent(), self.field, self._dynamics, self._deform)
+            gaussians, poses = scene.gaussians_at(time), scene.poses_at(time)
         background = self.background(views.alphas is not None)
         mode = "RGB" if views.depths is None else "RGB+ED"
         rendering = self.rasterize(gaussians, views, background, mode)
@@ -346,13 +346,12 @@ class NestDynamicModel(GaussianModel):
         return {"rendering": rendering, "views": views, "background": background, "poses": poses}
 
     def _training_gaussians(self, latent: SceneLatent, time: Tensor) -> tuple[Gaussians, Pose]:
+        poses, rigged = latent.poses, self.field(latent)
         if self.config.motion == "ode":
-            path = self.fitter.path(self.flow, latent.motion)
-            poses = self._dynamics.poses(latent, path, time)
-        else:
-            poses = latent.poses
-        gaussians = pose(self.field(latent), poses, latent.light)
-        return (gaussians if self._deform is None else self._deform(gaussians, time)), poses
+            poses = self._dynamics.poses(latent, self.fitter.path(self.flow, latent.motion), time)
+        if self._deform is not None:
+            rigged = replace(rigged, rest=self._deform(rigged.rest, time))
+        return pose(rigged, poses, latent.light), poses
 
     def get_loss_dict(self, outputs, batch=None, metrics_dict=None) -> dict[str, Tensor]:  # type: ignore[override]
         config = self.config

@@ -28,9 +28,9 @@ from nest_nerfstudio.types import Gaussians, Points, Rendering, SceneLatent, Vie
 from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
 
 TASKS = ("photometric", "edited", "alpha", "occupancy", "depth", "light")
-"""photometric: images of the state that the context shows; edited: images of other states, by known edits;
-alpha: coverage; occupancy: which voxels that the context, or one view of it, leaves open stay open in others;
-depth: where it is known; light: the encoded one against the one that the edit names."""
+"""Losses: photometric, images of the state of the context; edited, images of other states, by known edits;
+alpha, coverage; occupancy, whether voxels in the hull of the context are inside all other silhouettes too;
+depth, where it is known; light, the encoded light against the known one."""
 
 
 @dataclass
@@ -98,9 +98,9 @@ class NestPriorModel(GaussianModel):
         self.flow = config.flow.setup()
         self.weights = UncertaintyWeights(TASKS, config.learn_weights)
         self.contexts: Contexts | None = None
-        self._latent: tuple[tuple[int, int, bool], SceneLatent] | None = None
-        self._shown: tuple[tuple[int, int, bool], DecodedScene] | None = None
+        self._shown: _Shown | None = None
         self.viewer_controls = SceneViewerControls(self._token_positions, config.shown_refined)
+        self.viewer_controls.motion = config.render_motion
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         return {
@@ -116,7 +116,8 @@ class NestPriorModel(GaussianModel):
     ) -> dict[str, Any]:
         if not isinstance(camera, list):
             return super().get_outputs(camera)
-        self.forget_scenes(keep_refined=True)
+        if self._shown is not None:  # what was refined may be shown on: it takes longer than a training step
+            self._shown = replace(self._shown, is_stale=True) if self._shown.key[2] else None
         losses: dict[str, list[Tensor]] = {}
         errors = []
         for sample in camera:
@@ -229,16 +230,24 @@ class NestPriorModel(GaussianModel):
         Raises:
             RuntimeError: no data was given to encode.
         """
-        key = scene, num_views, refined
-        kept = self._latent  # once: the viewer asks from several threads
-        if kept is None or kept[0] != key:
+        return self._encode((scene, num_views, refined)).latent
+
+    def _encode(self, key: tuple[int, int, bool], or_stale: bool = False) -> _Shown:
+        """A scene, kept until another is asked for or training goes on.
+
+        Args:
+            key: arguments of `latent_of`.
+            or_stale: what was refined may also be shown after the weights have changed.
+        """
+        shown = self._shown  # once: the viewer asks from several threads
+        if shown is None or shown.key != key or (shown.is_stale and not or_stale):
             if self.contexts is None:
                 raise RuntimeError("the model has no scenes to show: its pipeline sets `contexts`")
-            context = self.contexts[scene, num_views]
+            context = self.contexts[key[0], key[1]]
             latent = self.encoder(context)
-            self.has_alpha.fill_(context.alphas is not None)
-            kept = self._latent = key, self.refine(latent, context) if refined else latent
-        return kept[1]
+            latent = self.refine(latent, context) if key[2] else latent
+            shown = self._shown = _Shown(key, latent, context.alphas is not None)
+        return shown
 
     def latent_of_cloud(self, points: Points) -> SceneLatent:
         """Z of a coloured point cloud in the frame of the training scenes (z up, world units).
@@ -266,20 +275,22 @@ class NestPriorModel(GaussianModel):
         generator = torch.Generator().manual_seed(0)
 
         def loss(z: SceneLatent, views: Views) -> Tensor:
-            background = torch.rand(3, generator=generator).to(z.light)
-            background = background if views.alphas is not None else torch.zeros_like(background)
+            background = self.shown_background(False)
+            if views.alphas is not None:  # by a generator of its own, so that the result is always the same
+                background = torch.rand(3, generator=generator).to(background)
             return self._view_losses(z, views, background)[0]["photometric"]
 
         context = sort_views(context)  # so that their order does not matter, as it does not to the encoder
         return optimize_latent(latent, context, loss, self.config.refine_steps * (len(context) - 1))
 
-    def scene(self, number: int, num_views: int, refined: bool = False) -> DecodedScene:
-        """A scene under the model's edit; arguments as for `latent_of`."""
-        key = number, num_views, refined
-        kept = self._shown
-        if kept is None or kept[0] != key:
-            kept = self._shown = key, self.decode(self.latent_of(*key), self.flow)
-        return kept[1]
+    def scene(
+        self, number: int, num_views: int, refined: bool = False, or_stale: bool = False
+    ) -> DecodedScene:
+        """A scene under the model's edit; arguments as for `latent_of` and `_encode`."""
+        shown = self._encode((number, num_views, refined), or_stale)
+        if shown.scene is None:
+            shown.scene = self.decode(shown.latent, self.flow)
+        return shown.scene
 
     def scene_of_cloud(self, points: Points) -> DecodedScene:
         """A coloured point cloud under the model's edit; as `latent_of_cloud`."""
@@ -288,27 +299,22 @@ class NestPriorModel(GaussianModel):
     def shown_scene(self, camera: Cameras) -> DecodedScene:
         owner, controls = (camera.metadata or {}).get("scene"), self.viewer_controls
         number = controls.scene if owner is None else int(owner.flatten()[0])
-        return self.scene(number, controls.num_views, controls.refined)
+        return self.scene(number, controls.num_views, controls.refined, or_stale=owner is None)
+
+    def _shows_alpha(self) -> bool:
+        return self._shown is None or self._shown.has_alpha
 
     def _token_positions(self, scene: int, num_views: int, refined: bool) -> Tensor:
-        return self.scene(scene, num_views, refined).poses_at(0.0)[1]
+        return self.scene(scene, num_views, refined, or_stale=True).poses_at(0.0)[1]
 
     def render(self, latent: SceneLatent, views: Views) -> Rendering:
-        """Renderings of a latent at rest, from the cameras of `views`."""
+        """Renderings of a latent under the model's edit, at time 0, from the cameras of `views`."""
         background = self.shown_background(views.alphas is not None)
-        return self.rasterize(self.gaussians_of(latent), views, background)
+        return self.rasterize(self.decode(latent, self.flow).gaussians_at(0.0), views, background)
 
-    def forget_scenes(self, keep_refined: bool = False) -> None:
-        """Decode scenes anew at their next use, and encode them anew: weights or edits have changed.
-
-        Args:
-            keep_refined: go on showing what was refined, which takes longer than a training step, until
-                something else is chosen.
-        """
-        if keep_refined and self._latent is not None and self._latent[0][2]:
-            return
-        self._shown = None
-        self._latent = None
+    def forget_scenes(self, keep_latents: bool = False) -> None:
+        shown = self._shown
+        self._shown = None if shown is None or not keep_latents else replace(shown, scene=None)
 
     # ---------------------------------------------------------------- scores
 
@@ -344,3 +350,22 @@ _TOO_FAR = 1.5
 def _stands_still(edit: Edit, other: Edit) -> bool:
     """Whether the object has the same pose in two states, so that views of both show one silhouette."""
     return (edit.yaw, edit.translate, edit.stretch) == (other.yaw, other.translate, other.stretch)
+
+
+@dataclass
+class _Shown:
+    """The scene that was shown last.
+
+    Attributes:
+        key: number, context views and refinement.
+        latent: Z, without edits.
+        has_alpha: whether its images have alpha.
+        scene: decoded under the model's edit; None: not yet.
+        is_stale: the weights have changed since.
+    """
+
+    key: tuple[int, int, bool]
+    latent: SceneLatent
+    has_alpha: bool
+    scene: DecodedScene | None = None
+    is_stale: bool = False

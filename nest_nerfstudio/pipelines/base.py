@@ -12,6 +12,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from torch.nn.parallel import DistributedDataParallel
 
 from nest_nerfstudio import __version__
+from nest_nerfstudio.models.gaussian_model import GaussianModel
 from nest_nerfstudio.thread_pool import give_cores_to_kernels
 
 
@@ -46,6 +47,7 @@ class NestPipeline(VanillaPipeline):
         # as one process, so that nerfstudio does not wrap the model for CUDA; the data manager asks torch
         super().__init__(config, cast(str, device), test_mode, 1, local_rank, grad_scaler)
         self.world_size = world_size
+        cast(GaussianModel, self.model).is_trained_here = test_mode == "val"
         self.register_buffer("_progress", torch.zeros((), dtype=torch.float64))
         if world_size > 1:
             devices = [local_rank] if on_cuda else None

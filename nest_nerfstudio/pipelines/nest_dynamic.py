@@ -91,6 +91,10 @@ class NestDynamicPipeline(NestPipeline):
         metrics = self.model.get_metrics_dict(outputs, {})
         return outputs, self.model.get_loss_dict(outputs, {}, metrics), metrics
 
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        super().load_pipeline(loaded_state, step)
+        self.dynamic_model.scene()  # an edit that the scene cannot carry is refused now, not by each frame
+
     def _start_model(self) -> None:
         model, parsed = self.dynamic_model, self._data.train_dataparser_outputs
         has_alpha = self._data.cached_train[0]["image"].shape[-1] == 4

@@ -27,8 +27,8 @@ class CurriculumConfig:
     """Number of steps after which all times are in use: with more time on a part of the clip, what moves in
     the rest is lost."""
     num_downscales: int = 2
-    """Training starts with images halved this often, so that motion is found coarse to fine; they double when
-    all times are in use, and again after as long."""
+    """Number of times that images are halved at first, so that motion is found coarse to fine. They double
+    when all times are in use, then once more after each further span of the same length."""
 
     def opening(self, step: int, progress: float) -> float:
         """How far the clip is opened: 1 when all times are in use; it grows on.

@@ -27,12 +27,12 @@ class DensificationConfig:
     """Fraction of the training after which Gaussians are no longer added or removed."""
     max_scale: float = 1.0
     """Largest standard deviation of a Gaussian at rest where images have alpha, over the median of those at
-    the start (the spacing of the points there); 0: no limit. Large ones reach into what no training view
-    shows empty."""
+    the start (the spacing of the points there); 0: no limit. Larger ones extend into space that no training
+    view constrains."""
     min_views: int = 3
-    """Gaussians that fewer training cameras see than this, or than a quarter of all cameras where that is
-    less, are made transparent; 0: none are. Gaussians close to one or two cameras draw what these see, and
-    occlude all other views. Images from one pose count as one camera."""
+    """Gaussians seen by fewer training cameras than this (at most a quarter of all) are made transparent; 0:
+    none are. They would overfit one or two cameras and occlude the others. Images from one pose count as one
+    camera."""
     min_visibility: float = 0.25
     """A camera sees a Gaussian if at least this share of its light reaches it."""
 

@@ -89,7 +89,7 @@ class SceneViewerControls(SceneControls):
         try:
             with torch.no_grad():  # without the training lock: viser's threads must never wait for training
                 positions = self._positions_of(scene, num_views, refined)
-        except (ValueError, OSError) as error:  # else it would end viser's thread
+        except (ValueError, OSError, RuntimeError) as error:  # else it would end viser's thread
             CONSOLE.log(f"[yellow]Cannot display scene {self._names[scene]}: {error}")
             self._scene.value = self._names[self.scene]
             self._views.value, self._refine.value = self.num_views, self.refined

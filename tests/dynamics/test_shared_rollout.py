@@ -77,3 +77,24 @@ def test_a_block_whose_steps_read_nothing_adds_nothing() -> None:
     shared.next(lambda: flow.roll_out(start), 2)
     loss(shared.next(lambda: flow.roll_out(start), 2)[0], 0.4).backward()
     torch.testing.assert_close(start.grad, torch.autograd.grad(loss(flow.roll_out(start), 0.4), start)[0])
+
+
+@pytest.mark.parametrize("saved_after", [1, 3, 4])
+def test_a_block_that_was_interrupted_goes_on(saved_after: int) -> None:
+    """Its state in a checkpoint holds the gradients that were collected by then."""
+    flow = make_flow(T)
+    start = torch.randn(4, dtype=T, requires_grad=True)
+    inputs = [start, *flow.vector_field.layers.parameters()]
+
+    def gradients(interrupted: bool) -> list[torch.Tensor]:
+        shared = SharedRollout()
+        for x in inputs:
+            x.grad = None
+        for step, time in enumerate(TIMES):
+            if interrupted and step == saved_after:
+                state, shared = shared.state(), SharedRollout()
+                shared.load(state, torch.device("cpu"))
+            loss(shared.next(lambda: flow.roll_out(start), 4)[0], time).backward()
+        return [x.grad.clone() for x in inputs if x.grad is not None]
+
+    torch.testing.assert_close(gradients(True), gradients(False))

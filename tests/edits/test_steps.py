@@ -15,13 +15,14 @@ from nest_nerfstudio.edits.steps import (
     Keep,
     Loop,
     Move,
+    Oscillate,
     Recolor,
     Relight,
     Retime,
     ShiftPhase,
     sample_motion,
 )
-from nest_nerfstudio.geometry.quaternion import quat_exp
+from nest_nerfstudio.geometry.quaternion import quat_exp, quat_rotate
 from nest_nerfstudio.states import SunSky
 from nest_nerfstudio.types import MotionCode, SceneLatent, TimeMap
 from tests.equivariance import latent_distance
@@ -129,6 +130,30 @@ def test_each_step_acts_on_its_own_part_only(step, changed: set[str]) -> None:
             torch.testing.assert_close(edited.quats, value)
         else:
             assert getattr(edited, name) is value, name
+
+
+def test_a_rotation_is_the_same_either_way_round() -> None:
+    """Also in the sign of its quaternion, as neighbours that share Gaussians are blended by it."""
+    latent, some = make_latent(), Ids((0, 1, 2))
+    turns = [Move(rotation=(0.0, 0.0, angle), tokens=some) for angle in (1.2 * math.pi, -0.8 * math.pi)]
+    one, other = (turn.apply(latent, FIELD) for turn in turns)
+    torch.testing.assert_close(one.quats, other.quats)
+
+
+def test_oscillating_moves_what_stood_still() -> None:
+    latent = make_latent("still")
+    step = Oscillate(0.5, translation=(0.0, 0.0, 0.3), tokens=Ids((1, 2)))
+    motion = step.apply(latent, FIELD).motion
+    assert motion.kind == "cyclic"
+    assert float(motion.period) == 0.5
+    moved = quat_rotate(latent.quats, motion.modes[:, :3, 0])
+    expected = torch.zeros(TOKENS, 3)
+    expected[1:3, 2] = 0.3
+    torch.testing.assert_close(moved, expected)
+    with pytest.raises(EditError, match="moves already"):
+        step.apply(make_latent(), FIELD)
+    with pytest.raises(ValueError, match="greater than 0"):
+        Oscillate(0.0)
 
 
 def test_keeping_deleting_and_doubling() -> None:

@@ -133,7 +133,7 @@ def test_a_copy_brings_its_gaussians_again_and_leaves_the_original_alone() -> No
     )
 
 
-@pytest.mark.parametrize("edit", ["whole", "cut", "doubled"])
+@pytest.mark.parametrize("edit", ["whole", "cut", "doubled", "mixed"])
 def test_the_order_of_tokens_does_not_matter(edit: str) -> None:
     field = make_field()
     latent = rest_latent(field).move(se3_exp(0.5 * torch.randn(6).double()), torch.tensor([0, 1, 2]))
@@ -142,9 +142,12 @@ def test_the_order_of_tokens_does_not_matter(edit: str) -> None:
         latent = latent.select(some)
     elif edit == "doubled":
         latent = latent.duplicate(some, se3_exp(torch.randn(6).double()))
-    order = torch.randperm(len(latent))
+    elif edit == "mixed":  # every token once, but of two copies
+        doubled = latent.duplicate(torch.arange(6), se3_exp(torch.randn(6).double()))
+        latent = doubled.select(torch.tensor([0, 2, 4, 7, 9, 11]))
+    order = torch.randperm(len(latent)) if edit != "mixed" else latent.ids.argsort()
     one, other = shown(field, latent), shown(field, latent.permute(order))
-    if edit != "doubled":
+    if edit not in ("doubled", "mixed"):
         torch.testing.assert_close(one.means, other.means, atol=1e-12, rtol=0)
     first, second = (g.means[g.means[:, 0].argsort()] for g in (one, other))
     torch.testing.assert_close(first, second, atol=1e-12, rtol=0)

