@@ -132,7 +132,8 @@ class _Weights(torch.autograd.Function):
 
         _check_rows(tokens, len(centres))
         weights = means.new_empty(tokens.shape)
-        arrays = [as_array(x) for x in (tokens, means, centres, log_radii, weights)]
+        ctx.sharpness = np.exp(-2.0 * as_array(log_radii).astype(np.float64))
+        arrays = [*(as_array(x) for x in (tokens, means, centres)), ctx.sharpness, as_array(weights)]
         pieces = min(2 * SHARED.threads, len(means) // _SMALL)
         SHARED.run(kernels.weights_forward, even_ranges(len(means), pieces), *arrays)
         ctx.save_for_backward(tokens, means, centres, log_radii, weights)
@@ -147,8 +148,9 @@ class _Weights(torch.autograd.Function):
         v_means = torch.empty_like(means, memory_format=torch.contiguous_format)
         chunks = _chunks(len(means), kernels.CHUNK)
         sums = np.zeros((len(chunks), len(centres)))
-        arrays = [as_array(x) for x in (tokens, means, centres, log_radii, weights, v_weights, v_means)]
-        SHARED.run(kernels.weights_backward, chunks, sums, *arrays)
+        arrays = [as_array(x) for x in (tokens, means, centres)]
+        gradients = [as_array(x) for x in (weights, v_weights, v_means)]
+        SHARED.run(kernels.weights_backward, chunks, sums, *arrays, ctx.sharpness, *gradients)
         return None, None, v_means, torch.from_numpy(sums.sum(0)).to(log_radii)
 
 

@@ -48,21 +48,21 @@ def _normalize_vjp(unit, inv, v):
 
 
 @inlined
-def _exponent(centres, log_radii, k, x, y, z):
+def _exponent(centres, sharpness, k, x, y, z):
     """-‖x − b_k‖² / 2r_k²."""
     dx, dy, dz = x - centres[k, 0], y - centres[k, 1], z - centres[k, 2]
-    return -0.5 * (dx * dx + dy * dy + dz * dz) * math.exp(-2.0 * log_radii[k])
+    return -0.5 * (dx * dx + dy * dy + dz * dz) * sharpness[k]
 
 
 @kernel
-def weights_forward(first, last, tokens, means, centres, log_radii, weights):
+def weights_forward(first, last, tokens, means, centres, sharpness, weights):
     """Softmax of the exponents of each Gaussian's tokens.
 
     Args:
         first, last: range of Gaussians.
         tokens: [N, J].
         means: [N, 3].
-        centres, log_radii: [K, 3] and [K], of the tokens.
+        centres, sharpness: [K, 3] and [K], positions b and 1 / r² of the tokens.
         weights: [N, J], written.
     """
     real = weights.dtype.type  # float32's exponential is twice as fast, and exact enough below the largest
@@ -71,7 +71,7 @@ def weights_forward(first, last, tokens, means, centres, log_radii, weights):
         x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
         largest, total = -np.inf, 0.0
         for j in range(tokens.shape[1]):
-            exponents[j] = _exponent(centres, log_radii, tokens[n, j], x, y, z)
+            exponents[j] = _exponent(centres, sharpness, tokens[n, j], x, y, z)
             largest = max(largest, exponents[j])
         for j in range(tokens.shape[1]):
             exponents[j] = math.exp(real(exponents[j] - largest))
@@ -81,13 +81,13 @@ def weights_forward(first, last, tokens, means, centres, log_radii, weights):
 
 
 @kernel
-def weights_backward(first, last, all_sums, tokens, means, centres, log_radii, weights, v_weights, v_means):
+def weights_backward(first, last, all_sums, tokens, means, centres, sharpness, weights, v_weights, v_means):
     """Gradients of `weights_forward`: ∂L/∂e_j = w_j (∂L/∂w_j − Σ_i w_i ∂L/∂w_i) for the exponents e_j.
 
     Args:
         first, last: range of Gaussians, which starts at a multiple of CHUNK.
         all_sums: [N / CHUNK, K], gradients of log r from each chunk, added to.
-        tokens, means, centres, log_radii, weights: as for `weights_forward`.
+        tokens, means, centres, sharpness, weights: as for `weights_forward`.
         v_weights: gradients of its result.
         v_means: [N, 3], written.
     """
@@ -100,11 +100,11 @@ def weights_backward(first, last, all_sums, tokens, means, centres, log_radii, w
         for j in range(tokens.shape[1]):
             k = tokens[n, j]
             v_exponent = float(weights[n, j]) * (v_weights[n, j] - mean)
-            pull = v_exponent * math.exp(-2.0 * log_radii[k])
+            pull = v_exponent * sharpness[k]
             v_x -= pull * (x - centres[k, 0])
             v_y -= pull * (y - centres[k, 1])
             v_z -= pull * (z - centres[k, 2])
-            sums[k] -= 2.0 * v_exponent * _exponent(centres, log_radii, k, x, y, z)
+            sums[k] -= 2.0 * v_exponent * _exponent(centres, sharpness, k, x, y, z)
         v_means[n, 0], v_means[n, 1], v_means[n, 2] = v_x, v_y, v_z
 
 
