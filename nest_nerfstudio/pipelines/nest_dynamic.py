@@ -93,7 +93,8 @@ class NestDynamicPipeline(NestPipeline):
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         super().load_pipeline(loaded_state, step)
-        self.dynamic_model.scene()  # an edit that the scene cannot carry is refused now, not by each frame
+        if self.dynamic_model.edit is not None:
+            self.dynamic_model.scene()  # what the scene cannot carry is refused now, not by each frame
 
     def _start_model(self) -> None:
         model, parsed = self.dynamic_model, self._data.train_dataparser_outputs

@@ -33,7 +33,6 @@ from nest_nerfstudio.data.scenes.sampling import (
     step_samples,
 )
 from nest_nerfstudio.states import SceneSample
-from nest_nerfstudio.types import Views
 
 
 @dataclass
@@ -154,10 +153,6 @@ class MultiSceneDatamanager(RenderableDataManager):
         """The evaluation of one scene, on the device: see `sampling.eval_sample`."""
         sample = eval_sample(self.library, number, num_context, self.config.sampling_seed)
         return sample_to(sample, self.device)
-
-    def context(self, number: int, num_context: int) -> Views:
-        """The first context views of a scene's evaluation: `contexts[number, num_context]`."""
-        return self.contexts[number, num_context]
 
     @property
     def contexts(self) -> ContextViews:
