@@ -29,7 +29,13 @@ from nest_nerfstudio.data.scenes.index import (
     name_problems,
 )
 from nest_nerfstudio.data.scenes.reader import edited_scene_files
-from nest_nerfstudio.data.splits import listed_splits, motion_problems, split_problems, time_problems
+from nest_nerfstudio.data.splits import (
+    frame_order_problems,
+    listed_splits,
+    motion_problems,
+    split_problems,
+    time_problems,
+)
 from nest_nerfstudio.data.transforms import (
     Frame,
     camera_problems,
@@ -129,8 +135,10 @@ def _check_scene(folder: Path, report: Report) -> None:
         files = _split_files(folder)
     metas, splits = _check_frames(files, "" not in files, report)
     for split, frames in splits.items():
-        if split or any(frame.time is not None for frame in frames):  # a single file may have no times at all
+        if split or any(frame.time is not None for frame in frames):
             report.add(files[split], time_problems(frames, can_order=not split))
+        elif frames:  # a single file may have no times at all, if names give them
+            report.add(files[split], frame_order_problems(frames))
     if "" in splits:
         splits = _check_split_lists(splits[""], metas[""], files[""], report)
     if splits.get("train"):

@@ -22,9 +22,9 @@ from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
+from nest_nerfstudio.data.dataparser import NestDynamicDataParser, NestDynamicDataParserConfig
 from nest_nerfstudio.data.dataset import DynamicDataset
-from nest_nerfstudio.data.transforms import natural_order
+from nest_nerfstudio.data.frame_order import FrameOrder, describe_order, frame_times
 
 View = tuple[Cameras, dict[str, Any]]
 """One camera, and its batch: `image` [h, w, 3 or 4], and `mask` and `depth_image` [h, w, 1] if present."""
@@ -36,9 +36,12 @@ class DynamicDatamanagerConfig(FullImageDatamanagerConfig):
 
     _target: type = field(default_factory=lambda: DynamicDatamanager)
     dataparser: AnnotatedDataParserUnion = field(default_factory=NestDynamicDataParserConfig)
-    missing_times: Literal["error", "frame-order", "static"] = "error"
-    """Times of a data parser that gives none: error stops; frame-order takes the order of the file names,
-    evenly spaced in [0, 1]; static sets all times to 0."""
+    missing_times: Literal["error", "static"] | FrameOrder = "error"
+    """Times of a data parser that gives none: error stops; static sets all times to 0; the others take the
+    order of the file names, evenly spaced, as the `time_from` of nest-dynamic-data does."""
+    time_scale: Literal["auto", "none"] = "auto"
+    """Times of other data parsers than nest-dynamic-data, which has this setting itself. auto: they are
+    mapped so that the train times span [0, 1]. none: they stay as they are."""
 
 
 class RenderableDataManager(VanillaDataManager):
@@ -84,6 +87,8 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
             self.random_generator = random.Random(config.train_cameras_sampling_seed)
         if self.train_dataset.cameras.times is None:
             self._fill_times()
+        if not isinstance(self.dataparser, NestDynamicDataParser) and config.time_scale == "auto":
+            self._scale_times()
 
     def set_time_window(self, lo: float | None = None, hi: float | None = None, min_views: int = 1) -> None:
         """Draw train views from a span of the clip only, from the next step on.
@@ -246,12 +251,32 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
                 "--pipeline.datamanager.missing-times to frame-order or static."
             )
         datasets = (self.train_dataset, self.eval_dataset)
-        names = {str(name) for dataset in datasets for name in dataset.image_filenames}
-        rank = {name: i / max(len(names) - 1, 1) for i, name in enumerate(sorted(names, key=natural_order))}
-        static = self.config.missing_times == "static"
+        views = {
+            str(name): pose
+            for dataset in datasets
+            for name, pose in zip(dataset.image_filenames, dataset.cameras.camera_to_worlds, strict=True)
+        }
+        if self.config.missing_times == "static":
+            rank = dict.fromkeys(views, 0.0)
+        else:
+            names, poses = list(views), torch.stack(list(views.values())).numpy()
+            times = frame_times(names, poses, self.config.missing_times)
+            CONSOLE.log(describe_order(names, poses, times))
+            rank = dict(zip(names, times, strict=True))
         for dataset in datasets:
-            times = [0.0 if static else rank[str(name)] for name in dataset.image_filenames]
+            times = [rank[str(name)] for name in dataset.image_filenames]
             dataset.cameras.times = torch.tensor(times)[:, None]
+
+    def _scale_times(self) -> None:
+        """Map all times so that the train times span [0, 1]."""
+        first, last = self._train_times.aminmax()
+        if first < last and (first, last) != (0, 1):
+            CONSOLE.log(f"Times: {first:g} … {last:g} of the train frames becomes 0 … 1")
+            for dataset in (self.train_dataset, self.eval_dataset):
+                assert dataset.cameras.times is not None
+                times = dataset.cameras.times.double()
+                dataset.cameras.times = ((times - first) / (last - first)).float()
+            del self._train_times  # cached
 
 
 def _single_views(cameras: Cameras, batches: list[dict[str, Any]]) -> list[View]:

@@ -23,12 +23,14 @@ from nerfstudio.utils.colors import get_color
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from nest_nerfstudio.data.frame_order import FrameOrder
 from nest_nerfstudio.data.images import image_header
 from nest_nerfstudio.data.splits import (
     EVAL_SPLITS,
     Splits,
     crop_clip,
     hold_out,
+    hold_out_camera,
     listed_splits,
     scale_times,
     with_times,
@@ -53,17 +55,23 @@ class NestDynamicDataParserConfig(DataParserConfig):
     data: Path = Path()
     """Folder with `transforms_train.json` (and _val, _test, or others) or with one `transforms.json`; or one
     of these files: `transforms_future.json` evaluates on the split `future`."""
-    time_from: Literal["auto", "field", "frame-order"] = "auto"
-    """Source of the times: the `time` of each frame (auto, field), or the order of the file names, evenly
-    spaced (frame-order: for a video in a single `transforms.json`)."""
+    time_from: Literal["auto", "field"] | FrameOrder = "auto"
+    """Source of the times: the `time` of each frame (auto, field), or the order of the file names in a single
+    `transforms.json`, evenly spaced. frame-order: a video, or several cameras, where files of one name in
+    several folders are of one time; where names leave that open, an error asks to choose frame-name (the
+    same, unasked), camera-order (the k-th files of all cameras are of one time) or path-order (each file has
+    a time of its own)."""
     time_scale: Literal["auto", "none"] = "auto"
-    """auto: train times outside [0, 1] are mapped so that they span [0, 1], and all splits with them.
-    none: times stay as they are."""
+    """auto: times are mapped so that the train times span [0, 1], those of all splits alike. none: times stay
+    as they are."""
     eval_split: str = ""
     """Split to evaluate on instead of val and test, for instance `future`."""
     eval_interval: int = 8
-    """Without an evaluation split in the data, hold out every n-th frame; 0 holds none out and evaluates on
-    the train frames."""
+    """Without an evaluation split in the data, hold out every n-th frame, of each camera at times of its own;
+    0 holds none out and evaluates on the train frames."""
+    eval_camera: str = ""
+    """Evaluate on this camera, and train on the others: the name of its folder, or what tells it from others
+    in the file names (`cam00`)."""
     train_interval: int = 1
     """Train on every n-th of the train frames, in order of time; the others are the split `left_out`."""
     train_span: tuple[float, float] = (0.0, 1.0)
@@ -197,7 +205,11 @@ def read_capture(config: NestDynamicDataParserConfig) -> Capture:
         transform, scale = _fit_poses(splits[""], metas[""], config)
         splits = listed_splits(splits[""], metas[""], files[""])
     eval_split = eval_split or config.eval_split
-    if not eval_split and not any(name in splits for name in EVAL_SPLITS):
+    if config.eval_camera and eval_split:
+        raise ValueError(f"evaluate either on the camera {config.eval_camera} or on the split {eval_split}")
+    if config.eval_camera:
+        splits |= hold_out_camera(splits["train"], config.eval_camera)
+    elif not eval_split and not any(name in splits for name in EVAL_SPLITS):
         splits |= hold_out(splits["train"], config.eval_interval)
     splits = scale_times(splits, config.time_scale, can_order=len(files) == 1)
     if (config.train_interval, config.train_span) != (1, (0.0, 1.0)):

@@ -5,14 +5,25 @@ This module must stay importable without nerfstudio's data managers, as `datapar
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from nest_nerfstudio.data.transforms import Frame, natural_order
+from nest_nerfstudio.data.frame_order import (
+    FrameOrder,
+    describe_order,
+    frame_times,
+    natural_order,
+    order_problems,
+    read_shots,
+)
+from nest_nerfstudio.data.transforms import Frame
 
 EVAL_SPLITS = ("val", "test")
 FRAME_ORDER_HINT = (
@@ -23,7 +34,7 @@ Splits = dict[str, list[Frame]]
 
 
 def with_times(
-    frames: list[Frame], time_from: Literal["auto", "field", "frame-order"], files: Sequence[str]
+    frames: list[Frame], time_from: Literal["auto", "field"] | FrameOrder, files: Sequence[str]
 ) -> list[Frame]:
     """Give each frame a time.
 
@@ -33,19 +44,32 @@ def with_times(
         files: splits that have a transforms file each; one where a single file lists all frames.
 
     Raises:
-        ValueError: a frame has no time, or the order of file names says nothing about several splits.
+        ValueError: a frame has no time, or file names do not tell the times.
     """
-    if time_from == "frame-order":
-        if len(files) > 1:
-            raise ValueError(
-                "--time-from frame-order needs all frames in one file: the file names say nothing about how "
-                f"the times of the splits {', '.join(files)} relate. Give each frame a `time`."
-            )
-        ranked = sorted(frames, key=lambda frame: natural_order(frame.name))
-        return [replace(frame, time=i / max(len(ranked) - 1, 1)) for i, frame in enumerate(ranked)]
-    for problem in time_problems(frames, can_order=len(files) == 1):
+    if time_from in ("auto", "field"):
+        for problem in time_problems(frames, can_order=len(files) == 1):
+            raise ValueError(f"{frames[0].file}: {problem}")
+        return frames
+    if len(files) > 1:
+        raise ValueError(
+            f"--time-from {time_from} needs all frames in one file: the file names say nothing about how "
+            f"the times of the splits {', '.join(files)} relate. Give each frame a `time`."
+        )
+    for problem in frame_order_problems(frames) if time_from == "frame-order" else ():
         raise ValueError(f"{frames[0].file}: {problem}")
-    return frames
+    names, poses = _names_and_poses(frames)
+    times = frame_times(names, poses, time_from)
+    CONSOLE.log(describe_order(names, poses, times))
+    return [replace(frame, time=time) for frame, time in zip(frames, times, strict=True)]
+
+
+def frame_order_problems(frames: Sequence[Frame]) -> Iterator[str]:
+    """Whether the file names of frames leave open which are of one time."""
+    return order_problems(*_names_and_poses(frames))
+
+
+def _names_and_poses(frames: Sequence[Frame]) -> tuple[list[str], Float[np.ndarray, "n 4 4"]]:
+    return [frame.name for frame in frames], np.stack([frame.pose for frame in frames])
 
 
 def time_problems(frames: Sequence[Frame], can_order: bool = False) -> Iterator[str]:
@@ -102,7 +126,10 @@ def _split_lists(meta: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def hold_out(frames: list[Frame], interval: int) -> Splits:
-    """Hold one frame in `interval` out of train, in order of time, but never the first or the last.
+    """Hold one frame in `interval` of each camera out of train, at times that differ from camera to camera.
+
+    Each camera keeps its share. The first and the last time stay in train, and where several cameras show a
+    time, one of them does.
 
     Args:
         frames: the train frames, with times.
@@ -112,18 +139,71 @@ def hold_out(frames: list[Frame], interval: int) -> Splits:
         The train split and the evaluation splits; if none is held out, the latter alone, with all frames.
     """
     ranked = sorted(frames, key=lambda frame: (frame.time, natural_order(frame.name)))
-    held = ranked[interval // 2 : -1 : interval] if interval > 1 else []
+    held = _every_nth(ranked, interval) if interval > 1 else []
     if not held:
         CONSOLE.log("No evaluation split and no frame held out: evaluating on the train frames")
         return {split: frames for split in EVAL_SPLITS}
     CONSOLE.log(f"No evaluation split: holding out {len(held)} of {len(frames)} frames")
+    return _held_out(frames, held)
+
+
+def _every_nth(ranked: list[Frame], interval: int) -> list[Frame]:
+    """One frame in `interval` of each camera, of frames in order of time."""
+    times = [frame.time for frame in ranked]
+    cameras = [shot.camera for shot in read_shots(*_names_and_poses(ranked))]
+    if (
+        len(set(cameras)) == 1
+    ):  # names tell of no cameras: the k-th frame of each time stands for the k-th one
+        cameras = [str(i - times.index(time)) for i, time in enumerate(times)]
+    moment = {time: i for i, time in enumerate(dict.fromkeys(times))}
+    number = {camera: i for i, camera in enumerate(sorted(set(cameras), key=natural_order))}
+    chosen = [
+        i
+        for i, (time, camera) in enumerate(zip(times, cameras, strict=True))
+        if (moment[time] - number[camera]) % interval == interval // 2
+    ] or range(interval // 2, len(ranked) - 1, interval)
+    at_time, of_camera = Counter(times), Counter(cameras)
+    lone = {time for time, count in at_time.items() if count == 1} - {times[0], times[-1]}
+    held = []
+    for i in chosen:
+        if (at_time[times[i]] > 1 or times[i] in lone) and (of_camera[cameras[i]] > 1 or len(number) == 1):
+            held.append(ranked[i])
+            at_time[times[i]] -= 1
+            of_camera[cameras[i]] -= 1
+    return held
+
+
+def hold_out_camera(frames: list[Frame], name: str) -> Splits:
+    """Hold all frames of one camera out of train.
+
+    Args:
+        frames: the train frames.
+        name: of the camera, as in the names of its files.
+
+    Returns:
+        The train split and the evaluation splits.
+
+    Raises:
+        ValueError: there is no such camera, or no other one.
+    """
+    cameras = [shot.camera for shot in read_shots(*_names_and_poses(frames))]
+    known = sorted(set(cameras), key=natural_order)
+    if name not in known or len(known) == 1:
+        there = f"there are: {', '.join(known)}" if len(known) > 1 else "file names tell of one camera only"
+        raise ValueError(f"{frames[0].file}: no camera '{name}' to hold out (--eval-camera); {there}")
+    held = [frame for frame, camera in zip(frames, cameras, strict=True) if camera == name]
+    CONSOLE.log(f"Holding out camera {name}: {len(held)} of {len(frames)} frames")
+    return _held_out(frames, held)
+
+
+def _held_out(frames: list[Frame], held: list[Frame]) -> Splits:
     names = {frame.name for frame in held}
     train = [frame for frame in frames if frame.name not in names]
     return {"train": train, **{split: held for split in EVAL_SPLITS}}
 
 
 def scale_times(splits: Splits, mode: Literal["auto", "none"], can_order: bool = False) -> Splits:
-    """Map times so that the train frames span [0, 1], unless they lie inside it or the mode is none.
+    """Map the times of all splits alike, so that the train frames span [0, 1], unless the mode is none.
 
     Raises:
         ValueError: the first of `motion_problems`, with the transforms file.
@@ -131,10 +211,8 @@ def scale_times(splits: Splits, mode: Literal["auto", "none"], can_order: bool =
     for problem in motion_problems(splits["train"], can_order=can_order):
         raise ValueError(f"{splits['train'][0].file}: {problem}")
     times = [frame.time for frame in splits["train"] if frame.time is not None]
-    first, last = min(times), max(times)
-    if mode == "none" or (first >= 0.0 and last <= 1.0):
-        return splits
-    return _with_clip(splits, first, last)
+    clip = min(times), max(times)
+    return splits if mode == "none" or clip == (0.0, 1.0) else _with_clip(splits, *clip)
 
 
 def crop_clip(splits: Splits, interval: int, span: tuple[float, float]) -> Splits:

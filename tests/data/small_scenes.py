@@ -42,3 +42,12 @@ def parse(data: Path, split: str = "train", **options: Any) -> DataparserOutputs
 def times(outputs: DataparserOutputs) -> list[float]:
     assert outputs.cameras.times is not None
     return outputs.cameras.times.flatten().tolist()
+
+
+def write_scene(folder: Path, frames: list[dict[str, Any]], **shared: Any) -> Path:
+    """Write a `transforms.json` and an image for each of its frames."""
+    for i, frame in enumerate(frames):
+        write_image(folder / frame["file_path"], mode="RGB", seed=i)
+    meta = {"w": 12, "h": 8, "fl_x": 15.0, "fl_y": 15.0, "cx": 6.0, "cy": 4.0, "frames": frames, **shared}
+    (folder / "transforms.json").write_text(json.dumps(meta), encoding="utf-8")
+    return folder

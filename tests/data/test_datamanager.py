@@ -17,7 +17,7 @@ from PIL import Image
 
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
 from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
-from tests.data.small_scenes import edit_json, write_image
+from tests.data.small_scenes import edit_json, orbit, write_image, write_scene
 
 
 def manage(
@@ -315,6 +315,44 @@ def test_a_parser_without_times(dnerf: Path) -> None:
         manage(dnerf, BlenderDataParserConfig())
     manager = manage(dnerf, BlenderDataParserConfig(), missing_times="static")
     assert set(draw(manager, 12)) == {0.0}
+
+
+@pytest.mark.parametrize(("first", "last"), [(0.0, 0.05), (0.2, 0.9), (10.0, 20.0)])
+def test_times_of_other_parsers_span_the_clip(dnerf: Path, first: float, last: float) -> None:
+    def stamp(meta: dict[str, Any]) -> None:
+        for frame in meta["frames"]:
+            frame["time"] = first + (last - first) * frame["time"]
+
+    for split in ("train", "val"):
+        edit_json(dnerf / f"transforms_{split}.json", stamp)
+    manager = manage(dnerf, DNeRFDataParserConfig())
+    torch.testing.assert_close(manager.train_views_times, torch.linspace(0, 1, 12))
+    listed = [float(camera.times) for camera, _ in manager.fixed_indices_eval_dataloader]
+    assert listed == pytest.approx([0.1, 0.5, 0.9])
+    kept = manage(dnerf, DNeRFDataParserConfig(), time_scale="none").train_views_times
+    torch.testing.assert_close(kept, torch.linspace(first, last, 12))
+    own = manage(dnerf, NestDynamicDataParserConfig(time_scale="none")).train_views_times
+    torch.testing.assert_close(own, torch.linspace(first, last, 12))
+
+
+def test_cameras_of_a_parser_without_times_share_them(tmp_path: Path) -> None:
+    frames = [
+        {"file_path": f"cam{c}/{t:04d}.png", "transform_matrix": orbit(c / 8)}
+        for c in range(3)
+        for t in range(10)
+    ]
+    write_scene(tmp_path, frames)
+    manager = manage(tmp_path, NerfstudioDataParserConfig(), missing_times="frame-order")
+    for dataset in (manager.train_dataset, manager.eval_dataset):
+        assert dataset.cameras.times is not None
+        at = dataset.cameras.times.flatten().tolist()
+        assert at == pytest.approx([int(path.stem) / 9 for path in dataset.image_filenames])
+    names = [*(f"cam0/{t}.png" for t in range(10)), *(f"cam1/{t}.png" for t in range(10, 20))]
+    write_scene(
+        tmp_path, [{"file_path": name, "transform_matrix": orbit(i / 20)} for i, name in enumerate(names)]
+    )
+    with pytest.raises(ValueError, match="which frames are of the same time"):
+        manage(tmp_path, NerfstudioDataParserConfig(), missing_times="frame-order")
 
 
 def test_frame_order_for_a_parser_without_times(video: Path) -> None:

@@ -1,8 +1,10 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig, read_capture
 from tests.data.small_scenes import edit_json, parse, times
 
 
@@ -40,14 +42,30 @@ def test_times_of_all_splits_share_one_map(dnerf: Path) -> None:
     )
 
 
-def test_times_inside_the_unit_span_stay(dnerf: Path) -> None:
-    def narrow(meta: dict[str, Any]) -> None:
-        for frame in meta["frames"]:
-            frame["time"] = 0.25 + 0.5 * frame["time"]
+@pytest.mark.parametrize(
+    ("first", "last"), [(0.0, 0.05), (0.2, 0.9), (0.0, 0.99), (-1.0, 1.0), (1.7e9, 1.7e9 + 9)]
+)
+def test_the_clip_spans_the_unit_interval_whatever_its_unit(dnerf: Path, first: float, last: float) -> None:
+    before = {split: times(parse(dnerf, split)) for split in ("train", "val", "future")}
 
-    edit_json(dnerf / "transforms_train.json", narrow)
-    assert min(times(parse(dnerf))) == 0.25
-    assert max(times(parse(dnerf))) == 0.75
+    def stamp(meta: dict[str, Any]) -> None:
+        for frame in meta["frames"]:
+            frame["time"] = first + (last - first) * frame["time"]
+
+    for split in ("train", "val", "test", "future"):
+        edit_json(dnerf / f"transforms_{split}.json", stamp)
+    after = {split: times(parse(dnerf, split)) for split in before}
+    assert (min(after["train"]), max(after["train"])) == (0, 1)
+    for split, expected in before.items():
+        assert after[split] == pytest.approx(expected, abs=1e-6)
+    kept = times(parse(dnerf, "train", time_scale="none"))
+    assert kept == pytest.approx([first + (last - first) * t for t in before["train"]])
+
+
+def test_times_that_span_the_unit_interval_are_not_touched(dnerf: Path) -> None:
+    stored = [frame["time"] for frame in json.loads((dnerf / "transforms_val.json").read_text())["frames"]]
+    capture = read_capture(NestDynamicDataParserConfig(data=dnerf))
+    assert [frame.time for frame in capture.splits["val"]] == stored
 
 
 def test_a_part_of_the_clip_becomes_the_clip(dnerf: Path) -> None:

@@ -14,7 +14,6 @@ from nest_nerfstudio.data.transforms import (
     file_paths,
     find_transforms,
     make_cameras,
-    natural_order,
     read_frames,
     read_seed_points,
     read_transforms,
@@ -111,11 +110,6 @@ def test_a_missing_file_is_named_and_masks_are_all_or_none(dnerf: Path) -> None:
     with pytest.raises(ValueError, match="only 1 of 12 frames have a mask file; give all or none"):
         file_paths(frames, "mask")
     assert file_paths(frames[:1], "mask") == [dnerf / "gone.png"]
-
-
-def test_names_are_ordered_as_people_count() -> None:
-    names = ["r_10", "r_2", "a_3", "r_2b"]
-    assert sorted(names, key=natural_order) == ["a_3", "r_2", "r_2b", "r_10"]
 
 
 def test_no_seed_points(dnerf: Path) -> None:
