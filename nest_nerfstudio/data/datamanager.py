@@ -25,6 +25,7 @@ from torch import Tensor
 from nest_nerfstudio.data.dataparser import NestDynamicDataParser, NestDynamicDataParserConfig
 from nest_nerfstudio.data.dataset import DynamicDataset
 from nest_nerfstudio.data.frame_order import FrameOrder, describe_order, frame_times
+from nest_nerfstudio.data.world import find_world
 
 View = tuple[Cameras, dict[str, Any]]
 """One camera, and its batch: `image` [h, w, 3 or 4], and `mask` and `depth_image` [h, w, 1] if present."""
@@ -89,6 +90,19 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
             self._fill_times()
         if not isinstance(self.dataparser, NestDynamicDataParser) and config.time_scale == "auto":
             self._scale_times()
+
+    def create_train_dataset(self) -> DynamicDataset:
+        """The train images, in the coordinates of training (`world.find_world`)."""
+        self.world = find_world(self.train_dataparser_outputs)
+        self.train_dataparser_outputs = self.world.apply(self.train_dataparser_outputs)
+        if not self.world.is_as_parsed:
+            CONSOLE.log(self.world.describe())
+        return super().create_train_dataset()
+
+    def create_eval_dataset(self) -> DynamicDataset:
+        """The images of the eval split, in the same coordinates."""
+        outputs = self.world.apply(self.dataparser.get_dataparser_outputs(split=self.test_split))
+        return self.dataset_type(dataparser_outputs=outputs, scale_factor=self.config.camera_res_scale_factor)
 
     def set_time_window(self, lo: float | None = None, hi: float | None = None, min_views: int = 1) -> None:
         """Draw train views from a span of the clip only, from the next step on.

@@ -91,6 +91,24 @@ class NestDynamicPipeline(NestPipeline):
         metrics = self.model.get_metrics_dict(outputs, {})
         return outputs, self.model.get_loss_dict(outputs, {}, metrics), metrics
 
+    def get_extra_state(self) -> dict[str, Any]:
+        """Which version wrote a checkpoint, and in what coordinates its scene is."""
+        world = self._data.world
+        return {**super().get_extra_state(), "world": [*world.centre.tolist(), world.scale]}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Check that the data are in the coordinates of the checkpoint; ValueError where they are not."""
+        world = self._data.world
+        stored = torch.tensor(state.get("world", [0.0, 0.0, 0.0, 1.0]), dtype=torch.float64)
+        current = torch.tensor([*world.centre.tolist(), world.scale], dtype=torch.float64)
+        if not torch.allclose(stored, current, rtol=1e-3, atol=1e-3 / world.scale):
+            raise ValueError(
+                "the cameras of the data are not those that the checkpoint was trained with: its scene was "
+                f"scaled by {stored[3]:.4g} about {_numbers(stored[:3])}, and that of the data is by "
+                f"{current[3]:.4g} about {_numbers(current[:3])}. Restore the "
+                "data, or train anew; runs of earlier versions kept the coordinates of the data"
+            )
+
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         super().load_pipeline(loaded_state, step)
         if self.dynamic_model.edit is not None:
@@ -138,3 +156,7 @@ class NestDynamicPipeline(NestPipeline):
         if window != self._window:
             self._window = window
             self._data.set_time_window(*(window or (None, None)), min_views=_FEWEST)
+
+
+def _numbers(values: Tensor) -> str:
+    return " ".join(f"{value:.4g}" for value in values.tolist())

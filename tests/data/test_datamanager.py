@@ -263,9 +263,10 @@ def test_cameras_of_more_than_one_size(dnerf: Path) -> None:
 
 def test_masks_and_depths_are_in_the_batch(dnerf: Path) -> None:
     add_masks(dnerf, whole=255)
-    _, batch = manage(dnerf).next_train(0)
+    manager = manage(dnerf)
+    _, batch = manager.next_train(0)
     assert batch["mask"][..., 0].sum() == 48
-    torch.testing.assert_close(batch["depth_image"], torch.full((8, 12, 1), 2.0))
+    torch.testing.assert_close(batch["depth_image"], torch.full((8, 12, 1), 2.0 * manager.world.scale))
 
 
 def test_empty_masks_are_an_error(dnerf: Path) -> None:
