@@ -94,9 +94,21 @@ def project(
     return torch.stack([x, y], -1) / depths.clamp_min(1e-6)[..., None] - 1, depths
 
 
-def visible(grid: Float[Tensor, "v n 2"], depths: Float[Tensor, "v n"]) -> Bool[Tensor, "v n"]:
-    """Whether projected points are in front of a camera and inside its image."""
-    return (grid.abs() <= 1).all(-1) & (depths > 0)
+def visible(
+    grid: Float[Tensor, "v n 2"],
+    depths: Float[Tensor, "v n"],
+    masks: Float[Tensor, "v h w 1"] | None = None,
+) -> Bool[Tensor, "v n"]:
+    """Whether projected points are in front of a camera and inside its image, on pixels to use.
+
+    Args:
+        grid: grid coordinates.
+        depths: camera-space z.
+        masks: 1 for the pixels to use, 0 for the others; None uses all. All pixels count that a bilinear
+            sample reads.
+    """
+    seen = (grid.abs() <= 1).all(-1) & (depths > 0)
+    return seen if masks is None else seen & (sample_images(masks, grid)[..., 0] > 1 - 1e-4)
 
 
 def pixel_indices(grid: Float[Tensor, "v n 2"], height: int, width: int) -> Int[Tensor, "v n"]:

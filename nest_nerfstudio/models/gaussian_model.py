@@ -247,7 +247,9 @@ class GaussianModel(Model):
         rgb, alpha = image[..., :3], image[..., 3:]
         target = rgb if image.shape[-1] == 3 else rgb * alpha + outputs["background"] * (1 - alpha)
         images = {"img": torch.cat([target, outputs["rgb"]], 1), "accumulation": outputs["accumulation"]}
-        return self.metrics(outputs["rgb"], target), images
+        mask = batch.get("mask")
+        mask = None if mask is None else mask.to(self.device).float()
+        return self.metrics(outputs["rgb"], target, mask), images
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """The image with straight alpha, for renders over another background."""

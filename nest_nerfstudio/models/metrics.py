@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import socket
-from typing import Any, cast
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
-from torchmetrics.functional import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+from nest_nerfstudio.losses.photometric import SSIM_WINDOW
 
 
 class ImageMetrics:
@@ -23,15 +27,40 @@ class ImageMetrics:
         self._lpips: Any = None
         self._looked_for_lpips = False
 
-    def __call__(self, rgb: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"]) -> dict[str, float]:
-        """PSNR in dB, SSIM, and LPIPS if it is there, of values in [0, 1]."""
+    def __call__(
+        self,
+        rgb: Float[Tensor, "h w 3"],
+        target: Float[Tensor, "h w 3"],
+        mask: Float[Tensor, "h w 1"] | None = None,
+    ) -> dict[str, float]:
+        """PSNR in dB, SSIM, and LPIPS if it is there, of values in [0, 1].
+
+        Under a mask PSNR is that of the pixels to use. SSIM is the mean over its windows (of 11 pixels) that
+        hold only those; if there is none, over the windows around pixels to use, with what is masked out
+        alike in both images. LPIPS is that of images alike where masked out, over the share of the others.
+
+        Args:
+            rgb: rendered image.
+            target: ground truth.
+            mask: 1 for the pixels to use, at least one of them, and 0 for the others; None uses all.
+
+        Returns:
+            `psnr`, `ssim`, `lpips`; under a mask also `share_used`, the share of the pixels to use.
+        """
         shown, seen = (x.detach().permute(2, 0, 1)[None].clamp(0, 1) for x in (rgb, target))
+        used = torch.ones_like(shown)
+        if mask is not None:
+            used = used * (mask > 0.5).permute(2, 0, 1)
+        shown, share = torch.where(used > 0, shown, seen), used.mean()
+        _, ssim_map = structural_similarity_index_measure(shown, seen, data_range=1.0, return_full_image=True)
+        whole = -F.max_pool2d(-used, SSIM_WINDOW, stride=1, padding=SSIM_WINDOW // 2)
         scores = {
-            "psnr": float(peak_signal_noise_ratio(shown, seen, data_range=1.0)),
-            "ssim": float(cast(Tensor, structural_similarity_index_measure(shown, seen, data_range=1.0))),
+            "psnr": float(peak_signal_noise_ratio(shown[used > 0], seen[used > 0], data_range=1.0)),
+            "ssim": float(ssim_map[(whole if whole.any() else used) > 0].mean()),
         }
-        lpips = self._find_lpips()
-        return scores if lpips is None else {**scores, "lpips": float(lpips.to(rgb.device)(shown, seen))}
+        if (lpips := self._find_lpips()) is not None:
+            scores["lpips"] = float(lpips.to(rgb.device)(shown, seen) / share)
+        return scores if mask is None else {**scores, "share_used": float(share)}
 
     def _find_lpips(self) -> Any:
         if not self._looked_for_lpips:

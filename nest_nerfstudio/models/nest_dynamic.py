@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -174,7 +174,7 @@ class NestDynamicModel(GaussianModel):
         self,
         views: list[Views],
         seed_points: Points | None = None,
-        cameras: list[Views] | None = None,
+        cameras: Sequence[Views] | None = None,
         num_times: int = 1,
     ) -> None:
         """Set the Gaussians and tokens at the start.
@@ -182,7 +182,7 @@ class NestDynamicModel(GaussianModel):
         Args:
             views: training views from around the canonical time, with images.
             seed_points: points of the data, if it has any.
-            cameras: all training views, without images; None: `views` are all.
+            cameras: all training views, with masks but without images; None: `views` are all.
             num_times: how many different times they have.
         """
         config = self.config
@@ -342,7 +342,7 @@ class NestDynamicModel(GaussianModel):
         mode = "RGB" if views.depths is None else "RGB+ED"
         rendering = self.rasterize(gaussians, views, background, mode)
         if self.training:
-            self.densification.before_backward(self.field, self._step, rendering.info)
+            self.densification.before_backward(self.field, self._step, rendering.info, views.masks)
         return {"rendering": rendering, "views": views, "background": background, "poses": poses}
 
     def _training_gaussians(self, latent: SceneLatent, time: Tensor) -> tuple[Gaussians, Pose]:
@@ -391,7 +391,7 @@ class NestDynamicModel(GaussianModel):
         psnr, count = -10 * mse.clamp_min(1e-10).log10(), torch.tensor(len(self.field))
         metrics = {"psnr": psnr, "gaussian_count": count}
         if views.alphas is not None:
-            metrics["missing"] = self.coverage.update(rendering.alpha.detach(), views.alphas)
+            metrics["missing"] = self.coverage.update(rendering.alpha.detach(), views.alphas, views.masks)
         motion = self.latent().motion
         if motion.kind == "cyclic":
             metrics["period"] = motion.period.detach()

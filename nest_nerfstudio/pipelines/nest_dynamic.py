@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -12,6 +12,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
+from torch.utils.data import Subset
 
 from nest_nerfstudio.cameras import batch_to_views, cameras_to_views
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
@@ -109,6 +110,24 @@ class NestDynamicPipeline(NestPipeline):
                 "data, or train anew; runs of earlier versions kept the coordinates of the data"
             )
 
+    def get_average_image_metrics(self, data_loader: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Mean scores of images, of which those count that have any pixel to use; the log says how many do.
+
+        Args:
+            data_loader: list of cameras with their batches.
+            args: as nerfstudio's.
+            kwargs: as nerfstudio's.
+        """
+        masks = (data_loader[i][1].get("mask") for i in range(len(data_loader)))
+        used = Subset(data_loader, [i for i, mask in enumerate(masks) if mask is None or mask.any()])
+        scores = super().get_average_image_metrics(used, *args, **kwargs)
+        if "share_used" in scores:
+            CONSOLE.log(
+                f"Scores are of the pixels that masks leave to use, {scores['share_used']:.1%} of those of "
+                f"{len(used)} of {len(data_loader)} images."
+            )
+        return scores
+
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         super().load_pipeline(loaded_state, step)
         if self.dynamic_model.edit is not None:
@@ -122,11 +141,10 @@ class NestDynamicPipeline(NestPipeline):
         if "points3D_xyz" in parsed.metadata:
             rgb = parsed.metadata["points3D_rgb"].float() / 255
             seed_points = Points(parsed.metadata["points3D_xyz"].float(), rgb)
-        cameras = self._data.train_dataset.cameras.to(self.device)
         model.initialize(
             self._views_in(model.time_window()),
             seed_points,
-            cameras=[cameras_to_views(cameras[i : i + 1]) for i in range(len(cameras))],
+            cameras=_TrainCameras(self._data, self.device),
             num_times=len(self._train_times.unique()),
         )
 
@@ -145,7 +163,8 @@ class NestDynamicPipeline(NestPipeline):
 
     def _view(self, index: int) -> Views:
         camera = self._data.train_dataset.cameras[index : index + 1].to(self.device)
-        return batch_to_views(camera, {"image": self._data.cached_train[index]["image"]})
+        batch = self._data.cached_train[index]
+        return batch_to_views(camera, {"image": batch["image"], "mask": batch.get("mask")})
 
     def set_progress(self, step: int, progress: float) -> None:
         super().set_progress(step, progress)
@@ -160,3 +179,25 @@ class NestDynamicPipeline(NestPipeline):
 
 def _numbers(values: Tensor) -> str:
     return " ".join(f"{value:.4g}" for value in values.tolist())
+
+
+class _TrainCameras(Sequence[Views]):
+    """All training views without images, with masks where there are any; each is made when it is asked for.
+
+    Args:
+        data: has the images undistorted.
+        device: of the views.
+    """
+
+    def __init__(self, data: DynamicDatamanager, device: torch.device | str) -> None:
+        self._data = data
+        self._cameras = data.train_dataset.cameras.to(device)
+
+    def __len__(self) -> int:
+        return len(self._cameras)
+
+    def __getitem__(self, index: int) -> Views:  # type: ignore[override]
+        i = range(len(self))[index]
+        views = cameras_to_views(self._cameras[i : i + 1])
+        mask = self._data.cached_train[i].get("mask")
+        return views if mask is None else replace(views, masks=mask[None].to(views.viewmats))

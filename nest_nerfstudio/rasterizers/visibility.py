@@ -22,22 +22,24 @@ def visible_shares(
 ) -> Float[Tensor, "v n"]:
     """Visible fraction of each Gaussian in each view: its mean transmittance Σ_p α T / Σ_p α over pixels p.
 
-    1 if nothing is in front of it, 0 if it is hidden or outside the image. Σ α T is the derivative of the
-    summed image with respect to the Gaussian's colour. Σ α = 2π (o − 1/255) √det Σ₂D is that of the whole
-    Gaussian, without α below 1/255, because parts beyond the image border are not visible; but at most that
-    of a Gaussian that covers the image. (RadSplat, arXiv 2403.13806, prunes by the largest α T.)
+    1 if nothing is in front of it, 0 if it is hidden, masked out or outside the image. Σ α T is the
+    derivative of the sum of the pixels to use with respect to the Gaussian's colour. Σ α =
+    2π (o − 1/255) √det Σ₂D is that of the whole Gaussian, without α below 1/255, because parts beyond the
+    image border are not visible; but at most that of a Gaussian that covers the image. (RadSplat, arXiv
+    2403.13806, prunes by the largest α T.)
 
     Args:
         rasterizer: renders the Gaussians.
         gaussians: Gaussians in the world frame, at one time.
-        views: V cameras; their images are not used.
+        views: V cameras, with masks where there are any; their images are not used.
         antialiased: as in `Rasterizer`.
 
     Returns:
         Fractions, about 0 to 1.
     """
     shares = []
-    for viewmat, K in zip(views.viewmats, views.Ks, strict=True):
+    masks = [1.0] * len(views) if views.masks is None else views.masks
+    for viewmat, K, mask in zip(views.viewmats, views.Ks, masks, strict=True):
         sh = torch.zeros_like(gaussians.sh[:, :1]).requires_grad_()  # zero coefficients: mid-grey
         with torch.enable_grad():
             rendering = rasterizer(
@@ -48,7 +50,7 @@ def visible_shares(
                 views.height,
                 antialiased=antialiased,
             )
-            (per_sh,) = torch.autograd.grad(rendering.rgb.sum(), sh)
+            (per_sh,) = torch.autograd.grad((rendering.rgb * mask).sum(), sh)
         splats = project(gaussians, Camera(viewmat, K, views.width, views.height, near=0.0, far=math.inf))
         a, b, c = splats.conics.unbind(-1)
         opacities = gaussians.opacities * splats.compensations if antialiased else gaussians.opacities

@@ -22,14 +22,20 @@ class SilhouetteCoverage(nn.Module):
         self.register_buffer("missing", torch.zeros(()))
 
     @torch.no_grad()
-    def update(self, drawn: Float[Tensor, "v h w 1"], alphas: Float[Tensor, "v h w 1"]) -> Float[Tensor, ""]:
+    def update(
+        self,
+        drawn: Float[Tensor, "v h w 1"],
+        alphas: Float[Tensor, "v h w 1"],
+        masks: Float[Tensor, "v h w 1"] | None = None,
+    ) -> Float[Tensor, ""]:
         """Take images into account; returns the share so far.
 
         Args:
             drawn: accumulated opacity of the renderings.
             alphas: coverage in the images.
+            masks: 1 for the pixels to use, 0 for the others; None uses all.
         """
-        shown = alphas > 0.5
+        shown = (alphas if masks is None else alphas * masks) > 0.5
         share = (shown & (drawn < 0.5)).sum() / shown.sum().clamp_min(1)
         return self.missing.lerp_(share, 1 / 100)
 

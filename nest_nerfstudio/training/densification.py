@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians
+from nest_nerfstudio.geometry.multiview import pixel_indices
 from nest_nerfstudio.training.strategy import create_strategy
 from nest_nerfstudio.types import Views
 
@@ -59,22 +61,23 @@ class Densification(nn.Module):
         self.strategy_name: Literal["mcmc", "default"] = strategy
         self.register_buffer("next_check", torch.zeros((), dtype=torch.long))
         self.register_buffer("max_log_scale", torch.tensor(math.inf))
-        self.cameras: list[list[Views]] = []
+        self.cameras: list[Subset[Views]] = []
         self._state: dict[str, Any] = {}
         self._info: dict[str, Any] = {}
 
-    def start(self, field: BoundGaussians, cameras: list[Views], has_alpha: bool) -> None:
+    def start(self, field: BoundGaussians, cameras: Sequence[Views], has_alpha: bool) -> None:
         """Take measure of the start.
 
         Args:
             field: the Gaussians at the start.
-            cameras: all training views; images are not needed.
+            cameras: all training views, with masks where there are any; images are not needed. Each is read
+                anew when it is looked from.
             has_alpha: whether the images have alpha.
         """
-        by_pose: dict[tuple, list[Views]] = {}
-        for view in cameras:
-            by_pose.setdefault(tuple(view.viewmats.flatten().tolist()), []).append(view)
-        self.cameras = list(by_pose.values())
+        by_pose: dict[tuple, list[int]] = {}
+        for i, view in enumerate(cameras):
+            by_pose.setdefault(tuple(view.viewmats.flatten().tolist()), []).append(i)
+        self.cameras = [Subset(cameras, indices) for indices in by_pose.values()]  # type: ignore[arg-type]
         if has_alpha and self.config.max_scale:
             spacing = field.params["scales"].detach().median().exp()
             self.max_log_scale.fill_(math.log(self.config.max_scale * spacing.item()))
@@ -86,9 +89,16 @@ class Densification(nn.Module):
         self._state = {**self._strategy.initialize_state(), **self._state}
         self._optimizers = optimizers
 
-    def before_backward(self, field: BoundGaussians, step: int, info: dict[str, Any]) -> None:
-        """Called with the `info` of a rendering before its gradients are computed."""
-        self._info = info
+    def before_backward(
+        self,
+        field: BoundGaussians,
+        step: int,
+        info: dict[str, Any],
+        masks: Float[Tensor, "v h w 1"] | None = None,
+    ) -> None:
+        """Called with the `info` of a rendering, and the masks of its views, before its gradients are
+        computed: what is drawn where no pixel is to be used does not count as seen."""
+        self._info = info if masks is None else _unmasked(info, masks)
         self._strategy.step_pre_backward(field.params, self._optimizers, self._state, step, info)
 
     def after_step(
@@ -162,3 +172,11 @@ class Densification(nn.Module):
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         device = self.next_check.device
         self._state = {**self._state, **{name: value.to(device) for name, value in state.items()}}
+
+
+def _unmasked(info: dict[str, Any], masks: Float[Tensor, "v h w 1"]) -> dict[str, Any]:
+    """The `info` of a rendering, without the Gaussians whose centre falls on a pixel that is masked out."""
+    size = masks.new_tensor([masks.shape[2], masks.shape[1]])
+    grid = info["means2d"].detach() / size * 2 - 1
+    used = masks.flatten(1).gather(1, pixel_indices(grid, masks.shape[1], masks.shape[2])) > 0.5
+    return {**info, "radii": info["radii"] * used}

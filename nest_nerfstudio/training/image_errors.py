@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nest_nerfstudio.cameras import downscale_views
 from nest_nerfstudio.dynamics.recurrence import ImageErrors
+from nest_nerfstudio.losses.images import mean_of_used
 from nest_nerfstudio.types import Views
 
 MAX_IMAGES = 48
@@ -21,7 +22,7 @@ _SIZE = 64
 def image_errors(
     views: Iterable[Views], render: Callable[[Views, Tensor], Tensor], background: Tensor, num_times: int
 ) -> ImageErrors:
-    """Mean squared errors of images against renderings from their cameras at evenly spaced times.
+    """Mean squared errors of images, where their masks use them, against renderings at evenly spaced times.
 
     Args:
         views: single training views with their times, each with an image.
@@ -37,7 +38,11 @@ def image_errors(
         seen.append(downscale_views(view, 2**halvings))
     times = [view.times for view in seen if view.times is not None]
     errors = [
-        torch.stack([(render(view, time) - view.over(background)).square().mean() for view in seen])
+        torch.stack([_error(render(view, time), view, background) for view in seen])
         for time in torch.linspace(0, 1, num_times).to(background)
     ]
     return ImageErrors(torch.stack(errors, 1), torch.cat(times))
+
+
+def _error(rgb: Tensor, view: Views, background: Tensor) -> Tensor:
+    return mean_of_used((rgb - view.over(background)).square(), view.masks)

@@ -27,7 +27,7 @@ def sample_visual_hull(
     Rejection sampling of Laurentini's visual hull from uniform candidates in the box, of which those are
     taken first that are the nearest to the camera in the most pixels, at random with that number as weight
     (Efraimidis and Spirakis 2006). Points that are uniform in the hull's volume would mostly lie deep inside,
-    and few on thin parts. A view in whose image a point does not fall has no say about it.
+    and few on thin parts. A view in whose image, or mask, a point does not fall has no say about it.
 
     A part that moves fast is at another position in every image, so the hull has nothing of it. Patches of
     silhouettes that contain no point of the hull therefore get the points that the fewest views find empty.
@@ -66,7 +66,8 @@ def read_silhouettes(
         points: world frame.
 
     Returns:
-        Share of the images which find a point empty, of those in which it falls; 1 where it falls in none.
+        Share of the images which find a point empty, of those in which it falls on a pixel to use; 1 where it
+            does in none.
         Whether a point falls on the object (alpha ≥ 0.5) in each image.
         Patch of each image in which it falls: index in a raster of `_PATCHES` × `_PATCHES`.
     """
@@ -74,7 +75,7 @@ def read_silhouettes(
     for view in views:
         assert view.alphas is not None
         grid, depths = project(view, points)
-        in_image = visible(grid, depths)
+        in_image = visible(grid, depths, view.masks)
         on_object = in_image & (sample_images(view.alphas, grid)[..., 0] >= 0.5)
         parts.append((in_image, on_object, pixel_indices(grid, _PATCHES, _PATCHES)))
     in_image, on_object, patches = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -86,7 +87,7 @@ def mean_colors(views: Iterable[Views], points: Float[Tensor, "n 3"]) -> Float[T
     """Mean colour of the pixels in which a point falls, over the views that show the object there; else grey.
 
     Args:
-        views: with images; where they have alphas, pixels with alpha > 0.5 count.
+        views: with images; where they have alphas, pixels with alpha > 0.5 count, of those in their masks.
         points: world frame.
 
     Returns:
@@ -97,7 +98,7 @@ def mean_colors(views: Iterable[Views], points: Float[Tensor, "n 3"]) -> Float[T
     for view in _one_by_one(views):
         assert view.images is not None
         grid, depths = project(view, points)
-        seen = visible(grid, depths)[..., None].float()
+        seen = visible(grid, depths, view.masks)[..., None].float()
         if view.alphas is not None:
             seen = seen * (sample_images(view.alphas, grid) > 0.5)
         total += (seen * sample_images(view.images, grid))[0]
@@ -157,7 +158,7 @@ def _count_pixels_in_front(views: list[Views], points: Float[Tensor, "n 3"]) -> 
     count = torch.zeros(len(points), device=points.device)
     for view in _one_by_one(views):
         grid, depths = project(view, points)
-        seen = visible(grid, depths)[0]
+        seen = visible(grid, depths, view.masks)[0]
         pixels, depths = pixel_indices(grid, view.height, view.width)[0, seen], depths[0, seen]
         nearest = depths.new_full((view.height * view.width,), torch.inf)
         nearest.scatter_reduce_(0, pixels, depths, "amin")

@@ -85,6 +85,15 @@ def test_sees_what_is_in_the_image_and_in_front() -> None:
     assert seen[0].tolist() == [True] * 3 + [False] * 4
 
 
+def test_points_on_or_beside_pixels_that_are_masked_out_are_not_visible() -> None:
+    pixels = torch.tensor([[2.5, 3.5], [5.2, 3.5], [5.8, 3.5], [6.5, 3.5], [7.4, 3.5], [7.6, 3.5]])
+    masks = torch.ones(1, HEIGHT, WIDTH, 1)
+    masks[:, 3, 6] = 0
+    seen = visible(to_grid(pixels)[None], torch.ones(1, len(pixels)), masks)
+    assert seen[0].tolist() == [True, True, False, False, False, True]
+    assert not visible(to_grid(pixels)[None], -torch.ones(1, len(pixels)), torch.ones_like(masks)).any()
+
+
 def test_every_pixel_has_its_index() -> None:
     y, x = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) + 0.5, indexing="ij")
     centres = torch.stack([x, y], -1).flatten(0, 1)

@@ -77,3 +77,33 @@ def test_squared_error_has_no_gradient() -> None:
     rendering = random_rendering()
     rendering.rgb.requires_grad_()
     assert not squared_error(rendering, random_views(), BACKGROUND).requires_grad
+
+
+def test_masked_pixels_count_in_no_loss_and_no_score() -> None:
+    masks = torch.ones(3, 12, 14, 1)
+    masks[:, 3:9, 4:12] = 0
+    views = replace(
+        random_views(), masks=masks, alphas=torch.rand(3, 12, 14, 1), depths=torch.rand(3, 12, 14, 1) + 1
+    )
+    rendering = random_rendering()
+    other = random_rendering()
+    changed = Rendering(
+        *(
+            torch.where(masks > 0, getattr(rendering, name), getattr(other, name))
+            for name in ("rgb", "alpha", "depth")
+        )
+    )
+    before, after = (image_losses(drawn, views, BACKGROUND, 0.2) for drawn in (rendering, changed))
+    assert before.keys() == {"photometric", "alpha", "depth"}
+    for name in before:
+        torch.testing.assert_close(after[name], before[name])
+    error = squared_error(rendering, views, BACKGROUND)
+    torch.testing.assert_close(squared_error(changed, views, BACKGROUND), error)
+    kept = masks[0, ..., 0] > 0
+    difference = (rendering.rgb - views.over(BACKGROUND))[:, kept]
+    torch.testing.assert_close(error, difference.square().mean())
+
+
+def test_where_no_pixel_is_to_be_used_there_is_no_error() -> None:
+    views = replace(random_views(), masks=torch.zeros(3, 12, 14, 1))
+    assert squared_error(random_rendering(), views, BACKGROUND) == 0

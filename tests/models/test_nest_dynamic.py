@@ -416,7 +416,7 @@ def test_a_few_cameras_have_no_say_in_where_gaussians_are(capture: Path, tmp_pat
     with torch.no_grad():
         params["means"][0] = 1e3
         params["scales"][1] = 1.0
-    densification.cameras = [cameras[0] * 8, *cameras[1:3]]  # many images of one camera do not help
+    densification.cameras = [[*cameras[0]] * 8, *cameras[1:3]]  # many images of one camera do not help
     model.set_progress(100, 0.7)
     before = params["opacities"].detach().clone()
     after_step(trainer, 101)

@@ -1,12 +1,16 @@
 """The pipeline of one scene: it starts the model from the data, and keeps both on one schedule."""
 
+import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from nerfstudio.data.dataparsers.dnerf_dataparser import DNeRFDataParserConfig
+from PIL import Image
 
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel
 from nest_nerfstudio.pipelines.nest_dynamic import NestDynamicPipeline
@@ -247,3 +251,55 @@ def test_every_parameter_is_in_one_group(capture: Path, tmp_path: Path, motion: 
     else:  # nothing follows the tokens
         parts = ("device_indicator_param", "field.token_log_radii", "flow.")
         assert all(name.startswith(parts) for name in left_out)
+
+
+# ---------------------------------------------------------------- masks
+
+
+@pytest.fixture(scope="module")
+def masked_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise in a square of all images, which is masked out; of one held-out image all is."""
+    folder = write_capture(tmp_path_factory.mktemp("masked"))
+    rng = np.random.default_rng(0)
+    for path in folder.glob("transforms_*.json"):
+        meta = json.loads(path.read_text())
+        for i, frame in enumerate(meta["frames"]):
+            image = folder / f"{frame['file_path']}.png"
+            pixels = np.array(Image.open(image))
+            mask = np.full(pixels.shape[:2], 255, np.uint8)
+            mask[20:32, 16:28] = 0
+            if "test" in path.name and i == 0:
+                mask[:] = 0
+            pixels[mask == 0] = rng.integers(0, 256, (int((mask == 0).sum()), 4)) | [0, 0, 0, 255]
+            Image.fromarray(pixels).save(image)
+            Image.fromarray(mask).save(image.with_suffix(".mask.png"))
+            frame["mask_path"] = f"{frame['file_path']}.mask.png"
+        path.write_text(json.dumps(meta))
+    return folder
+
+
+def test_masks_count_from_the_start_to_the_scores(
+    masked_capture: Path, tmp_path: Path, starts: list[dict[str, Any]], capsys: pytest.CaptureFixture
+) -> None:
+    pipeline = make_pipeline(masked_capture, tmp_path)
+    (start,) = starts
+    for views in (*start["views"], *start["cameras"], *pipeline.views_over_time()):
+        assert views.masks is not None
+        assert views.masks.mean() == pytest.approx(1 - 144 / 48**2)
+    assert start["cameras"][0].images is None
+    assert (start["cameras"][-1].viewmats == start["cameras"][23].viewmats).all()
+    assert len(list(start["cameras"])) == 24
+    scores = pipeline.get_average_eval_image_metrics()
+    assert scores["share_used"] == pytest.approx(1 - 144 / 48**2)
+    assert math.isfinite(scores["psnr"])
+    assert math.isfinite(scores["ssim"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Scores are of the pixels that masks leave to use, 93.8% of those of" in printed
+    test = pipeline.datamanager.config.setup(device="cpu", test_mode="test")
+    scores = pipeline.get_average_image_metrics(test.fixed_indices_eval_dataloader, "eval", get_std=True)
+    assert math.isfinite(scores["psnr"])
+    assert "of 3 of 4 images" in " ".join(capsys.readouterr().out.split())
+
+
+def test_without_masks_all_pixels_are_scored(pipeline: NestDynamicPipeline) -> None:
+    assert "share_used" not in pipeline.get_average_eval_image_metrics()

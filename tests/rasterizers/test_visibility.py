@@ -1,5 +1,7 @@
 """Visible fractions of Gaussians in simple arrangements."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -71,3 +73,13 @@ def test_gsplat_sees_what_numba_sees() -> None:
     views = Views(views.viewmats.cuda(), views.Ks.cuda(), width=64, height=64)
     shares = visible_shares(create_rasterizer("gsplat", "cuda"), on_gpu, views)
     torch.testing.assert_close(shares.cpu(), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("rasterizer", [DenseRasterizer(), NumbaRasterizer()], ids=["dense", "numba"])
+def test_what_is_masked_out_is_not_visible(rasterizer: Rasterizer) -> None:
+    """One in the half that is masked out, one on its border, one in the other half."""
+    gaussians = at([[-1.0, 0, 2], [0.0, 0, 2], [1.0, 0, 2]], [0.5, 0.5, 0.5])
+    masks = torch.ones(1, 64, 64, 1)
+    masks[:, :, :32] = 0
+    (shares,) = visible_shares(rasterizer, gaussians, replace(looking_along_z(), masks=masks))
+    torch.testing.assert_close(shares, torch.tensor([0.0, 0.5, 1.0]), atol=0.02, rtol=0)

@@ -56,3 +56,15 @@ def test_a_resumed_training_goes_on_with_its_share() -> None:
     resumed = SilhouetteCoverage()
     resumed.load_state_dict(updated(0.5).state_dict())
     assert resumed.warning(0.89, 0.9) is not None
+
+
+def test_what_is_masked_out_does_not_count_as_missing() -> None:
+    """Noise that covers a fixed square in all images, which nothing is drawn on."""
+    coverage, masks = SilhouetteCoverage(), torch.ones(1, 16, 16, 1)
+    masks[:, :8] = 0
+    alphas = torch.ones(1, 16, 16, 1)
+    for _ in range(500):
+        coverage.update(masks.clone(), alphas, masks)
+    assert coverage.missing == 0
+    coverage.update(torch.zeros(1, 16, 16, 1), alphas, masks)
+    assert coverage.missing.item() == pytest.approx(0.01)

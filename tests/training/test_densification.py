@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -194,3 +195,36 @@ def test_the_state_dict_holds_what_decides_the_next_steps() -> None:
         assert again.keys() == first.get_extra_state().keys() >= {"grad2d", "count"}
         assert all(torch.equal(again[name], value) for name, value in first.get_extra_state().items())
         assert again["grad2d"].any()
+
+
+def test_cameras_are_looked_from_with_their_masks() -> None:
+    field = make_field()
+    masks = [torch.full((1, 8, 8, 1), float(i % 2)) for i in range(CAMERAS)]
+    views = [replace(view, masks=mask) for view, mask in zip(make_views(), masks, strict=True)]
+
+    def visible(view: Views) -> Tensor:
+        assert view.masks is not None
+        return view.masks.mean().expand(1, COUNT)
+
+    assert (make(field, views).count_seeing(field, visible) == CAMERAS // 2).all()
+
+
+def test_gaussians_drawn_where_pixels_are_masked_out_have_no_say_in_what_is_split() -> None:
+    field = make_field()
+    densification = make(field, strategy="default")
+    means2d = torch.full((1, COUNT, 2), 6.0).requires_grad_()
+    means2d.data[:, :10] = 2.0
+    info = {
+        "means2d": means2d,
+        "radii": torch.ones(1, COUNT, dtype=torch.int32),
+        "width": 8,
+        "height": 8,
+        "n_cameras": 1,
+        "gaussian_ids": None,
+    }
+    masks = torch.ones(1, 8, 8, 1)
+    masks[:, :4, :4] = 0
+    densification.before_backward(field, 1, info, masks)
+    means2d.grad = torch.ones(1, COUNT, 2)
+    densification.after_step(field, 1, 0.2, False, nothing_asked)
+    assert densification.get_extra_state()["count"].tolist() == [0.0] * 10 + [1.0] * (COUNT - 10)

@@ -1,5 +1,7 @@
 """Errors of images against the scene at other times."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -62,3 +64,13 @@ def test_no_gradient_is_kept() -> None:
         [view_of(0.5, 0.0)], lambda views, time: weight * as_bright_as_late(views, time), BLACK, 2
     )
     assert not errors.requires_grad
+
+
+def test_pixels_that_are_masked_out_do_not_count() -> None:
+    masks, noise = torch.ones(1, 12, 16, 1), torch.rand(1, 12, 16, 3)
+    masks[:, :, 5:] = 0
+    view = view_of(0.5, 0.4)
+    assert view.images is not None
+    noisy = replace(view, images=torch.where(masks > 0, view.images, noise), masks=masks)
+    errors, _ = image_errors([noisy], as_bright_as_late, BLACK, 5)
+    torch.testing.assert_close(errors, (0.5 - torch.linspace(0, 1, 5)).square()[None])

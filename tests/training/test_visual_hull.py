@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 
 from nest_nerfstudio.training.visual_hull import mean_colors, read_silhouettes, sample_visual_hull
@@ -147,3 +148,47 @@ def test_a_mask_that_is_all_object_adds_nothing() -> None:
 def test_colours_come_from_the_object_or_are_grey() -> None:
     colors = mean_colors(sphere_views(), torch.tensor([[0.0, 0.0, 0.0], [50.0, 50.0, 50.0]]))
     torch.testing.assert_close(colors, torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5]]))
+
+
+def masked(view: Views, square: tuple[slice, slice], alpha: float) -> Views:
+    """A view whose image is blue, and whose silhouette is wrong, in a square that is masked out."""
+    masks = torch.ones(1, SIZE, SIZE, 1)
+    masks[:, square[0], square[1]] = 0
+    assert view.alphas is not None
+    assert view.images is not None
+    blue = torch.tensor([0.0, 0.0, 1.0])
+    return replace(
+        view,
+        masks=masks,
+        alphas=torch.where(masks > 0, view.alphas, alpha),
+        images=torch.where(masks > 0, view.images, blue),
+    )
+
+
+MIDDLE = (slice(20, 44), slice(26, 38))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0], ids=["empty", "filled"])
+def test_pixels_that_are_masked_out_neither_carve_nor_fill(alpha: float) -> None:
+    views = sphere_views()
+    hidden = [masked(view, MIDDLE, alpha) for view in views]
+    origin = torch.zeros(1, 3)
+    share, on_object, _ = read_silhouettes(hidden[:1], origin)
+    assert (share.item(), on_object.any().item()) == (1.0, False)  # no view sees it, as if outside its image
+    ball = torch.nn.functional.normalize(torch.randn(500, 3), dim=1) * 0.47
+    mixed = [hidden[0], *views[1:]]
+    assert inside_hull(mixed, ball).float().mean() > 0.98
+    points = sample_visual_hull(mixed, torch.tensor([[-1.0] * 3, [1.0] * 3]), 2000)
+    assert points.norm(dim=1).max() < 0.5 * 1.5
+    corner = (slice(2, 20), slice(2, 20))
+    outside = [masked(view, corner, alpha) for view in views]
+    points = sample_visual_hull(outside, torch.tensor([[-1.0] * 3, [1.0] * 3]), 2000)
+    assert points.norm(dim=1).max() < 0.5 * 1.35
+
+
+def test_colours_do_not_come_from_pixels_that_are_masked_out() -> None:
+    views = sphere_views()
+    mixed = [masked(views[0], MIDDLE, 1.0), *views[1:]]
+    torch.testing.assert_close(mean_colors(mixed, torch.zeros(1, 3)), torch.tensor([[1.0, 0.0, 0.0]]))
+    hidden = [masked(view, MIDDLE, 1.0) for view in views]
+    torch.testing.assert_close(mean_colors(hidden, torch.zeros(1, 3)), torch.full((1, 3), 0.5))
