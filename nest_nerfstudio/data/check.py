@@ -18,7 +18,16 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from nest_nerfstudio.data.images import has_alpha, open_image
+from nest_nerfstudio.data.frame_cameras import camera_notes, camera_problems
+from nest_nerfstudio.data.images import (
+    ImageHeader,
+    alpha_problems,
+    image_header,
+    missing_file,
+    read_depth,
+    read_image,
+    read_mask,
+)
 from nest_nerfstudio.data.scenes.edits import BASE, edit_name_problems, edit_table_problems
 from nest_nerfstudio.data.scenes.index import (
     INDEX_FILE,
@@ -38,10 +47,9 @@ from nest_nerfstudio.data.splits import (
 )
 from nest_nerfstudio.data.transforms import (
     Frame,
-    camera_problems,
     entry_label,
     entry_problems,
-    file_problems,
+    file_notes,
     find_transforms,
     listed_files,
     read_frame,
@@ -52,8 +60,6 @@ from nest_nerfstudio.data.transforms import (
 
 ROTATION_TOLERANCE = 1e-3  # on R Rᵀ − I
 
-Size = tuple[int, int]
-
 
 @dataclass
 class Report:
@@ -61,17 +67,23 @@ class Report:
 
     Attributes:
         problems: one line each, `file: problem`.
+        notes: one line each, on data that trains and of which something has to be assumed.
         num_scenes: number of scenes that were checked.
         num_frames: number of frames that were checked.
     """
 
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     num_scenes: int = 0
     num_frames: int = 0
 
     def add(self, path: Path, problems: Iterable[str]) -> None:
         """Add problems of a file."""
         self.problems += [f"{path}: {problem}" for problem in problems]
+
+    def add_notes(self, path: Path, notes: Iterable[str]) -> None:
+        """Add notes on a file."""
+        self.notes += [f"{path}: {note}" for note in notes]
 
     def add_frames(self, path: Path, problems: Iterable[tuple[str, str]]) -> None:
         """Add problems of frames of a file, each problem once for all frames that have it.
@@ -143,8 +155,6 @@ def _check_scene(folder: Path, report: Report) -> None:
         splits = _check_split_lists(splits[""], metas[""], files[""], report)
     if splits.get("train"):
         report.add(splits["train"][0].file, motion_problems(splits["train"], can_order=len(files) == 1))
-    for frames in splits.values():
-        _check_kinds(frames, report)
     try:
         read_seed_points(metas.get("train") or metas.get("") or {}, folder)
     except (FileNotFoundError, ValueError) as error:
@@ -170,7 +180,6 @@ def _check_edited_scene(entry: SceneEntry, report: Report) -> None:
             report.add(files[split], edit_name_problems(shown, [*edits, *({BASE} - edits.keys())]))
     if splits.get("train"):
         report.add(files["train"], motion_problems(splits["train"], moves=False))
-    _check_kinds([frame for frames in splits.values() for frame in frames], report)
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
@@ -205,15 +214,33 @@ def _check_frames(
     repeated = Counter(os.path.normpath(frame.name) for frame in frames)
     for path in {file.parent for file in files.values()}:
         report.add(path, (f"{count} frames show {name}" for name, count in repeated.items() if count > 1))
-    sizes = _check_files(frames, rendered, report)
+    headers = _check_files(frames, rendered, report)
     for split, path in files.items():
         problems = [
             (f"frame {frame.name}", problem)
             for frame in splits.get(split, [])
-            for problem in camera_problems(frame, sizes.get(frame.image))
+            for problem in camera_problems(frame, headers.get(frame.image))
         ]
         report.add_frames(path, problems)
+        _check_alike(splits.get(split, []), path, headers, not problems, report)
+    if not any(list(alpha_problems(_alphas(frames, headers))) for frames in splits.values()):
+        report.problems += alpha_problems(_alphas(frames, headers))
     return metas, splits
+
+
+def _check_alike(
+    frames: Sequence[Frame], path: Path, headers: Mapping[Path, ImageHeader], fit: bool, report: Report
+) -> None:
+    """Check what differs among the frames of a transforms file; `fit`: their cameras have no problems."""
+    report.add(path, alpha_problems(_alphas(frames, headers)))
+    report.add_notes(path, file_notes(frames))
+    readable = [frame for frame in frames if frame.image in headers]
+    if fit and readable:
+        report.add_notes(path, camera_notes(readable, [headers[frame.image] for frame in readable]))
+
+
+def _alphas(frames: Iterable[Frame], headers: Mapping[Path, ImageHeader]) -> dict[Path, bool]:
+    return {frame.image: headers[frame.image].has_alpha for frame in frames if frame.image in headers}
 
 
 def _check_entries(meta: dict[str, Any], path: Path, rendered: bool, report: Report) -> list[Frame]:
@@ -264,51 +291,45 @@ def _pose_problems(frame: Frame, rendered: bool) -> Iterator[str]:
         )
 
 
-def _check_kinds(frames: Sequence[Frame], report: Report) -> None:
-    """Check that all frames of a split or none have masks, and depths."""
-    if frames:
-        report.add(frames[0].file, (*file_problems(frames, "mask"), *file_problems(frames, "depth")))
-
-
-def _check_files(frames: Sequence[Frame], rendered: bool, report: Report) -> dict[Path, Size]:
-    """Check the images, masks and depths of frames; returns the size of each image, pixels."""
+def _check_files(frames: Sequence[Frame], rendered: bool, report: Report) -> dict[Path, ImageHeader]:
+    """Check the images, masks and depths of frames; returns the headers of the images."""
     masks = {frame.mask for frame in frames}
     depths = {frame.depth for frame in frames}
-    sizes: dict[Path, Size] = {}
+    headers: dict[Path, ImageHeader] = {}
     for path in dict.fromkeys(listed_files(frames)):
-        if not path.is_file():
-            report.add(path, ["is missing"])
-        elif path not in depths:
-            try:
-                with open_image(path, "mask" if path in masks else "image") as image:
-                    image.load()
-            except ValueError as error:
-                report.add_error(error)
-                continue
-            if path in masks:
-                report.add(path, _mask_problems(image))
+        try:
+            if not path.is_file():
+                report.problems.append(f"{missing_file(path)}: is missing")
+            elif path in depths:
+                read_depth(path)
+            elif path in masks:
+                report.add(
+                    path, [] if read_mask(path).any() else ["the mask is empty: no pixel is to be used"]
+                )
             else:
-                sizes[path] = image.size
-                report.add(path, _alpha_problems(image, rendered))
-    if rendered and len(set(sizes.values())) > 1:
-        usual = Counter(sizes.values()).most_common(1)[0][0]
-        for path, size in sizes.items():
-            report.add(
-                path, ["is {}×{} pixels, but most are {}×{}".format(*size, *usual)] if size != usual else []
-            )
-    return sizes
+                header, image = image_header(path), read_image(path)
+                headers[path] = header
+                report.add(path, _content_problems(image))
+        except ValueError as error:
+            report.add_error(error)
+    if rendered and headers:
+        _check_renders(headers, report)
+    return headers
 
 
-def _mask_problems(mask: Image.Image) -> Iterator[str]:
-    if not np.asarray(mask.convert("L")).any():
-        yield "the mask is empty: no pixel is to be used"
+def _check_renders(headers: Mapping[Path, ImageHeader], report: Report) -> None:
+    """Check that images of a rendered object are of one size, and have alpha."""
+    usual = Counter(header.size for header in headers.values()).most_common(1)[0][0]
+    for path, header in headers.items():
+        if header.size != usual:
+            report.add(path, ["is {}×{} pixels, but most are {}×{}".format(*header.size, *usual)])
+    if not any(header.has_alpha for header in headers.values()):
+        for path in headers:
+            report.add(path, ["has no alpha channel; images of rendered objects need one"])
 
 
-def _alpha_problems(image: Image.Image, needed: bool) -> Iterator[str]:
-    if not has_alpha(image):
-        if needed:
-            yield "has no alpha channel; images of rendered objects need one"
-    elif not np.asarray(image.convert("RGBA"))[..., 3].any():
+def _content_problems(image: Image.Image) -> Iterator[str]:
+    if image.mode == "RGBA" and not image.getchannel("A").getbbox():
         yield "shows nothing: its alpha is zero everywhere"
 
 

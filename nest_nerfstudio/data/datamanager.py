@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable
 from copy import copy
@@ -22,13 +23,12 @@ from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from nest_nerfstudio.data.batches import CachedBatches, DatasetViews, View, batch_to_device, single_camera
 from nest_nerfstudio.data.dataparser import NestDynamicDataParser, NestDynamicDataParserConfig
 from nest_nerfstudio.data.dataset import DynamicDataset
 from nest_nerfstudio.data.frame_order import FrameOrder, describe_order, frame_times
+from nest_nerfstudio.data.images import alpha_problems, image_header
 from nest_nerfstudio.data.world import find_world
-
-View = tuple[Cameras, dict[str, Any]]
-"""One camera, and its batch: `image` [h, w, 3 or 4], and `mask` and `depth_image` [h, w, 1] if present."""
 
 
 @dataclass
@@ -43,6 +43,11 @@ class DynamicDatamanagerConfig(FullImageDatamanagerConfig):
     time_scale: Literal["auto", "none"] = "auto"
     """Times of other data parsers than nest-dynamic-data, which has this setting itself. auto: they are
     mapped so that the train times span [0, 1]. none: they stay as they are."""
+    cache_images_type: Literal["uint8", "float32"] = "uint8"
+    """Type of the train images in memory: uint8 takes a quarter of the memory of float32."""
+    cache_megabytes: float = 1500.0
+    """Memory for decoded train images, with their masks and depths. Images beyond it are read from disk when
+    they are needed, ahead of the training. Evaluation images always are."""
 
 
 class RenderableDataManager(VanillaDataManager):
@@ -66,7 +71,8 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
         local_rank: rank of this process.
 
     Raises:
-        ValueError: the data parser gives no times, and `config.missing_times` is "error".
+        ValueError: the data parser gives no times, and `config.missing_times` is "error"; only some of the
+            images have alpha.
     """
 
     config: DynamicDatamanagerConfig
@@ -90,6 +96,8 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
             self._fill_times()
         if not isinstance(self.dataparser, NestDynamicDataParser) and config.time_scale == "auto":
             self._scale_times()
+        if test_mode != "inference":
+            self._check_alpha()
 
     def create_train_dataset(self) -> DynamicDataset:
         """The train images, in the coordinates of training (`world.find_world`)."""
@@ -166,21 +174,22 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
         """The next train view: one camera, and its batch with `image` as float32 [h, w, 3 or 4]."""
         if not self.train_unseen_cameras:
             self.train_unseen_cameras = self.sample_train_cameras()
-        camera, batch = self._train_views[self.train_unseen_cameras.pop()]
-        return copy(camera), self._to_device(batch)
+        index = self.train_unseen_cameras.pop()
+        batch = self.cached_train[index]
+        self.cached_train.read_ahead(reversed(self.train_unseen_cameras))
+        return copy(self._train_cameras[index]), batch_to_device(batch, self.device)
 
     def next_eval_image(self, step: int) -> View:
         """The next view of the eval split, in its own order."""
         if not self.eval_unseen_cameras:
             self.eval_unseen_cameras = list(range(len(self.eval_dataset)))
-        camera, batch = self._eval_views[self.eval_unseen_cameras.pop(0)]
-        return copy(camera), self._to_device(batch)
+        return self.fixed_indices_eval_dataloader[self.eval_unseen_cameras.pop(0)]
 
     # Cached, because the viewer reads every plain property of the data manager when it starts.
     @cached_property
-    def fixed_indices_eval_dataloader(self) -> list[View]:
-        """All views of the eval split, in order."""
-        return [(copy(camera), self._to_device(batch)) for camera, batch in self._eval_views]
+    def fixed_indices_eval_dataloader(self) -> DatasetViews:
+        """All views of the eval split, in order, each read on demand."""
+        return DatasetViews(self.eval_dataset, self.device)
 
     @cached_property
     def eval_dataloader(self) -> FixedIndicesEvalDataloader:
@@ -198,15 +207,11 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
         assert times is not None
         return times.flatten().cpu()
 
+    # Sliced once: slicing cameras at every step would slow the training.
     @cached_property
-    def _train_views(self) -> list[View]:
-        batches = self.cached_train  # first: undistorting the images changes the cameras
-        return _single_views(self.train_dataset.cameras.to(self.device), batches)
-
-    @cached_property
-    def _eval_views(self) -> list[View]:
-        batches = self.cached_eval
-        return _single_views(self.eval_dataset.cameras.to(self.device), batches)
+    def _train_cameras(self) -> list[Cameras]:
+        cameras = self.train_dataset.cameras.to(self.device)
+        return [single_camera(cameras, i) for i in range(len(cameras))]
 
     @property
     def _all_train(self) -> range:
@@ -217,44 +222,46 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
         self.random_generator.shuffle(order)
         return order
 
-    def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A copy of a batch with its tensors on the device and its image in float32."""
-        ready = {
-            k: v.to(self.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()
-        }
-        if ready["image"].dtype == torch.uint8:
-            ready["image"] = ready["image"].float() / 255.0
-        return ready
+    @cached_property
+    def cached_train(self) -> CachedBatches:  # type: ignore[override]
+        """The train images; all are read, and as many kept as fit, when this is first used."""
+        return self._load_images("train", self.config.cache_images)
 
-    def _load_images(
+    @cached_property
+    def cached_eval(self) -> CachedBatches:  # type: ignore[override]
+        """The eval images, as `cached_train`; nothing of ours uses them."""
+        return self._load_images("eval", self.config.cache_images)
+
+    def _load_images(  # type: ignore[override]
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
-    ) -> list[dict[str, Any]]:
-        """Load, undistort and cache all images of a split, with a progress bar."""
-        if torch.device(self.device).type == "cpu":
-            cache_images_device = (
-                "gpu"  # means "on the device"; nerfstudio's "cpu" pins memory, which needs CUDA
+    ) -> CachedBatches:
+        def place(batch: dict[str, Any]) -> dict[str, Any]:
+            """On CUDA: to the device, or to memory that it can read."""
+            if torch.device(self.device).type != "cuda":
+                return batch
+            move = (
+                (lambda x: x.to(self.device)) if cache_images_device == "gpu" else (lambda x: x.pin_memory())
             )
-        batches = super()._load_images(split, cache_images_device)
-        if "depth_image" in batches[0]:
-            self._place_depths(batches, split, cache_images_device)
-        if "mask" in batches[0] and not any(batch["mask"].any() for batch in batches):
-            raise ValueError(
-                f"the masks of all {len(batches)} {split} views are empty; white marks pixels to use"
-            )
+            return {key: move(value) if torch.is_tensor(value) else value for key, value in batch.items()}
+
+        config = self.config
+        batches = CachedBatches(
+            self.train_dataset if split == "train" else self.eval_dataset,
+            config.cache_images_type,
+            config.cache_megabytes * 2**20,
+            config.max_thread_workers or min(4, os.cpu_count() or 1),
+            place,
+        )
+        batches.load(split)
         return batches
 
-    def _place_depths(self, batches: list[dict[str, Any]], split: str, cache_images_device: str) -> None:
-        """Move depths to the device of the images; drop them where lens distortion displaces them."""
-        cameras = (self.train_dataset if split == "train" else self.eval_dataset).cameras
-        distorted = cameras.distortion_params is not None and bool(cameras.distortion_params.any())
-        if distorted:
-            CONSOLE.log(
-                "Depth images are not used: the cameras have lens distortion; undistort the capture first"
-            )
-        for batch in batches:
-            depth = batch.pop("depth_image")
-            if not distorted:
-                batch["depth_image"] = depth.to(self.device) if cache_images_device == "gpu" else depth
+    def _check_alpha(self) -> None:
+        """ValueError if only some of the train and eval images have alpha."""
+        datasets = (self.train_dataset, self.eval_dataset)
+        if all(dataset._dataparser_outputs.alpha_color is None for dataset in datasets):
+            files = {path: image_header(path).has_alpha for data in datasets for path in data.image_filenames}
+            for problem in alpha_problems(files):
+                raise ValueError(problem)
 
     def _fill_times(self) -> None:
         """Set the times of cameras whose data parser gives none; ValueError where the settings forbid it."""
@@ -291,13 +298,3 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
                 times = dataset.cameras.times.double()
                 dataset.cameras.times = ((times - first) / (last - first)).float()
             del self._train_times  # cached
-
-
-def _single_views(cameras: Cameras, batches: list[dict[str, Any]]) -> list[View]:
-    """Pair each camera with its batch, once: slicing cameras at every step would slow the training."""
-    views = []
-    for i, batch in enumerate(batches):
-        camera = cameras[i : i + 1]
-        camera.metadata = {**(camera.metadata or {}), "cam_idx": i}
-        views.append((camera, batch))
-    return views

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from nerfstudio.utils.colors import get_color
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from nest_nerfstudio.data.frame_cameras import Size, camera_notes, is_scaled, make_cameras
 from nest_nerfstudio.data.frame_order import FrameOrder
-from nest_nerfstudio.data.images import image_header
+from nest_nerfstudio.data.images import ImageHeader, alpha_problems, image_header
 from nest_nerfstudio.data.splits import (
     EVAL_SPLITS,
     Splits,
@@ -38,9 +39,9 @@ from nest_nerfstudio.data.splits import (
 from nest_nerfstudio.data.transforms import (
     Frame,
     check_files,
+    file_notes,
     file_paths,
     find_transforms,
-    make_cameras,
     read_frames,
     read_seed_points,
     read_transforms,
@@ -133,6 +134,7 @@ class NestDynamicDataParser(DataParser):
         self.config = config
         # nerfstudio's data manager sets this attribute to 1 where only cameras are wanted.
         self.downscale_factor = config.downscale_factor
+        self._headers: dict[Path, ImageHeader] = {}
 
     @cached_property
     def capture(self) -> Capture:
@@ -142,24 +144,25 @@ class NestDynamicDataParser(DataParser):
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         capture = self.capture
         frames = capture.splits[_resolve_split(capture, split)]
-        masks, depths = file_paths(frames, "mask"), file_paths(frames, "depth")
         check_files(frames)
-        headers = [image_header(frame.image) for frame in frames]
-        sizes = [size for size, _ in headers]
-        factor = self._factor(sizes)
-        images, resize = _scaled_images(frames, factor)
+        headers = [self._header(frame.image) for frame in frames]
+        if self.config.alpha_color is None:
+            self._check_alpha(frames[0].file)
+        images, sizes = self._images_at_size(frames, [header.size for header in headers])
+        cameras = make_cameras(frames, headers, sizes, capture.transform, capture.scale)
+        for note in (*camera_notes(frames, headers), *file_notes(frames)):
+            CONSOLE.log(note[0].upper() + note[1:])
         return DataparserOutputs(
             image_filenames=images,
-            cameras=make_cameras(frames, sizes, factor, capture.transform, capture.scale),
+            cameras=cameras,
             alpha_color=get_color(self.config.alpha_color) if self.config.alpha_color else None,
             scene_box=self._scene_box(),
-            mask_filenames=masks,
+            mask_filenames=cast(list[Path], file_paths(frames, "mask")),
             dataparser_transform=_to_original(capture),
             dataparser_scale=capture.scale,
             metadata={
-                "has_alpha": all(alpha for _, alpha in headers),
-                "resize_on_load": resize,
-                "depth_filenames": depths,
+                "resize_on_load": images[0] == frames[0].image and sizes[0] != headers[0].size,
+                "depth_filenames": file_paths(frames, "depth"),
                 "depth_unit_scale_factor": self.config.depth_unit_scale_factor,
                 **(_seed_points(capture) if split == "train" else {}),
             },
@@ -169,7 +172,40 @@ class NestDynamicDataParser(DataParser):
         half = self.config.scene_scale or (1.0 if self.capture.is_single else 1.5)
         return SceneBox(aabb=torch.tensor([[-half] * 3, [half] * 3]))
 
-    def _factor(self, sizes: list[tuple[int, int]]) -> float:
+    def _header(self, image: Path) -> ImageHeader:
+        """The header of an image, read once."""
+        if image not in self._headers:
+            self._headers[image] = image_header(image)
+        return self._headers[image]
+
+    def _check_alpha(self, file: Path) -> None:
+        """ValueError if only some of the images that a transforms file lists have alpha."""
+        frames = [frame for split in self.capture.splits.values() for frame in split if frame.file == file]
+        images = {
+            frame.image: self._header(frame.image).has_alpha for frame in frames if frame.image.is_file()
+        }
+        for problem in alpha_problems(images):
+            raise ValueError(f"{file}: {problem}")
+
+    def _images_at_size(self, frames: list[Frame], stored: list[Size]) -> tuple[list[Path], list[Size]]:
+        """Image files, and the sizes to use them at: those of a sibling folder (`images_2`) as they are, or
+        the stored ones, to be made smaller."""
+        factor, images = self._factor(stored), [frame.image for frame in frames]
+        if factor == 1:
+            return images, stored
+        small = [p.parent.with_name(f"{p.parent.name}_{factor:g}") / p.name for p in images]
+        if not all(path.is_file() for path in small):
+            return images, [_shrunk(size, factor, image) for size, image in zip(stored, images, strict=True)]
+        sizes = [self._header(path).size for path in small]
+        for path, size, full in zip(small, sizes, stored, strict=True):
+            if not is_scaled(size, full):
+                raise ValueError(
+                    f"{path}: the image is {size[0]}×{size[1]} pixels, which is no {full[0]}×{full[1]} made "
+                    f"{factor:g} times smaller; remove the folder, and images are made smaller when loaded"
+                )
+        return small, sizes
+
+    def _factor(self, sizes: list[Size]) -> float:
         """The downscaling factor that the settings ask for, or the one that suits these image sizes."""
         if self.downscale_factor is None:
             longest = max(max(size) for size in sizes)
@@ -252,13 +288,12 @@ def _resolve_split(capture: Capture, split: str) -> str:
     )
 
 
-def _scaled_images(frames: list[Frame], factor: float) -> tuple[list[Path], bool]:
-    """Image files at 1/factor: those of a sibling folder (`images_2`), or the stored ones, to be resized."""
-    images = [frame.image for frame in frames]
-    if factor == 1:
-        return images, False
-    small = [p.parent.with_name(f"{p.parent.name}_{factor:g}") / p.name for p in images]
-    return (small, False) if all(path.is_file() for path in small) else (images, True)
+def _shrunk(size: Size, factor: float, image: Path) -> Size:
+    """A size, made smaller by a factor; ValueError if nothing is left."""
+    width, height = (int(length / factor) for length in size)
+    if min(width, height) < 1:
+        raise ValueError(f"downscale_factor {factor:g} leaves nothing of {image}, {size[0]}×{size[1]} pixels")
+    return width, height
 
 
 def _seed_points(capture: Capture) -> dict[str, Tensor]:

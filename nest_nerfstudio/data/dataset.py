@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from nerfstudio.data.utils.data_utils import get_depth_image_from_path
 from PIL import Image
 from torch import Tensor
 
-from nest_nerfstudio.data.images import BROKEN_IMAGE, has_alpha, open_image
+from nest_nerfstudio.data.images import read_depth, read_image, read_mask
+from nest_nerfstudio.data.lenses import lenses_of, pinhole_cameras
 
 
 class DynamicDataset(InputDataset):
-    """Reads images, masks and depths at the size of their cameras; an error names the damaged file.
+    """Reads pinhole images with masks and depths, at the size of their cameras; errors name the file.
 
-    An image of another size is an error, unless the data parser asks for resizing
-    (`metadata["resize_on_load"]`) or the data manager does (`scale_factor`). Masks are always resized.
+    Lens distortion and fisheye projection are undone as a file is read, and `cameras` are those of the
+    pinhole images from the start. An image of another size is an error, unless the data parser asks for
+    resizing (`metadata["resize_on_load"]`) or the data manager does (`scale_factor`). Masks are always
+    resized. An image may have no mask, then all of its pixels are used, or no depth, then it is unknown.
 
     Args:
         dataparser_outputs: files and cameras of the split.
@@ -31,16 +32,20 @@ class DynamicDataset(InputDataset):
 
     Attributes:
         sizes: width and height of each image, pixels.
+        lenses: lens of each image as stored.
         resize: whether images of other sizes are resized.
+
+    Raises:
+        ValueError: a camera that has no pinhole image.
     """
 
     def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0):
         super().__init__(dataparser_outputs, scale_factor)
         _to_float32(self.cameras)
         self.exclude_batch_keys_from_device = ["image", "mask", "depth_image"]
-        # A copy: undistortion crops cameras once images are cached, but files keep their size.
-        sizes = torch.cat([self.cameras.width, self.cameras.height], dim=-1)
-        self.sizes: list[tuple[int, int]] = [(w, h) for w, h in sizes.tolist()]
+        self.lenses = lenses_of(self.cameras)
+        self.cameras = pinhole_cameras(self.cameras, self.lenses)
+        self.sizes = [lens.size for lens in self.lenses]
         self.resize = scale_factor != 1.0 or bool(self.metadata.get("resize_on_load", False))
 
     def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
@@ -55,14 +60,21 @@ class DynamicDataset(InputDataset):
         Raises:
             ValueError: a damaged file, or an image of another size than its camera.
         """
-        path, size = self.image_filenames[image_idx], self.sizes[image_idx]
-        with open_image(path) as file:
-            image = file.convert("RGBA" if has_alpha(file) else "RGB")
-        if image.size != size and not self.resize:
-            raise ValueError(f"{path}: the image is {_by(image.size)} pixels, but its camera is {_by(size)}")
-        if image.size != size:
-            image = image.resize(size, Image.Resampling.BOX)  # Pillow weights colours by alpha here
-        return np.array(image)
+        path, lens = self.image_filenames[image_idx], self.lenses[image_idx]
+        image = read_image(path, lens.size if self.resize else None)
+        if image.size != lens.size and not self.resize:
+            raise ValueError(
+                f"{path}: the image is {_by(image.size)} pixels, but its camera is {_by(lens.size)}"
+            )
+        if image.size != lens.size:
+            image = image.resize(lens.size, Image.Resampling.BOX)  # Pillow weights colours by alpha here
+        return lens.undistort(np.array(image)) if lens.distorts else np.array(image)
+
+    def get_image_uint8(self, image_idx: int) -> UInt8[Tensor, "h w c"]:
+        """Read one image, laid over the data parser's `alpha_color` if it has one."""
+        if self._dataparser_outputs.alpha_color is None:
+            return torch.from_numpy(self.get_numpy_image(image_idx))
+        return (self.get_image_float32(image_idx) * 255).round().to(torch.uint8)
 
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
         """Read one image with its mask and depth.
@@ -79,11 +91,12 @@ class DynamicDataset(InputDataset):
         """
         read = self.get_image_float32 if image_type == "float32" else self.get_image_uint8
         data: dict[str, Any] = {"image_idx": image_idx, "image": read(image_idx)}
-        if self._dataparser_outputs.mask_filenames is not None:
-            data["mask"] = self.get_mask(image_idx)
+        mask, depth = self.get_mask(image_idx), self.get_depth(image_idx)
+        if mask is not None:
+            data["mask"] = mask
             self._paint_masked(data)
-        if self.metadata.get("depth_filenames") is not None:
-            data["depth_image"] = self.get_depth(image_idx)
+        if depth is not None:
+            data["depth_image"] = depth
         return data
 
     def __getitem__(self, image_idx: int) -> dict[str, Any]:
@@ -92,22 +105,24 @@ class DynamicDataset(InputDataset):
         rgb, alpha = data["image"][..., :3], data["image"][..., 3:]
         return {**data, "image": rgb * alpha + (1 - alpha)} if alpha.shape[-1] else data
 
-    def get_mask(self, image_idx: int) -> Bool[Tensor, "h w 1"]:
-        """Read which pixels of an image to use; ValueError if the file is damaged."""
-        assert self._dataparser_outputs.mask_filenames is not None
-        path = self._dataparser_outputs.mask_filenames[image_idx]
-        with open_image(path, "mask") as file:
-            mask = file.convert("L").resize(self.sizes[image_idx], Image.Resampling.NEAREST)
-        return torch.from_numpy(np.array(mask)).bool()[..., None]
+    def get_mask(self, image_idx: int) -> Bool[Tensor, "h w 1"] | None:
+        """Read which pixels of an image to use, None for all; ValueError if the file is damaged."""
+        files, lens = self._dataparser_outputs.mask_filenames, self.lenses[image_idx]
+        path = files[image_idx] if files else None
+        mask = None if path is None else read_mask(path, lens.size)
+        if lens.distorts:
+            mask = lens.inside if mask is None else lens.undistort_mask(mask)
+        return None if mask is None else torch.from_numpy(mask)[..., None]
 
-    def get_depth(self, image_idx: int) -> Float[Tensor, "h w 1"]:
+    def get_depth(self, image_idx: int) -> Float[Tensor, "h w 1"] | None:
         """Read the camera-space z of an image in parsed units, 0 where unknown; ValueError if damaged."""
-        path, (width, height) = self.metadata["depth_filenames"][image_idx], self.sizes[image_idx]
+        files, lens = self.metadata.get("depth_filenames"), self.lenses[image_idx]
+        path = files[image_idx] if files else None
+        if path is None:
+            return None
         unit = self.metadata["depth_unit_scale_factor"] * self._dataparser_outputs.dataparser_scale
-        try:
-            return get_depth_image_from_path(path, height, width, unit)
-        except (*BROKEN_IMAGE, AttributeError, cv2.error) as error:
-            raise ValueError(f"{path}: cannot read the depth image: {error}") from error
+        depth = read_depth(path, lens.size) * np.float32(unit)
+        return torch.from_numpy(lens.undistort_depth(depth) if lens.distorts else depth)[..., None]
 
     def _paint_masked(self, data: dict[str, Any]) -> None:
         """Give pixels outside the mask the data parser's `mask_color`, if it has one."""

@@ -1,4 +1,4 @@
-"""Transforms files (D-NeRF/Blender JSON, nerfstudio's `transforms.json`): their frames and cameras.
+"""Transforms files (D-NeRF/Blender JSON, nerfstudio's `transforms.json`): their frames.
 
 Each problem is found and worded by one function (`*_problems`, or a reader that raises), so that training,
 which stops at the first problem, and `nest-data check`, which lists them all, agree.
@@ -16,17 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from nerfstudio.cameras import camera_utils
-from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras
-from torch import Tensor
 
-from nest_nerfstudio.data.images import find_image
+from nest_nerfstudio.data.images import find_image, missing_file
 from nest_nerfstudio.io.point_clouds import read_cloud
 from nest_nerfstudio.types import Points
 
-DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
 PATH_KEYS = ("file_path", "mask_path", "depth_file_path")
 
 
@@ -173,7 +168,7 @@ def entry_problems(entry: Any) -> Iterator[str]:
             yield f"{key} is {entry[key]!r}, not a path"
     if "transform_matrix" in entry and _pose(entry["transform_matrix"]) is None:
         yield "transform_matrix is not a finite 4×4 matrix"
-    if entry.get("time") is not None and _number(entry["time"]) is None:
+    if entry.get("time") is not None and number(entry["time"]) is None:
         yield f"time is {entry['time']!r}, not a finite number"
 
 
@@ -186,9 +181,9 @@ def read_frame(entry: dict[str, Any], meta: dict[str, Any], path: Path) -> Frame
         name=entry["file_path"],
         file=path,
         image=find_image(path.parent / entry["file_path"]),
-        mask=path.parent / entry["mask_path"] if "mask_path" in entry else None,
-        depth=path.parent / entry["depth_file_path"] if "depth_file_path" in entry else None,
-        time=_number(entry.get("time")),
+        mask=find_image(path.parent / entry["mask_path"]) if "mask_path" in entry else None,
+        depth=find_image(path.parent / entry["depth_file_path"]) if "depth_file_path" in entry else None,
+        time=number(entry.get("time")),
         pose=pose,
         camera={**shared, **entry},
     )
@@ -205,30 +200,33 @@ def _pose(value: Any) -> Float[np.ndarray, "4 4"] | None:
     return np.vstack([pose[:3], [0.0, 0.0, 0.0, 1.0]])
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
     """A stored number; None if it is not one or not finite."""
     try:
-        number = float(value)
+        stored = float(value)
     except (TypeError, ValueError):
         return None
-    return number if math.isfinite(number) else None
+    return stored if math.isfinite(stored) else None
 
 
 # Files of frames
 
 
-def file_paths(frames: Sequence[Frame], kind: Literal["mask", "depth"]) -> list[Path] | None:
-    """The mask or depth files of all frames; None if no frame has one, ValueError if only some have."""
-    for problem in file_problems(frames, kind):
-        raise ValueError(problem)
-    return [path for frame in frames if (path := getattr(frame, kind)) is not None] or None
+def file_paths(frames: Sequence[Frame], kind: Literal["mask", "depth"]) -> list[Path | None] | None:
+    """The mask or depth file of each frame, None for those without; None if no frame has one."""
+    paths: list[Path | None] = [getattr(frame, kind) for frame in frames]
+    return paths if any(paths) else None
 
 
-def file_problems(frames: Sequence[Frame], kind: Literal["mask", "depth"]) -> Iterator[str]:
-    """Whether only some of the frames of a split have a mask or depth file."""
-    count = sum(getattr(frame, kind) is not None for frame in frames)
-    if 0 < count < len(frames):
-        yield f"only {count} of {len(frames)} frames have a {kind} file; give all or none"
+def file_notes(frames: Sequence[Frame]) -> Iterator[str]:
+    """What is made of frames without a mask or depth file, where others have one."""
+    for kind, use in (
+        ("mask", "all pixels of the others are used"),
+        ("depth", "it is unknown for the others"),
+    ):
+        count = sum(getattr(frame, kind) is not None for frame in frames)
+        if 0 < count < len(frames):
+            yield f"{count} of {len(frames)} frames have a {kind} file; {use}"
 
 
 def listed_files(frames: Sequence[Frame]) -> list[Path]:
@@ -239,115 +237,9 @@ def listed_files(frames: Sequence[Frame]) -> list[Path]:
 def check_files(frames: Sequence[Frame]) -> None:
     """FileNotFoundError, naming the first five, if files of the frames are missing."""
     paths = listed_files(frames)
-    missing = [str(path) for path in paths if not path.is_file()]
+    missing = [missing_file(path) for path in paths if not path.is_file()]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise FileNotFoundError(
             f"{len(missing)} of {len(paths)} files are missing: {', '.join(missing[:5])}{more}"
         )
-
-
-# Cameras
-
-
-def make_cameras(
-    frames: Sequence[Frame],
-    sizes: Sequence[tuple[int, int]],
-    factor: float = 1.0,
-    transform: Float[Tensor, "3 4"] | None = None,
-    scale: float = 1.0,
-) -> Cameras:
-    """Make nerfstudio cameras of frames.
-
-    Args:
-        frames: all with a time.
-        sizes: width and height of each stored image, pixels.
-        factor: images and cameras are this factor smaller than stored.
-        transform: stored to parsed coordinates, before the scale; None for the identity.
-        scale: factor on positions, after the transform.
-
-    Raises:
-        ValueError: the first of `camera_problems`, or images that vanish at 1/factor of their size.
-    """
-    c2w = torch.from_numpy(np.stack([frame.pose for frame in frames]).astype(np.float32))
-    c2w = (torch.eye(4)[:3] if transform is None else transform) @ c2w
-    c2w[:, :, 3] *= scale
-    for frame, size in zip(frames, sizes, strict=True):
-        for problem in camera_problems(frame, size):
-            raise frame.error(problem)
-    rows = [_intrinsics(frame, size, factor) for frame, size in zip(frames, sizes, strict=True)]
-    fx, fy, cx, cy, width, height = torch.tensor(rows, dtype=torch.float64).T
-    return Cameras(
-        camera_to_worlds=c2w,
-        fx=fx.float(),
-        fy=fy.float(),
-        cx=cx.float(),
-        cy=cy.float(),
-        width=width.long(),
-        height=height.long(),
-        distortion_params=_distortion(frames),
-        camera_type=[CAMERA_MODEL_TO_TYPE[frame.camera.get("camera_model", "PINHOLE")] for frame in frames],
-        times=torch.tensor([frame.time for frame in frames], dtype=torch.float32)[:, None],
-    )
-
-
-def camera_problems(frame: Frame, size: tuple[int, int] | None = None) -> Iterator[str]:
-    """What is wrong with the intrinsics of a frame; with the size of its image, whether they fit it."""
-    camera = frame.camera
-    model = str(camera.get("camera_model", "PINHOLE"))
-    if model not in CAMERA_MODEL_TO_TYPE:
-        yield f"camera_model {model} is unknown; there are: {', '.join(CAMERA_MODEL_TO_TYPE)}"
-    focal_keys = ("fl_x", "fl_y") if "fl_x" in camera else ("camera_angle_x", "camera_angle_y")
-    if focal_keys[0] not in camera:
-        yield "no focal length: no `fl_x` and no `camera_angle_x`"
-    for key in filter(camera.__contains__, focal_keys):
-        value = _number(camera[key])
-        if key.startswith("fl") and (value is None or value <= 0):
-            yield f"impossible intrinsics: {key} must be a positive number, not {camera[key]!r}"
-        elif key.startswith("camera") and (value is None or not 0 < value < math.pi):
-            yield f"impossible intrinsics: {key} must be in (0, π) radians, not {camera[key]!r}"
-    for key in filter(camera.__contains__, ("cx", "cy", "w", "h", *DISTORTION_KEYS)):
-        if _number(camera[key]) is None:
-            yield f"impossible intrinsics: {key} must be a finite number, not {camera[key]!r}"
-    if size is not None:
-        stored = tuple(_number(camera.get(key, size[i])) for i, key in enumerate("wh"))
-        if None not in stored and tuple(int(x or 0) for x in stored) != size:
-            w, h = size
-            yield (
-                f"its image {frame.image.name} is {w}×{h} pixels, but its camera is "
-                f"{stored[0]:g}×{stored[1]:g}"
-            )
-
-
-def _intrinsics(frame: Frame, size: tuple[int, int], factor: float) -> list[float]:
-    """fx, fy, cx, cy, width and height of a frame, in pixels at 1/factor of its stored size."""
-    w, h = size
-    width, height = int(w / factor), int(h / factor)
-    if min(width, height) < 1:
-        raise ValueError(f"downscale_factor {factor:g} leaves nothing of {frame.image}, {w}×{h} pixels")
-    fx, fy = _focal_lengths(frame.camera, size)
-    sx, sy = width / w, height / h
-    cx, cy = float(frame.camera.get("cx", w / 2)), float(frame.camera.get("cy", h / 2))
-    return [fx * sx, fy * sy, cx * sx, cy * sy, float(width), float(height)]
-
-
-def _focal_lengths(camera: dict[str, Any], size: tuple[int, int]) -> tuple[float, float]:
-    """fx and fy in pixels, stored or from the fields of view: f = size / (2 tan(angle/2))."""
-    if "fl_x" in camera:
-        return float(camera["fl_x"]), float(camera.get("fl_y", camera["fl_x"]))
-    fx = 0.5 * size[0] / math.tan(0.5 * float(camera["camera_angle_x"]))
-    if "camera_angle_y" not in camera:
-        return fx, fx
-    return fx, 0.5 * size[1] / math.tan(0.5 * float(camera["camera_angle_y"]))
-
-
-def _distortion(frames: Sequence[Frame]) -> Float[Tensor, "n 6"] | None:
-    """Lens distortion in nerfstudio's order (k1, k2, k3, k4, p1, p2); None if no frame has any."""
-    rows = [
-        torch.tensor(frame.camera["distortion_params"], dtype=torch.float32)
-        if "distortion_params" in frame.camera
-        else camera_utils.get_distortion_params(**{k: float(frame.camera.get(k, 0)) for k in DISTORTION_KEYS})
-        for frame in frames
-    ]
-    params = torch.stack(rows)
-    return params if params.any() else None

@@ -112,12 +112,14 @@ def glb(
 def check(folder: tyro.conf.Positional[Path]) -> None:
     """Check a data set and print every problem found; the exit status is 1 if there are any.
 
+    Lines that start with "Note:" are of data that trains, and of which something had to be assumed.
+
     Args:
         folder: One scene (transforms_train.json or transforms.json) or many scenes (scenes.json).
     """
     report = check_dataset(folder)
-    for problem in report.problems:
-        print(problem)
+    for line in (*report.problems, *(f"Note: {note}" for note in report.notes)):
+        print(line)
     counted = f"{report.num_scenes} scene(s), {report.num_frames} frames"
     if report.problems:
         raise SystemExit(f"nest-data: {len(report.problems)} problem(s) in {counted}")

@@ -200,7 +200,9 @@ def test_a_step_costs_far_less_than_a_millisecond(dnerf: Path) -> None:
     assert time.perf_counter() - start < 0.25
 
 
-@pytest.mark.parametrize("options", [{"cache_images": "cpu"}, {"cache_images_type": "uint8"}])
+@pytest.mark.parametrize(
+    "options", [{"cache_images": "cpu"}, {"cache_images_type": "float32"}, {"cache_megabytes": 0.001}]
+)
 def test_other_caches_give_the_same(dnerf: Path, options: dict[str, str]) -> None:
     manager, plain = manage(dnerf, **options), manage(dnerf)
     for one, other in ((m.next_train(0), n.next_train(0)) for m, n in [(manager, plain)]):
@@ -245,7 +247,9 @@ def test_ns_render_spiral_takes_the_data_manager(dnerf: Path) -> None:
 def test_the_viewer_loads_nothing_by_looking(dnerf: Path) -> None:
     manager = manage(dnerf)
     parse_object(manager, ViewerElement, "Custom Elements")
-    assert not {"cached_train", "cached_eval", "_train_views", "_eval_views"} & set(vars(manager))
+    assert not {"cached_train", "cached_eval", "_train_cameras", "fixed_indices_eval_dataloader"} & set(
+        vars(manager)
+    )
 
 
 def test_inference_needs_no_small_images(dnerf: Path) -> None:
@@ -275,18 +279,18 @@ def test_empty_masks_are_an_error(dnerf: Path) -> None:
         manage(dnerf).next_train(0)
 
 
-def test_a_lens_is_undistorted_and_its_depths_left_out(dnerf: Path) -> None:
+def test_a_lens_is_undistorted_everywhere_alike(dnerf: Path) -> None:
     add_masks(dnerf, whole=255)
     edit_json(dnerf / "transforms_train.json", lambda meta: meta.update(k1=0.3))
     manager = manage(dnerf)
-    stored = manager.train_dataset[0]["image"]
-    fx = manager.train_dataset.cameras.fx.clone()
     camera, batch = manager.next_train(0)
-    assert "depth_image" not in batch
-    assert batch["image"].shape[:2] == (int(camera.height), int(camera.width))
-    assert not torch.equal(manager.cached_train[0]["image"], stored)
-    assert not torch.equal(fx, manager.train_dataset.cameras.fx)
-    assert manager.train_dataset[0]["image"].shape == stored.shape  # files can still be read, for the viewer
+    index, cameras = batch["image_idx"], manager.train_dataset.cameras
+    with Image.open(manager.train_dataset.image_filenames[index]) as file:
+        assert not np.array_equal(np.array(file), manager.cached_train[index]["image"].numpy())
+    assert camera.fx != manager.train_dataparser_outputs.cameras.fx[index]
+    assert torch.equal(camera.fx, cameras.fx[index][None])  # of the viewer and ns-render as well
+    assert torch.equal(manager.train_dataset.get_data(index)["image"], batch["image"])
+    torch.testing.assert_close(batch["depth_image"], torch.full((8, 12, 1), 2.0))
 
 
 @pytest.mark.parametrize("keep", [100, -150])

@@ -7,13 +7,14 @@ import torch
 from nerfstudio.cameras.cameras import CameraType
 
 from nest_nerfstudio.data.dataset import DynamicDataset
+from nest_nerfstudio.data.frame_cameras import camera_problems, make_cameras
+from nest_nerfstudio.data.images import ImageHeader
 from nest_nerfstudio.data.transforms import (
-    camera_problems,
     check_files,
     entry_problems,
+    file_notes,
     file_paths,
     find_transforms,
-    make_cameras,
     read_frames,
     read_seed_points,
     read_transforms,
@@ -62,9 +63,9 @@ def test_all_problems_of_an_entry_are_found() -> None:
 def test_all_problems_of_a_camera_are_found(dnerf: Path) -> None:
     path = dnerf / "transforms_train.json"
     frame = frames_of(path)[0]
-    assert not list(camera_problems(frame, (12, 8)))
+    assert not list(camera_problems(frame, ImageHeader((12, 8))))
     wrong = {"camera_model": "PIN", "fl_x": 0, "fl_y": "f", "cx": None, "k1": "x", "w": 13, "h": 8}
-    assert list(camera_problems(frames_of(path, **wrong)[0], (12, 8))) == [
+    assert list(camera_problems(frames_of(path, **wrong)[0], ImageHeader((12, 8)))) == [
         next(camera_problems(frames_of(path, camera_model="PIN")[0])),
         "impossible intrinsics: fl_x must be a positive number, not 0",
         "impossible intrinsics: fl_y must be a positive number, not 'f'",
@@ -82,10 +83,10 @@ def test_an_impossible_field_of_view(dnerf: Path, angle: Any) -> None:
 
 def test_cameras_are_moved_scaled_and_shrunk(dnerf: Path) -> None:
     frames = read_frames(read_transforms(dnerf / "transforms_train.json"), dnerf / "transforms_train.json")
-    plain = make_cameras(frames, [(12, 8)] * 12)
+    plain = make_cameras(frames, [ImageHeader((12, 8))] * 12)
     torch.testing.assert_close(plain.camera_to_worlds[3], torch.tensor(orbit(3 / 12))[:3])
     turn = torch.tensor([[0.0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3]])
-    moved = make_cameras(frames, [(12, 8)] * 12, factor=2.0, transform=turn, scale=0.5)
+    moved = make_cameras(frames, [ImageHeader((12, 8))] * 12, sizes=[(6, 4)] * 12, transform=turn, scale=0.5)
     expected = turn @ torch.tensor(orbit(3 / 12))
     expected[:, 3] *= 0.5
     torch.testing.assert_close(moved.camera_to_worlds[3], expected)
@@ -100,16 +101,17 @@ def test_the_files_of_a_scene(dnerf: Path) -> None:
     assert find_transforms(dnerf / "transforms_train.json") == (files, "")
 
 
-def test_a_missing_file_is_named_and_masks_are_all_or_none(dnerf: Path) -> None:
+def test_a_missing_file_is_named_and_some_frames_may_have_no_mask(dnerf: Path) -> None:
     path = dnerf / "transforms_train.json"
     check_files(frames_of(path))
     assert file_paths(frames_of(path), "mask") is None
     frames = frames_of(path, mask_path="gone.png")
     with pytest.raises(FileNotFoundError, match=r"1 of 13 files are missing: .*/gone.png$"):
         check_files(frames)
-    with pytest.raises(ValueError, match="only 1 of 12 frames have a mask file; give all or none"):
-        file_paths(frames, "mask")
-    assert file_paths(frames[:1], "mask") == [dnerf / "gone.png"]
+    assert file_paths(frames[:2], "mask") == [dnerf / "gone.png", None]
+    assert list(file_notes(frames)) == [
+        "1 of 12 frames have a mask file; all pixels of the others are used",
+    ]
 
 
 def test_no_seed_points(dnerf: Path) -> None:
@@ -174,7 +176,7 @@ NAN_POSE = [[float("nan"), *row[1:]] if i == 0 else row for i, row in enumerate(
         ),
         (_set("file_path", "./train/gone"), FileNotFoundError, r"1 of 12 files are missing: .*gone\.png"),
         (_set("file_path", "./gone", frame=None), FileNotFoundError, r"12 of 12 .* and 7 more"),
-        (_set("mask_path", "gone.png"), ValueError, "only 1 of 12 frames have a mask"),
+        (_set("mask_path", "gone.png"), FileNotFoundError, "1 of 13 files are missing: .*/gone.png$"),
         (_set("mask_path", "gone.png", frame=None), FileNotFoundError, "gone.png"),
         (_set("depth_file_path", "gone.png", frame=None), FileNotFoundError, "gone.png"),
         (_set("w", 13), ValueError, "its image r_2.png is 12×8 pixels, but its camera is 13×8"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConf
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from nest_nerfstudio.data.batches import DatasetViews
 from nest_nerfstudio.data.datamanager import RenderableDataManager
 from nest_nerfstudio.data.dataset import DynamicDataset
 from nest_nerfstudio.data.scenes.augmentation import Augmentation
@@ -75,8 +76,7 @@ class MultiSceneDatamanager(RenderableDataManager):
 
     Attributes:
         library: reads scenes and images, through bounded caches.
-        train_dataset: a bounded number of frames of train scenes, for the viewer and ns-render; as stored,
-            with lens distortion.
+        train_dataset: a bounded number of frames of train scenes, for the viewer and ns-render.
         eval_dataset: the same of held-out scenes.
     """
 
@@ -188,9 +188,9 @@ class MultiSceneDatamanager(RenderableDataManager):
 
     # Cached, because the viewer reads every plain property of the data manager when it starts.
     @cached_property
-    def fixed_indices_eval_dataloader(self) -> EvalViews:
+    def fixed_indices_eval_dataloader(self) -> DatasetViews:
         """All evaluation frames, in order, each read on demand."""
-        return EvalViews(cast(DynamicDataset, self.eval_dataset), self.device)
+        return DatasetViews(cast(DynamicDataset, self.eval_dataset), self.device)
 
     @cached_property
     def eval_dataloader(self) -> FixedIndicesEvalDataloader:
@@ -221,23 +221,6 @@ class MultiSceneDatamanager(RenderableDataManager):
 
     def get_datapath(self) -> Path:
         return self.dataparser.config.data
-
-
-class EvalViews(Sequence[tuple[Cameras, dict[str, Any]]]):
-    """The frames of a dataset as pairs of a camera and its batch, read on demand."""
-
-    def __init__(self, dataset: DynamicDataset, device: torch.device | str):
-        self.dataset, self.device = dataset, device
-        self.cameras = dataset.cameras.to(device)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, i: int) -> tuple[Cameras, dict[str, Any]]:  # type: ignore[override]
-        if not 0 <= i < len(self):
-            raise IndexError(i)
-        batch = self.dataset.get_data(i)
-        return self.cameras[i : i + 1], {**batch, "image": batch["image"].to(self.device)}
 
 
 def _scenes_parser(config: MultiSceneDatamanagerConfig) -> NestScenes:

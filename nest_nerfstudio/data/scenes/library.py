@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.data.datamanagers.full_images_datamanager import _undistort_image
 
 from nest_nerfstudio.data.scenes.cache import BoundedCache
 from nest_nerfstudio.data.scenes.index import ScenesIndex
@@ -20,16 +17,14 @@ from nest_nerfstudio.types import Views
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A decoded image, with lens distortion undone.
+    """A decoded image of a pinhole camera.
 
     Attributes:
         pixels: RGB, or RGBA with straight alpha, in [0, 255]; a mask is part of the alpha.
-        K: pinhole intrinsics, pixels.
         depth: camera-space z, world units, 0 where unknown; None where the scene has none.
     """
 
     pixels: UInt8[np.ndarray, "h w c"]
-    K: Float[np.ndarray, "3 3"]
     depth: Float[np.ndarray, "h w 1"] | None = None
 
     @property
@@ -75,7 +70,7 @@ class SceneLibrary:
         """Cameras and images of some frames of a scene.
 
         If an image has alpha (or a mask, which becomes alpha), those without count as opaque; `alphas` is
-        None if none has. Depths are left out under lens distortion, which displaces them.
+        None if none has. Depths of images without are unknown; `depths` is None if none has one.
 
         Args:
             scene: the scene.
@@ -88,48 +83,28 @@ class SceneLibrary:
         has_alpha = any(image.pixels.shape[-1] == 4 for image in loaded)
         pixels = [_with_alpha(image.pixels) if has_alpha else image.pixels for image in loaded]
         images = torch.from_numpy(np.stack(pixels)).float() / 255.0
-        depths = [image.depth for image in loaded if image.depth is not None]
         cameras, index = scene.views, torch.tensor(list(frames))
+        unknown = np.zeros((cameras.height, cameras.width, 1), np.float32)
+        depths = [unknown if image.depth is None else image.depth for image in loaded]
+        has_depth = any(image.depth is not None for image in loaded)
         return Views(
             viewmats=cameras.viewmats[index],
-            Ks=torch.from_numpy(np.stack([image.K for image in loaded])),
+            Ks=cameras.Ks[index],
             width=cameras.width,
             height=cameras.height,
             times=None if cameras.times is None else cameras.times[index],
             images=images[..., :3].contiguous(),
             alphas=images[..., 3:].contiguous() if has_alpha else None,
-            depths=torch.from_numpy(np.stack(depths)) if len(depths) == len(loaded) else None,
+            depths=torch.from_numpy(np.stack(depths)) if has_depth else None,
         )
 
 
 def _load_image(scene: Scene, frame: int) -> LoadedImage:
-    dataset = scene.dataset
-    pixels, K = dataset.get_numpy_image(frame), scene.views.Ks[frame].numpy()
-    if dataset._dataparser_outputs.mask_filenames is not None:
-        pixels = _with_alpha(pixels, dataset.get_mask(frame).numpy())
-    camera = dataset.cameras[frame]
-    if camera.distortion_params is not None and camera.distortion_params.any():
-        pixels, K = _undistorted(pixels, camera)
-        return LoadedImage(pixels, K.astype(np.float32))
-    has_depth = dataset.metadata.get("depth_filenames") is not None
-    depth = dataset.get_depth(frame).numpy().astype(np.float32) if has_depth else None
-    return LoadedImage(pixels, K.astype(np.float32), depth)
-
-
-def _undistorted(
-    pixels: UInt8[np.ndarray, "h w c"], camera: Cameras
-) -> tuple[UInt8[np.ndarray, "h w c"], Float[np.ndarray, "3 3"]]:
-    """The pinhole image that nerfstudio makes, resized to the size of the camera, and its intrinsics."""
-    assert camera.distortion_params is not None
-    K = camera.get_intrinsics_matrices().numpy()
-    K, cropped, valid = _undistort_image(
-        camera, camera.distortion_params.numpy(), {"image": pixels}, pixels, K
-    )
-    if valid is not None:
-        cropped = _with_alpha(cropped, valid.numpy())
-    width, height = int(camera.width), int(camera.height)
-    K = K * np.array([[width / cropped.shape[1]], [height / cropped.shape[0]], [1.0]])
-    return cv2.resize(cropped, (width, height), interpolation=cv2.INTER_AREA), K
+    data = scene.dataset.get_data(frame, "uint8")
+    pixels, mask, depth = data["image"].numpy(), data.get("mask"), data.get("depth_image")
+    if mask is not None:
+        pixels = _with_alpha(pixels, mask.numpy())
+    return LoadedImage(pixels, None if depth is None else depth.numpy())
 
 
 def _with_alpha(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -20,13 +20,14 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.cameras import cameras_to_views
 from nest_nerfstudio.data.dataset import DynamicDataset
-from nest_nerfstudio.data.images import image_header
+from nest_nerfstudio.data.frame_cameras import camera_notes, make_cameras
+from nest_nerfstudio.data.images import alpha_problems, image_header
 from nest_nerfstudio.data.scenes.edits import BASE, edit_name_problems, read_edits
 from nest_nerfstudio.data.scenes.index import SceneEntry, ScenesIndex
 from nest_nerfstudio.data.transforms import (
     check_files,
+    file_notes,
     file_paths,
-    make_cameras,
     read_frames,
     read_transforms,
 )
@@ -49,7 +50,7 @@ class Scene:
         name: name of the scene.
         category: category of the scene.
         dataset: reads images and masks, all at one size.
-        views: the cameras at that size, without images and ignoring lens distortion.
+        views: the pinhole cameras at that size, without images.
         states: state that each frame shows.
         is_test: whether each frame is of the test split.
         edits: the edits by name.
@@ -110,13 +111,19 @@ def _read_edited_scene(entry: SceneEntry) -> Scene:
     by_split = [read_frames(meta, path) for meta, path in zip(metas, paths, strict=True)]
     frames = [replace(f, time=f.time or 0.0) for split in by_split for f in split]
     check_files(frames)
-    sizes = [image_header(frame.image)[0] for frame in frames]
+    headers = [image_header(frame.image) for frame in frames]
+    for problem in alpha_problems(
+        {f.image: header.has_alpha for f, header in zip(frames, headers, strict=True)}
+    ):
+        raise ValueError(f"{entry.folder}: {problem}")
+    for note in (*camera_notes(frames, headers), *file_notes(frames)):
+        log_once(f"Scene {entry.name}: {note}")
     return _make_scene(
         entry,
         DataparserOutputs(
             image_filenames=[frame.image for frame in frames],
-            cameras=make_cameras(frames, sizes),
-            mask_filenames=file_paths(frames, "mask"),
+            cameras=make_cameras(frames, headers),
+            mask_filenames=cast(list[Path], file_paths(frames, "mask")),
             metadata={
                 "depth_filenames": file_paths(frames, "depth"),
                 "depth_unit_scale_factor": float(metas[0].get("depth_unit_scale_factor", 1e-3)),
@@ -188,26 +195,34 @@ def take_frames(outputs: DataparserOutputs, frames: Sequence[int]) -> Dataparser
 
 
 def join_outputs(parts: Sequence[DataparserOutputs]) -> DataparserOutputs:
-    """Concatenate the frames of several parsed splits or scenes; depths are kept only where all have them.
-
-    Raises:
-        ValueError: only some of the parts have masks.
-    """
-    masks = [path for part in parts for path in part.mask_filenames or []]
-    depths = [path for part in parts for path in part.metadata.get("depth_filenames") or []]
-    images = [path for part in parts for path in part.image_filenames]
-    if masks and len(masks) < len(images):
-        raise ValueError(f"only {len(masks)} of {len(images)} frames have a mask file; give all or none")
+    """Concatenate the frames of several parsed splits or scenes; depths only if all parts have one unit."""
+    units = {(part.metadata.get("depth_unit_scale_factor", 1e-3), part.dataparser_scale) for part in parts}
+    depths = (
+        [part.metadata.get("depth_filenames") for part in parts] if len(units) == 1 else [None] * len(parts)
+    )
     return DataparserOutputs(
-        image_filenames=images,
+        image_filenames=[path for part in parts for path in part.image_filenames],
         cameras=_join_cameras([part.cameras for part in parts]),
-        mask_filenames=masks or None,
+        mask_filenames=cast(list[Path], _join_files(parts, [part.mask_filenames for part in parts])),
         dataparser_scale=parts[0].dataparser_scale,
-        metadata=_kept_metadata(parts, depths if len(depths) == len(images) else None),
+        metadata=_kept_metadata(parts, _join_files(parts, depths)),
     )
 
 
-def _kept_metadata(parts: Sequence[DataparserOutputs], depths: list[Path] | None) -> dict[str, Any]:
+def _join_files(
+    parts: Sequence[DataparserOutputs], files: Sequence[Sequence[Path | None] | None]
+) -> list[Path | None] | None:
+    """The files of all parts, None for images of parts that have no such files; None if no part has."""
+    if not any(files):
+        return None
+    return [
+        path
+        for part, own in zip(parts, files, strict=True)
+        for path in (own or [None] * len(part.image_filenames))
+    ]
+
+
+def _kept_metadata(parts: Sequence[DataparserOutputs], depths: list[Path | None] | None) -> dict[str, Any]:
     """The metadata that a dataset needs besides image files and cameras."""
     return {
         "resize_on_load": any(part.metadata.get("resize_on_load", False) for part in parts),

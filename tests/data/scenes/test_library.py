@@ -102,13 +102,18 @@ def test_depths_are_read_in_world_units(scenes: Path) -> None:
         )
 
 
-def test_depth_of_some_frames_only_is_refused(scenes: Path) -> None:
+def test_depth_of_some_frames_only_is_unknown_for_the_others(scenes: Path) -> None:
     def add_one(meta: dict) -> None:
-        meta["frames"][0]["depth_file_path"] = "train/base_00.png"
+        meta["frames"][0]["depth_file_path"] = "depth.npy"
 
+    library = open_library(scenes)
+    size = library.scene(1).dataset.sizes[0]
+    np.save(scenes / "cow" / "depth.npy", np.full(size[::-1], 2000, np.uint16))
     edit_json(scenes / "cow" / "transforms_train.json", add_one)
-    with pytest.raises(ValueError, match="frames have a depth file; give all or none"):
-        open_library(scenes).scene(0)
+    depths = library.views(library.scene(0), [0, 1]).depths
+    assert depths is not None
+    assert [float(depth.mean()) for depth in depths] == [2, 0]
+    assert library.views(library.scene(0), [1, 2]).depths is None
 
 
 def test_images_of_a_lens_are_undistorted(video: Path) -> None:
@@ -118,7 +123,8 @@ def test_images_of_a_lens_are_undistorted(video: Path) -> None:
     views = library.views(scene, [0, 1])
     assert views.images.shape == (2, 8, 12, 3)
     assert not torch.equal(views.images[0], stored(scene.dataset.image_filenames[0]))
-    assert (views.Ks[:, [0, 1], [0, 1]] != scene.views.Ks[:2, [0, 1], [0, 1]]).all()
+    assert torch.equal(views.Ks, scene.views.Ks[:2])
+    assert (views.Ks[:, [0, 1], [0, 1]] != scene.dataset._dataparser_outputs.cameras.fx[:2]).all()
 
 
 def test_a_damaged_image_is_named(scenes: Path) -> None:

@@ -191,7 +191,7 @@ def test_nerfstudio_data_with_a_lens(video: Path, capsys: pytest.CaptureFixture)
     scene = read_scene(index_folders([video], NerfstudioDataParserConfig(downscale_factor=1)), 0)
     assert Counter(scene.states) == {BASE: 20}
     assert sum(scene.is_test) == 2
-    assert scene.dataset.cameras.distortion_params.any()
+    assert all(lens.distorts for lens in scene.dataset.lenses)
     assert not capsys.readouterr().out  # a parser's lines would come again for each of thousands of scenes
 
 
