@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from nest_nerfstudio.data.images import IMAGE_SUFFIXES
+from nest_nerfstudio.data.images import image_suffixes
 
 FrameOrder = Literal["frame-order", "frame-name", "camera-order", "path-order"]
 """How names give times. frame-order: files of one name in several folders, one for each camera, are of one
@@ -174,7 +174,7 @@ def _split_off(tokens: Sequence[Sequence[str]], column: int) -> list[Shot]:
 
 def _varying_parts(names: Sequence[str]) -> list[tuple[str, ...]]:
     """The parts of paths that are not the same for all: folders from the outside in, and file names."""
-    suffix = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
+    suffix = re.compile(rf"(?:{'|'.join(map(re.escape, image_suffixes()))})$", re.IGNORECASE)
     paths = [suffix.sub("", name.replace("\\", "/").removeprefix("./")).split("/") for name in names]
     if len({len(path) for path in paths}) > 1:
         paths = [["/".join(path[:-1]), path[-1]] for path in paths]

@@ -290,7 +290,7 @@ def test_a_lens_is_undistorted_everywhere_alike(dnerf: Path) -> None:
     assert camera.fx != manager.train_dataparser_outputs.cameras.fx[index]
     assert torch.equal(camera.fx, cameras.fx[index][None])  # of the viewer and ns-render as well
     assert torch.equal(manager.train_dataset.get_data(index)["image"], batch["image"])
-    torch.testing.assert_close(batch["depth_image"], torch.full((8, 12, 1), 2.0))
+    torch.testing.assert_close(batch["depth_image"], torch.full((8, 12, 1), 2.0 * manager.world.scale))
 
 
 @pytest.mark.parametrize("keep", [100, -150])
