@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from nest_nerfstudio.data.frame_cameras import camera_notes, camera_problems
+from nest_nerfstudio.data.frame_cameras import camera_notes, camera_problems, stack_poses
 from nest_nerfstudio.data.images import (
     ImageHeader,
     alpha_problems,
@@ -37,7 +37,7 @@ from nest_nerfstudio.data.scenes.index import (
     list_problems,
     name_problems,
 )
-from nest_nerfstudio.data.scenes.reader import edited_scene_files
+from nest_nerfstudio.data.scenes.reader import edited_scene_files, world_problems
 from nest_nerfstudio.data.splits import (
     frame_order_problems,
     listed_splits,
@@ -57,7 +57,9 @@ from nest_nerfstudio.data.transforms import (
     read_seed_points,
     read_transforms,
 )
+from nest_nerfstudio.geometry.convergence import convergence
 
+OBJECT_SHARE = OBJECT_RADIUS / 4  # radius of an object that cameras look at, as a share of their distance
 ROTATION_TOLERANCE = 1e-3  # on R Rᵀ − I
 
 
@@ -170,7 +172,7 @@ def _check_edited_scene(entry: SceneEntry, report: Report) -> None:
     files = _split_files(entry.folder)
     if "test" not in files:
         report.add(entry.folder, ["no transforms_test.json, so the scene cannot be evaluated"])
-    metas, splits = _check_frames(files, True, report)
+    metas, splits = _check_frames(files, True, report, OBJECT_RADIUS)
     edits = metas.get("train", {}).get("edits")
     for split, frames in splits.items():
         report.add(files[split], _edit_problems(metas[split], entry.category))
@@ -180,6 +182,7 @@ def _check_edited_scene(entry: SceneEntry, report: Report) -> None:
             report.add(files[split], edit_name_problems(shown, [*edits, *({BASE} - edits.keys())]))
     if splits.get("train"):
         report.add(files["train"], motion_problems(splits["train"], moves=False))
+        report.add(files["train"], world_problems(splits["train"]))
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
@@ -187,14 +190,15 @@ def _split_files(folder: Path) -> dict[str, Path]:
 
 
 def _check_frames(
-    files: Mapping[str, Path], rendered: bool, report: Report
+    files: Mapping[str, Path], rendered: bool, report: Report, radius: float | None = None
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[Frame]]]:
     """Check the transforms files of a scene and the files that they name.
 
     Args:
         files: transforms files by split.
-        rendered: whether the images are of an object, with alpha, on a known scale.
+        rendered: whether the images are of an object, with alpha.
         report: where problems are added.
+        radius: of the object, which stands at the origin; None where its place and size are unknown.
 
     Returns:
         Contents and frames of the transforms files, as far as they can be read, by split.
@@ -208,18 +212,22 @@ def _check_frames(
         except ValueError as error:
             report.add_error(error)
         else:
-            splits[split] = _check_entries(metas[split], path, rendered, report)
+            splits[split] = _check_entries(metas[split], path, report)
             report.num_frames += len(metas[split]["frames"])
     frames = [frame for split in splits.values() for frame in split]
     repeated = Counter(os.path.normpath(frame.name) for frame in frames)
     for path in {file.parent for file in files.values()}:
         report.add(path, (f"{count} frames show {name}" for name, count in repeated.items() if count > 1))
     headers = _check_files(frames, rendered, report)
+    middle = _object_of(frames if rendered else [], radius)
     for split, path in files.items():
         problems = [
             (f"frame {frame.name}", problem)
             for frame in splits.get(split, [])
-            for problem in camera_problems(frame, headers.get(frame.image))
+            for problem in (
+                *_inside_problems(frame, *middle),
+                *camera_problems(frame, headers.get(frame.image)),
+            )
         ]
         report.add_frames(path, problems)
         _check_alike(splits.get(split, []), path, headers, not problems, report)
@@ -243,14 +251,14 @@ def _alphas(frames: Iterable[Frame], headers: Mapping[Path, ImageHeader]) -> dic
     return {frame.image: headers[frame.image].has_alpha for frame in frames if frame.image in headers}
 
 
-def _check_entries(meta: dict[str, Any], path: Path, rendered: bool, report: Report) -> list[Frame]:
+def _check_entries(meta: dict[str, Any], path: Path, report: Report) -> list[Frame]:
     """Check the list of frames of a transforms file; returns those that can be read."""
     frames, problems = [], []
     for i, entry in enumerate(meta["frames"]):
         found = list(entry_problems(entry))
         if not found:
             frames.append(read_frame(entry, meta, path))
-            found = list(_pose_problems(frames[-1], rendered))
+            found = list(_pose_problems(frames[-1]))
         problems += [(entry_label(entry, i), problem) for problem in found]
     report.add_frames(path, problems)
     return frames
@@ -278,16 +286,36 @@ def _edit_problems(meta: dict[str, Any], category: str) -> Iterator[str]:
         yield from edit_table_problems(edits)
 
 
-def _pose_problems(frame: Frame, rendered: bool) -> Iterator[str]:
-    """Whether a pose is a rigid motion, and outside the object where the scale is known."""
-    rotation, position = frame.pose[:3, :3], frame.pose[:3, 3]
+def _pose_problems(frame: Frame) -> Iterator[str]:
+    """Whether a pose is a rigid motion."""
+    rotation = frame.pose[:3, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
         yield "transform_matrix holds no rotation: its columns must be orthonormal and right-handed"
-    distance = float(np.linalg.norm(position))
-    if rendered and distance < OBJECT_RADIUS:
+
+
+def _object_of(frames: Sequence[Frame], radius: float | None) -> tuple[np.ndarray, float]:
+    """Centre and radius of the object that frames show.
+
+    Args:
+        frames: of all splits of a scene.
+        radius: of an object at the origin; None if it is to be told from where the views converge.
+
+    Returns:
+        A radius of 0 where it cannot be told.
+    """
+    if radius is not None or not frames:
+        return np.zeros(3), radius or 0.0
+    seen = convergence(stack_poses(frames)[:, :3])
+    return seen.point.numpy(), OBJECT_SHARE * seen.distance if seen.is_certain else 0.0
+
+
+def _inside_problems(frame: Frame, centre: np.ndarray, radius: float) -> Iterator[str]:
+    """Whether a camera is inside the object."""
+    distance = float(np.linalg.norm(frame.pose[:3, 3] - centre))
+    if distance < radius:
         yield (
-            f"the camera is inside the object: {distance:.2f} from the origin, which objects fill "
-            f"to {OBJECT_RADIUS}"
+            f"the camera is inside the object: {distance:.3g} from its middle, and objects are taken to fill "
+            f"{radius:.3g} around it"
         )
 
 

@@ -12,10 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras import camera_utils
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import MAX_AUTO_RESOLUTION
 from nerfstudio.data.scene_box import SceneBox
@@ -23,7 +21,8 @@ from nerfstudio.utils.colors import get_color
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from nest_nerfstudio.data.frame_cameras import Size, camera_notes, is_scaled, make_cameras
+from nest_nerfstudio.data.coordinates import Coordinates, fit_poses, keep_poses
+from nest_nerfstudio.data.frame_cameras import Size, camera_notes, is_scaled, make_cameras, stack_poses
 from nest_nerfstudio.data.frame_order import FrameOrder
 from nest_nerfstudio.data.images import ImageHeader, alpha_problems, image_header
 from nest_nerfstudio.data.splits import (
@@ -46,6 +45,7 @@ from nest_nerfstudio.data.transforms import (
     read_seed_points,
     read_transforms,
 )
+from nest_nerfstudio.data.world import GIVEN_BOX
 
 
 @dataclass
@@ -99,14 +99,24 @@ class NestDynamicDataParserConfig(DataParserConfig):
     """Metres per unit of the depth images."""
 
 
+@dataclass
+class PreciseOutputs(DataparserOutputs):
+    """nerfstudio's outputs with a transform in float64, as cameras far from the origin of a map need."""
+
+    def transform_poses_to_original_space(
+        self, poses: Float[Tensor, "n 3 4"], camera_convention: Literal["opengl", "opencv"] = "opencv"
+    ) -> Float[Tensor, "n 3 4"]:
+        """Map parsed poses to the coordinates of the files, in float64."""
+        return super().transform_poses_to_original_space(poses.double(), camera_convention)
+
+
 @dataclass(frozen=True)
 class Capture:
-    """All frames of a scene, and the map from stored to parsed coordinates.
+    """All frames of a scene, and what holds for all of them.
 
     Attributes:
         splits: frames of each split, with times scaled.
-        transform: stored to parsed coordinates, before the scale.
-        scale: factor on positions, after the transform.
+        coordinates: the map from stored to parsed coordinates.
         is_single: whether one `transforms.json` lists all frames; its poses are oriented, centred and scaled.
         meta: contents of the transforms file of the train split.
         folder: its folder, where the paths in `meta` start.
@@ -114,8 +124,7 @@ class Capture:
     """
 
     splits: Splits
-    transform: Float[Tensor, "3 4"]
-    scale: float
+    coordinates: Coordinates
     is_single: bool
     meta: dict[str, Any]
     folder: Path
@@ -149,21 +158,22 @@ class NestDynamicDataParser(DataParser):
         if self.config.alpha_color is None:
             self._check_alpha(frames[0].file)
         images, sizes = self._images_at_size(frames, [header.size for header in headers])
-        cameras = make_cameras(frames, headers, sizes, capture.transform, capture.scale)
+        cameras = make_cameras(frames, headers, sizes, capture.coordinates)
         for note in (*camera_notes(frames, headers), *file_notes(frames)):
             CONSOLE.log(note[0].upper() + note[1:])
-        return DataparserOutputs(
+        return PreciseOutputs(
             image_filenames=images,
             cameras=cameras,
             alpha_color=get_color(self.config.alpha_color) if self.config.alpha_color else None,
             scene_box=self._scene_box(),
             mask_filenames=cast(list[Path], file_paths(frames, "mask")),
             dataparser_transform=_to_original(capture),
-            dataparser_scale=capture.scale,
+            dataparser_scale=capture.coordinates.scale,
             metadata={
                 "resize_on_load": images[0] == frames[0].image and sizes[0] != headers[0].size,
                 "depth_filenames": file_paths(frames, "depth"),
                 "depth_unit_scale_factor": self.config.depth_unit_scale_factor,
+                GIVEN_BOX: self.config.scene_scale is not None,
                 **(_seed_points(capture) if split == "train" else {}),
             },
         )
@@ -236,9 +246,9 @@ def read_capture(config: NestDynamicDataParserConfig) -> Capture:
     splits = {split: with_times(frames, config.time_from, list(files)) for split, frames in splits.items()}
     single = "" in files
     train = "" if single else "train"
-    transform, scale = torch.eye(4)[:3], config.scale_factor
+    folder = files[train].parent
+    coordinates = _coordinates(splits[train], metas[train], config, single)
     if single:
-        transform, scale = _fit_poses(splits[""], metas[""], config)
         splits = listed_splits(splits[""], metas[""], files[""])
     eval_split = eval_split or config.eval_split
     if config.eval_camera and eval_split:
@@ -250,28 +260,27 @@ def read_capture(config: NestDynamicDataParserConfig) -> Capture:
     splits = scale_times(splits, config.time_scale, can_order=len(files) == 1)
     if (config.train_interval, config.train_span) != (1, (0.0, 1.0)):
         splits = crop_clip(splits, config.train_interval, config.train_span)
-    return Capture(splits, transform, scale, single, metas[train], files[train].parent, eval_split)
+    return Capture(splits, coordinates, single, metas[train], folder, eval_split)
 
 
-def _fit_poses(
-    frames: list[Frame], meta: dict[str, Any], config: NestDynamicDataParserConfig
-) -> tuple[Float[Tensor, "3 4"], float]:
-    """The transform and scale that orient, centre and scale the poses, as nerfstudio's own parser does."""
-    poses = torch.from_numpy(np.stack([frame.pose for frame in frames]).astype(np.float32))
-    method = meta.get("orientation_override", config.orientation_method)
-    poses, transform = camera_utils.auto_orient_and_center_poses(poses, method, config.center_method)
-    extent = float(poses[:, :3, 3].abs().max())
-    scale = config.scale_factor / extent if config.auto_scale_poses and extent > 0 else config.scale_factor
-    return transform, scale
+def _coordinates(
+    frames: list[Frame], meta: dict[str, Any], config: NestDynamicDataParserConfig, single: bool
+) -> Coordinates:
+    """The map from stored to parsed coordinates that the settings ask for."""
+    poses = stack_poses(frames)
+    if not single:
+        return keep_poses(poses, config.scale_factor)
+    orientation = meta.get("orientation_override", config.orientation_method)
+    return fit_poses(poses, orientation, config.center_method, config.auto_scale_poses, config.scale_factor)
 
 
 def _to_original(capture: Capture) -> Float[Tensor, "3 4"]:
     """The transform from the coordinates before processing, which `applied_transform` maps to the stored."""
-    applied = capture.meta.get("applied_transform")
+    transform, applied = capture.coordinates.transform, capture.meta.get("applied_transform")
     if applied is None:
-        return capture.transform
-    rows = torch.tensor(applied, dtype=torch.float32)[:3]
-    return capture.transform @ torch.cat([rows, torch.tensor([[0.0, 0.0, 0.0, 1.0]])])
+        return transform
+    rows = torch.tensor(applied, dtype=torch.float64)[:3]
+    return transform @ torch.cat([rows, torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)])
 
 
 def _resolve_split(capture: Capture, split: str) -> str:
@@ -301,5 +310,5 @@ def _seed_points(capture: Capture) -> dict[str, Tensor]:
     cloud = read_seed_points(capture.meta, capture.folder)
     if cloud is None:
         return {}
-    xyz = (cloud.positions @ capture.transform[:, :3].T + capture.transform[:, 3]) * capture.scale
+    xyz = capture.coordinates.points(cloud.positions).float()
     return {"points3D_xyz": xyz, "points3D_rgb": (cloud.rgb * 255).round().to(torch.uint8)}

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras, CameraType
 from torch import Tensor
 
+from nest_nerfstudio.data.coordinates import Coordinates
 from nest_nerfstudio.data.images import ImageHeader
 from nest_nerfstudio.data.lenses import MAX_FIELD_OF_VIEW, Lens, model_problems
 from nest_nerfstudio.data.transforms import Frame, number
@@ -24,12 +25,16 @@ Size = tuple[int, int]
 """Width and height, pixels."""
 
 
+def stack_poses(frames: Sequence[Frame]) -> Float[Tensor, "n 4 4"]:
+    """Camera to world matrices of frames as stored, OpenGL axes, float64."""
+    return torch.from_numpy(np.stack([frame.pose for frame in frames]))
+
+
 def make_cameras(
     frames: Sequence[Frame],
     headers: Sequence[ImageHeader],
     sizes: Sequence[Size] | None = None,
-    transform: Float[Tensor, "3 4"] | None = None,
-    scale: float = 1.0,
+    coordinates: Coordinates | None = None,
 ) -> Cameras:
     """Make nerfstudio cameras of frames.
 
@@ -37,15 +42,13 @@ def make_cameras(
         frames: all with a time.
         headers: of the stored images.
         sizes: width and height at which each image is used, pixels; None as stored.
-        transform: stored to parsed coordinates, before the scale; None for the identity.
-        scale: factor on positions, after the transform.
+        coordinates: the map from stored to parsed ones; None for the identity.
 
     Raises:
         ValueError: the first of `camera_problems`.
     """
-    c2w = torch.from_numpy(np.stack([frame.pose for frame in frames]).astype(np.float32))
-    c2w = (torch.eye(4)[:3] if transform is None else transform) @ c2w
-    c2w[:, :, 3] *= scale
+    poses = stack_poses(frames)
+    c2w = (poses[:, :3] if coordinates is None else coordinates.poses(poses)).float()
     for frame, header in zip(frames, headers, strict=True):
         for problem in camera_problems(frame, header):
             raise frame.error(problem)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from nest_nerfstudio.data.images import find_image, missing_file
@@ -114,7 +115,7 @@ def read_seed_points(meta: dict[str, Any], folder: Path) -> Points | None:
         folder: its folder, where the path starts.
 
     Returns:
-        Points in stored coordinates, grey where they have no colours; None if the file names none.
+        Points in stored coordinates, float64, grey where they have no colours; None if the file names none.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -123,7 +124,7 @@ def read_seed_points(meta: dict[str, Any], folder: Path) -> Points | None:
     if not meta.get("ply_file_path"):
         return None
     try:
-        return read_cloud(folder / meta["ply_file_path"], grey=True)
+        return read_cloud(folder / meta["ply_file_path"], grey=True, dtype=torch.float64)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"seed points: {error}; remove `ply_file_path` to start without them") from None
 

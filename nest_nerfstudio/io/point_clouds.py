@@ -12,15 +12,16 @@ from nest_nerfstudio.io.ply import read_vertices
 from nest_nerfstudio.types import Points
 
 
-def read_cloud(path: Path, grey: bool = False) -> Points:
+def read_cloud(path: Path, grey: bool = False, dtype: torch.dtype = torch.float32) -> Points:
     """Read a coloured point cloud: PLY, or another format that Open3D reads (PCD, PTS, XYZ, XYZRGB).
 
     Args:
         path: of the file.
         grey: give points without colours the colour grey.
+        dtype: of the positions; float64 keeps those of georeferenced files apart.
 
     Returns:
-        float32, in the frame of the file; colours in [0, 1].
+        Points in the frame of the file; colours in [0, 1], float32.
 
     Raises:
         FileNotFoundError: no such file.
@@ -35,17 +36,17 @@ def read_cloud(path: Path, grey: bool = False) -> Points:
     if colors is None and not grey:
         raise ValueError(f"the points of {path} have no colours (red, green, blue)")
     if colors is None:
-        colors = np.full_like(positions, 0.5)
-    return Points(torch.from_numpy(positions), torch.from_numpy(colors))
+        colors = np.full(positions.shape, 0.5, np.float32)
+    return Points(torch.from_numpy(positions).to(dtype), torch.from_numpy(colors))
 
 
 def _read_ply(path: Path) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"] | None]:
-    """Positions and colours; integer colours are fractions of the largest value of their type."""
+    """Positions in float64, and colours; integer colours are fractions of the largest value of their type."""
     vertices = read_vertices(path)
     names = set(vertices.dtype.names or ())
     if not {"x", "y", "z"} <= names:
         raise ValueError(f"{path} is no point cloud: its vertices have no x, y, z")
-    positions = np.stack([vertices[axis] for axis in "xyz"], axis=-1).astype(np.float32)
+    positions = np.stack([vertices[axis] for axis in "xyz"], axis=-1).astype(np.float64)
     if not {"red", "green", "blue"} <= names:
         return positions, None
     colors = np.stack([vertices[channel] for channel in ("red", "green", "blue")], axis=-1)
@@ -58,4 +59,4 @@ def _read_with_open3d(path: Path) -> tuple[Float[np.ndarray, "n 3"], Float[np.nd
 
     cloud = open3d.io.read_point_cloud(str(path))  # pyright: ignore[reportArgumentType]
     colors = np.asarray(cloud.colors, dtype=np.float32) if cloud.has_colors() else None
-    return np.asarray(cloud.points, dtype=np.float32), colors
+    return np.array(cloud.points, dtype=np.float64), colors

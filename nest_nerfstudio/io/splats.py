@@ -121,14 +121,15 @@ def undo_transform(gaussians: Gaussians, transform: Float[Tensor, "3 4"], scale:
     Raises:
         ValueError: A is not a rotation, or the scale is not positive.
     """
-    transform = transform.to(gaussians.means)
-    rotation, shift = transform[:, :3], transform[:, 3]
+    # in float64, as the shift of a georeferenced scene is millions of units
+    rotation, shift = transform.to(gaussians.means.device).double().split([3, 1], dim=1)
     identity = torch.eye(3).to(rotation)
     if not torch.allclose(rotation @ rotation.mT, identity, atol=1e-4) or rotation.det() < 0 or scale <= 0:
         raise ValueError("the data parser's transform cannot be undone: it is no rotation, shift and scale")
-    inverse = rotation.mT
+    means = ((gaussians.means.double() / scale - shift[:, 0]) @ rotation).to(gaussians.means)
+    inverse = rotation.mT.to(gaussians.means)
     return Gaussians(
-        means=(gaussians.means / scale - shift) @ rotation,
+        means=means,
         quats=quat_multiply(rotmat_to_quat(inverse), gaussians.quats),
         scales=gaussians.scales / scale,
         opacities=gaussians.opacities,

@@ -81,7 +81,7 @@ def inside(meta: dict[str, Any]) -> None:
         (pose(0, 3, float("nan")), "frame ./train/r_0: transform_matrix is not a finite 4×4 matrix"),
         (pose(0, 0, 2.0), "frame ./train/r_0: transform_matrix holds no rotation"),
         (first("transform_matrix", [[1, 2], [3]]), "frame ./train/r_0: transform_matrix is not a finite"),
-        (inside, "frame ./train/r_0: the camera is inside the object: 0.22 from the origin"),
+        (inside, "frame ./train/r_0: the camera is inside the object: 0.547 from its middle"),
         (first("time", [1]), "frame ./train/r_0: time is [1], not a finite number"),
         (lambda meta: meta["frames"][0].pop("file_path"), "frame 0: no `file_path`"),
         (first("time", None), "1 of 12 frames have no `time` (first: ./train/r_0)"),
@@ -157,6 +157,37 @@ def test_missing_seed_points_and_depths(dnerf: Path) -> None:
     missing, seed = faults(dnerf)
     assert missing == "d.png: is missing"
     assert "seed points: there is no point cloud at gone.ply" in seed
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_the_size_of_the_world_is_no_problem(dnerf: Path, scale: float) -> None:
+    def resize(meta: dict[str, Any]) -> None:
+        for frame in meta["frames"]:
+            for row in frame["transform_matrix"][:3]:
+                row[3] = scale * row[3] + 5e5
+
+    for path in dnerf.glob("transforms_*.json"):
+        edit_json(path, resize)
+    assert faults(dnerf) == []
+
+
+def test_a_camera_inside_one_of_many_objects(scenes: Path) -> None:
+    edit_json(scenes / "a_1" / "transforms_test.json", inside)
+    (found,) = faults(scenes)
+    assert found.startswith(
+        "a_1/transforms_test.json: frame ./test/r_0: the camera is inside the object: 0.224"
+    )
+
+
+def test_an_edited_object_away_from_the_origin(scenes: Path) -> None:
+    def carry_off(meta: dict[str, Any]) -> None:
+        for frame in meta["frames"]:
+            frame["transform_matrix"][0][3] += 5e5
+
+    edit_json(scenes / "a_1" / "transforms_train.json", carry_off)
+    with pytest.raises(ValueError, match=r"the views converge 5e\+05 from the origin") as raised:
+        read_scene(read_index(scenes), 0)
+    assert faults(scenes) == [str(raised.value).removeprefix("scene a_1: ").replace(f"{scenes}/", "")]
 
 
 def test_broken_json_and_a_missing_split(dnerf: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import CameraType
 
+from nest_nerfstudio.data.coordinates import Coordinates
 from nest_nerfstudio.data.dataset import DynamicDataset
 from nest_nerfstudio.data.frame_cameras import camera_problems, make_cameras
 from nest_nerfstudio.data.images import ImageHeader
@@ -86,7 +87,12 @@ def test_cameras_are_moved_scaled_and_shrunk(dnerf: Path) -> None:
     plain = make_cameras(frames, [ImageHeader((12, 8))] * 12)
     torch.testing.assert_close(plain.camera_to_worlds[3], torch.tensor(orbit(3 / 12))[:3])
     turn = torch.tensor([[0.0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3]])
-    moved = make_cameras(frames, [ImageHeader((12, 8))] * 12, sizes=[(6, 4)] * 12, transform=turn, scale=0.5)
+    moved = make_cameras(
+        frames,
+        [ImageHeader((12, 8))] * 12,
+        sizes=[(6, 4)] * 12,
+        coordinates=Coordinates(turn.double(), scale=0.5),
+    )
     expected = turn @ torch.tensor(orbit(3 / 12))
     expected[:, 3] *= 0.5
     torch.testing.assert_close(moved.camera_to_worlds[3], expected)

@@ -20,17 +20,19 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.cameras import cameras_to_views
 from nest_nerfstudio.data.dataset import DynamicDataset
-from nest_nerfstudio.data.frame_cameras import camera_notes, make_cameras
+from nest_nerfstudio.data.frame_cameras import camera_notes, make_cameras, stack_poses
 from nest_nerfstudio.data.images import alpha_problems, image_header
 from nest_nerfstudio.data.scenes.edits import BASE, edit_name_problems, read_edits
 from nest_nerfstudio.data.scenes.index import SceneEntry, ScenesIndex
 from nest_nerfstudio.data.transforms import (
+    Frame,
     check_files,
     file_notes,
     file_paths,
     read_frames,
     read_transforms,
 )
+from nest_nerfstudio.geometry.convergence import convergence
 from nest_nerfstudio.states import Edit
 from nest_nerfstudio.types import Views
 
@@ -110,6 +112,8 @@ def _read_edited_scene(entry: SceneEntry) -> Scene:
     metas = [read_transforms(path) for path in paths]
     by_split = [read_frames(meta, path) for meta, path in zip(metas, paths, strict=True)]
     frames = [replace(f, time=f.time or 0.0) for split in by_split for f in split]
+    for problem in world_problems(by_split[0]):
+        raise ValueError(f"{paths[0]}: {problem}")
     check_files(frames)
     headers = [image_header(frame.image) for frame in frames]
     for problem in alpha_problems(
@@ -136,6 +140,18 @@ def _read_edited_scene(entry: SceneEntry) -> Scene:
         if "edits" in metas[0]
         else {BASE: Edit(light=None)},
     )
+
+
+def world_problems(train: Sequence[Frame]) -> Iterator[str]:
+    """Whether the train views of a scene with edits look elsewhere than at the origin."""
+    if train:
+        seen = convergence(stack_poses(train)[:, :3])
+        away = float(seen.point.norm())
+        if seen.is_certain and away > seen.distance:
+            yield (
+                f"the views converge {away:.3g} from the origin, {seen.distance:.3g} from the cameras; what "
+                "edits turn must stand at the origin: subtract the same position from all cameras"
+            )
 
 
 def edited_scene_files(folder: Path) -> list[Path]:
