@@ -7,7 +7,6 @@ the others are of data that trains, but not well.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +51,8 @@ from nest_nerfstudio.data.transforms import (
     file_notes,
     find_transforms,
     listed_files,
+    missing_notes,
+    plain_name,
     read_frame,
     read_json_list,
     read_seed_points,
@@ -215,7 +216,7 @@ def _check_frames(
             splits[split] = _check_entries(metas[split], path, report)
             report.num_frames += len(metas[split]["frames"])
     frames = [frame for split in splits.values() for frame in split]
-    repeated = Counter(os.path.normpath(frame.name) for frame in frames)
+    repeated = Counter(plain_name(frame.name) for frame in frames)
     for path in {file.parent for file in files.values()}:
         report.add(path, (f"{count} frames show {name}" for name, count in repeated.items() if count > 1))
     headers = _check_files(frames, rendered, report)
@@ -241,7 +242,7 @@ def _check_alike(
 ) -> None:
     """Check what differs among the frames of a transforms file; `fit`: their cameras have no problems."""
     report.add(path, alpha_problems(_alphas(frames, headers)))
-    report.add_notes(path, file_notes(frames))
+    report.add_notes(path, (*file_notes(frames), *missing_notes(frames)))
     readable = [frame for frame in frames if frame.image in headers]
     if fit and readable:
         report.add_notes(path, camera_notes(readable, [headers[frame.image] for frame in readable]))

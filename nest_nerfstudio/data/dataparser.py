@@ -44,6 +44,7 @@ from nest_nerfstudio.data.transforms import (
     read_frames,
     read_seed_points,
     read_transforms,
+    skip_missing,
 )
 from nest_nerfstudio.data.world import GIVEN_BOX
 
@@ -56,6 +57,8 @@ class NestDynamicDataParserConfig(DataParserConfig):
     data: Path = Path()
     """Folder with `transforms_train.json` (and _val, _test, or others) or with one `transforms.json`; or one
     of these files: `transforms_future.json` evaluates on the split `future`."""
+    skip_missing: bool = False
+    """Leave out listed frames whose image is missing, with a line in the log, instead of stopping."""
     time_from: Literal["auto", "field"] | FrameOrder = "auto"
     """Source of the times: the `time` of each frame (auto, field), or the order of the file names in a single
     `transforms.json`, evenly spaced. frame-order: a video, or several cameras, where files of one name in
@@ -153,7 +156,7 @@ class NestDynamicDataParser(DataParser):
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         capture = self.capture
         frames = capture.splits[_resolve_split(capture, split)]
-        check_files(frames)
+        check_files(frames, can_skip=True)
         headers = [self._header(frame.image) for frame in frames]
         if self.config.alpha_color is None:
             self._check_alpha(frames[0].file)
@@ -247,9 +250,15 @@ def read_capture(config: NestDynamicDataParserConfig) -> Capture:
     single = "" in files
     train = "" if single else "train"
     folder = files[train].parent
-    coordinates = _coordinates(splits[train], metas[train], config, single)
+    present = splits
+    if config.skip_missing:
+        present = {split: skip_missing(frames) for split, frames in splits.items()}
     if single:
         splits = listed_splits(splits[""], metas[""], files[""])
+    splits = _only(splits, [frame for frames in present.values() for frame in frames])
+    if "train" not in splits:
+        raise FileNotFoundError(f"{files[train]}: all images of the train split are missing")
+    coordinates = _coordinates(present[train], metas[train], config, single)
     eval_split = eval_split or config.eval_split
     if config.eval_camera and eval_split:
         raise ValueError(f"evaluate either on the camera {config.eval_camera} or on the split {eval_split}")
@@ -261,6 +270,13 @@ def read_capture(config: NestDynamicDataParserConfig) -> Capture:
     if (config.train_interval, config.train_span) != (1, (0.0, 1.0)):
         splits = crop_clip(splits, config.train_interval, config.train_span)
     return Capture(splits, coordinates, single, metas[train], folder, eval_split)
+
+
+def _only(splits: Splits, kept: list[Frame]) -> Splits:
+    """The splits without the frames that were not kept, and without those that are empty then."""
+    chosen = {id(frame) for frame in kept}
+    left = {split: [frame for frame in frames if id(frame) in chosen] for split, frames in splits.items()}
+    return {split: frames for split, frames in left.items() if frames}
 
 
 def _coordinates(

@@ -23,7 +23,7 @@ from nest_nerfstudio.data.frame_order import (
     order_problems,
     read_shots,
 )
-from nest_nerfstudio.data.transforms import Frame
+from nest_nerfstudio.data.transforms import Frame, plain_name
 
 EVAL_SPLITS = ("val", "test")
 FRAME_ORDER_HINT = (
@@ -105,8 +105,8 @@ def listed_splits(frames: list[Frame], meta: dict[str, Any], path: Path) -> Spli
         return {"train": frames}
     for problem in split_problems(frames, meta):
         raise ValueError(f"{path}: {problem}")
-    by_name = {frame.name: frame for frame in frames}
-    return {split: [by_name[name] for name in names] for split, names in lists.items() if names}
+    by_name = {plain_name(frame.name): frame for frame in frames}
+    return {split: [by_name[plain_name(name)] for name in names] for split, names in lists.items() if names}
 
 
 def split_problems(frames: Sequence[Frame], meta: dict[str, Any]) -> Iterator[str]:
@@ -114,9 +114,9 @@ def split_problems(frames: Sequence[Frame], meta: dict[str, Any]) -> Iterator[st
     lists = _split_lists(meta)
     if lists and not lists.get("train"):
         yield f"lists {', '.join(lists)}, but has no `train_filenames`"
-    names = {frame.name for frame in frames}
+    names = {plain_name(frame.name) for frame in frames}
     for split, listed in lists.items():
-        unknown = [name for name in listed if name not in names]
+        unknown = [name for name in listed if plain_name(name) not in names]
         if unknown:
             yield f"lists {unknown[0]} in the split {split}, but no frame has that file_path"
 

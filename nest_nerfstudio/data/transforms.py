@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.data.images import find_image, missing_file
 from nest_nerfstudio.io.point_clouds import read_cloud
@@ -93,14 +95,16 @@ def read_transforms(path: Path) -> dict[str, Any]:
 
 
 def read_json_list(path: Path, key: str) -> dict[str, Any]:
-    """Read a JSON file with a list under a key.
+    """Read a JSON file with a list under a key; in UTF-8, with or without a mark at its start, or UTF-16.
 
     Raises:
         ValueError: it is not JSON, or has no such list with at least one entry.
     """
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the JSON, or of its UTF-8
+        meta = json.loads(path.read_bytes())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not in UTF-8: {error}; save it as UTF-8") from error
+    except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(meta, dict) or not isinstance(meta.get(key), list) or not meta[key]:
         raise ValueError(f"{path}: no list `{key}` with at least one entry")
@@ -124,7 +128,7 @@ def read_seed_points(meta: dict[str, Any], folder: Path) -> Points | None:
     if not meta.get("ply_file_path"):
         return None
     try:
-        return read_cloud(folder / meta["ply_file_path"], grey=True, dtype=torch.float64)
+        return read_cloud(local_path(folder, meta["ply_file_path"]), grey=True, dtype=torch.float64)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"seed points: {error}; remove `ply_file_path` to start without them") from None
 
@@ -181,9 +185,11 @@ def read_frame(entry: dict[str, Any], meta: dict[str, Any], path: Path) -> Frame
     return Frame(
         name=entry["file_path"],
         file=path,
-        image=find_image(path.parent / entry["file_path"]),
-        mask=find_image(path.parent / entry["mask_path"]) if "mask_path" in entry else None,
-        depth=find_image(path.parent / entry["depth_file_path"]) if "depth_file_path" in entry else None,
+        image=find_image(local_path(path.parent, entry["file_path"])),
+        mask=find_image(local_path(path.parent, entry["mask_path"])) if "mask_path" in entry else None,
+        depth=find_image(local_path(path.parent, entry["depth_file_path"]))
+        if "depth_file_path" in entry
+        else None,
         time=number(entry.get("time")),
         pose=pose,
         camera={**shared, **entry},
@@ -213,6 +219,17 @@ def number(value: Any) -> float | None:
 # Files of frames
 
 
+def local_path(folder: Path, stored: str) -> Path:
+    """A path that a file stores, from its folder on; backslashes, as Windows writes them, part folders."""
+    path = folder / stored
+    return path if "\\" not in stored or path.exists() else folder / plain_name(stored)
+
+
+def plain_name(stored: str) -> str:
+    """A stored path with slashes, and without detours such as `./`."""
+    return os.path.normpath(stored.replace("\\", "/")).replace("\\", "/")
+
+
 def file_paths(frames: Sequence[Frame], kind: Literal["mask", "depth"]) -> list[Path | None] | None:
     """The mask or depth file of each frame, None for those without; None if no frame has one."""
     paths: list[Path | None] = [getattr(frame, kind) for frame in frames]
@@ -235,12 +252,44 @@ def listed_files(frames: Sequence[Frame]) -> list[Path]:
     return [p for frame in frames for p in (frame.image, frame.mask, frame.depth) if p is not None]
 
 
-def check_files(frames: Sequence[Frame]) -> None:
-    """FileNotFoundError, naming the first five, if files of the frames are missing."""
+def check_files(frames: Sequence[Frame], can_skip: bool = False) -> None:
+    """FileNotFoundError, naming the first five, if files of the frames are missing.
+
+    Args:
+        frames: of a split.
+        can_skip: whether `missing_notes` apply to the reader, and are part of the message.
+    """
     paths = listed_files(frames)
     missing = [missing_file(path) for path in paths if not path.is_file()]
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        notes = "".join(f"; {note}" for note in missing_notes(frames)) if can_skip else ""
         raise FileNotFoundError(
-            f"{len(missing)} of {len(paths)} files are missing: {', '.join(missing[:5])}{more}"
+            f"{len(missing)} of {len(paths)} files are missing: {_first_of(missing, 5)}{notes}"
         )
+
+
+def missing_notes(frames: Sequence[Frame]) -> Iterator[str]:
+    """What can be done about missing images, if there are others."""
+    missing = sum(not frame.image.is_file() for frame in frames)
+    if 0 < missing < len(frames):
+        yield (
+            f"`nest-dynamic-data --skip-missing` leaves out the {missing} of {len(frames)} frames whose "
+            "image is missing"
+        )
+
+
+def skip_missing(frames: list[Frame]) -> list[Frame]:
+    """The frames whose image is there; a line in the log says which were left out."""
+    present = [frame for frame in frames if frame.image.is_file()]
+    missing = [missing_file(frame.image) for frame in frames if not frame.image.is_file()]
+    if missing:
+        CONSOLE.log(
+            f"Skipping {len(missing)} of {len(frames)} frames of {frames[0].file.name}, whose images are "
+            f"missing: {_first_of(missing, 1)}"
+        )
+    return present
+
+
+def _first_of(names: Sequence[str], count: int) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return f"{', '.join(names[:count])}{more}"

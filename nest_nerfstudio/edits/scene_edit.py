@@ -64,7 +64,7 @@ class SceneEdit:
         if not path.is_file():
             raise FileNotFoundError(f"there is no edit at {path}")
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(path.read_bytes())  # UTF-8, with or without a mark, or UTF-16
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise EditError(f"{path} is not valid JSON: {error}") from error
         try:

@@ -75,7 +75,7 @@ class Demo:
         """Evaluate the test frames; return one phrase per metric."""
         path = config.parent / "eval.json"
         run("ns-eval", "--load-config", config, "--output-path", path)
-        results = json.loads(path.read_text())["results"]
+        results = json.loads(path.read_bytes())["results"]
         names = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
         return [text.format(results[name]) for name, text in names.items() if name in results]
 
@@ -91,7 +91,7 @@ class Demo:
             *("--image-format", "png"),
             *("--colormap-options.normalize", True),
         )
-        frames = json.loads((scene / "transforms_test.json").read_text())["frames"]
+        frames = json.loads((scene / "transforms_test.json").read_bytes())["frames"]
         chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, min(6, len(frames))).round().astype(int)]
         rows = {"truth": [scene / f"{frame['file_path']}.png" for frame in chosen]}
         for label, output in (("rendering", "rgb"), ("depth", "depth"), ("motion", "motion")):

@@ -315,7 +315,7 @@ def _create_or_continue(output: Path, kind: str, settings: dict[str, Any]) -> No
     """Create the folder, or make sure that the images in it were rendered with the same settings."""
     path, text = output / f"{kind}.json", json.dumps(settings, indent=1)
     if path.exists():
-        if json.loads(path.read_text()) != json.loads(text):
+        if json.loads(path.read_bytes()) != json.loads(text):
             raise ValueError(f"{output} was rendered with other settings; remove it or choose another folder")
         return
     if output.exists() and any(output.iterdir()):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 
-from nest_nerfstudio.data.transforms import read_json_list
+from nest_nerfstudio.data.transforms import local_path, read_json_list
 
 INDEX_FILE = "scenes.json"
 OBJECT_RADIUS = 1.15
@@ -119,7 +119,7 @@ def list_problems(listed: Sequence[Any]) -> Iterator[str]:
 def list_entries(listed: Sequence[Any], folder: Path) -> tuple[SceneEntry, ...]:
     """The scenes of a list that have a name; without a category, it is `scene`."""
     return tuple(
-        SceneEntry(scene["name"], str(scene.get("category", "scene")), folder / scene["name"])
+        SceneEntry(scene["name"], str(scene.get("category", "scene")), local_path(folder, scene["name"]))
         for scene in listed
         if _has_name(scene)
     )
