@@ -119,6 +119,16 @@ class Gaussians:
         """Degree of the stored spherical harmonics."""
         return round(self.sh.shape[1] ** 0.5) - 1
 
+    @property
+    def log_scales(self) -> Float[Tensor, "n 3"]:
+        """Logarithms of the scales, as splat files hold them; of float32's smallest normal number for 0."""
+        return self.scales.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+    @property
+    def opacity_logits(self) -> Float[Tensor, " n"]:
+        """Logits of the opacities, as splat files hold them; those of 0 and 1 are finite."""
+        return torch.logit(self.opacities, eps=1e-6)
+
     def move(self, pose: Pose) -> Gaussians:
         """All Gaussians moved by g, spherical harmonics included."""
         quats, means = se3_compose(pose, (self.quats, self.means))

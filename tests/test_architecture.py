@@ -20,7 +20,7 @@ ALLOWED = {
     **{stage: BASE | {"compiled", "thread_pool"} for stage in STAGES},
     "data": BASE | {"cameras", "io"},
     "synthesis": BASE | {"data"},
-    "viewer": BASE,
+    "viewer": BASE | {"io"},
     "training": BASE | STAGES | {"cameras"},
     "models": BASE | STAGES | {"cameras", "training", "viewer"},
     "pipelines": BASE | {"cameras", "data", "models", "training", "thread_pool"},

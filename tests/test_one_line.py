@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from nerfstudio.scripts.exporter import (
+    ExportGaussianSplat,
+    ExportPointCloud,
+    ExportPoissonMesh,
+    ExportTSDFMesh,
+)
 
 from nest_nerfstudio.dynamics.orbit import orbit_start
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
@@ -202,3 +209,35 @@ def test_a_run_shows_and_exports_the_edit_that_its_config_names(dynamic: NestTra
     (after,) = splat(edited, tmp_path / "after", times=(0.4,))
     shift = read_splat_ply(after).means - read_splat_ply(before).means
     torch.testing.assert_close(shift, torch.tensor([0.0, 0.0, 0.5]).expand_as(shift), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["dynamic", "prior"])
+def test_ns_export_writes_the_splats_that_nest_export_writes(
+    method: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    trainer: NestTrainer = request.getfixturevalue(method)
+    config = trainer.base_dir / "config.yml"
+    ExportGaussianSplat(load_config=config, output_dir=tmp_path / "theirs").main()
+    controls = trainer.pipeline.model.viewer_controls
+    scenes = EncodedScenes()
+    if method == "prior":
+        scenes = EncodedScenes(
+            (controls._names[controls.scene],), num_views=controls.num_views, refined=False
+        )
+    (ours,) = splat(config, tmp_path / "ours", scenes=scenes)
+    expected, found = read_splat_ply(ours), read_splat_ply(tmp_path / "theirs" / "splat.ply")
+    expected = expected.select(expected.opacities >= 1 / 255)  # fainter ones are left out
+    for name in ("means", "scales", "opacities", "sh"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [ExportPointCloud, ExportPoissonMesh, ExportTSDFMesh])
+def test_what_ns_export_samples_by_rays_names_nest_export(
+    dynamic: NestTrainer, kind: Any, tmp_path: Path
+) -> None:
+    config = dynamic.base_dir / "config.yml"
+    with pytest.raises(TypeError, match="`nest-export splat` writes the scene"):
+        kind(load_config=config, output_dir=tmp_path).main()
+    if kind is not ExportTSDFMesh:
+        with pytest.raises(NotImplementedError, match="`nest-export splat` writes the scene"):
+            kind(load_config=config, output_dir=tmp_path, normal_method="open3d").main()

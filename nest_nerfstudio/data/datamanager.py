@@ -56,6 +56,14 @@ class RenderableDataManager(VanillaDataManager):
     def __init__(self) -> None:
         DataManager.__init__(self)
 
+    @cached_property  # the viewer reads every plain property
+    def train_pixel_sampler(self) -> None:  # type: ignore[override]
+        """What nerfstudio's point clouds and meshes are sampled by; NotImplementedError."""
+        raise NotImplementedError(
+            "Gaussians are not sampled by rays. In place of ns-export's point clouds and meshes, "
+            "`nest-export splat` writes the scene"
+        )
+
 
 class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataManager):  # pyright: ignore
     """Gives one train image a step, in shuffled passes over the cameras of a time window.

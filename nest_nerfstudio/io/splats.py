@@ -19,8 +19,6 @@ from nest_nerfstudio.geometry.sh import sh_degree as degree_of_sh
 from nest_nerfstudio.io.ply import read_vertices
 from nest_nerfstudio.types import Gaussians
 
-_OPACITY_MARGIN = 1e-6  # keeps the logits of 0 and 1 finite
-
 
 def write_splat_ply(path: Path, gaussians: Gaussians) -> None:
     """Write Gaussians as the original 3D Gaussian Splatting does (binary little endian, float32).
@@ -141,15 +139,13 @@ def _to_fields(gaussians: Gaussians) -> list[tuple[list[str], np.ndarray]]:
     """Names and stored values of the file's properties, in order."""
     degree_of_sh(gaussians.sh.shape[1])  # raises for a count that no viewer reads
     rest = gaussians.sh[:, 1:].mT.flatten(1)  # channel by channel
-    # The logarithm of float32's smallest normal number stands for a scale of 0.
-    log_scales = gaussians.scales.clamp_min(torch.finfo(torch.float32).tiny).log()
     groups = [
         (["x", "y", "z"], gaussians.means),
         (["nx", "ny", "nz"], torch.zeros_like(gaussians.means)),
         (_numbered("f_dc", 3), gaussians.sh[:, 0]),
         (_numbered("f_rest", rest.shape[1]), rest),
-        (["opacity"], torch.logit(gaussians.opacities, eps=_OPACITY_MARGIN)[:, None]),
-        (_numbered("scale", 3), log_scales),
+        (["opacity"], gaussians.opacity_logits[:, None]),
+        (_numbered("scale", 3), gaussians.log_scales),
         (_numbered("rot", 4), quat_normalize(gaussians.quats)),
     ]
     return [(names, values.detach().cpu().numpy()) for names, values in groups]

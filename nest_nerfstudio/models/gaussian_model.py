@@ -88,8 +88,8 @@ class GaussianModel(Model):
     # ---------------------------------------------------------------- Z → R → Gaussians → pixels
 
     @abstractmethod
-    def shown_scene(self, camera: Cameras) -> DecodedScene:
-        """The scene that a camera shows."""
+    def shown_scene(self, camera: Cameras | None = None) -> DecodedScene:
+        """The scene that a camera shows; without one, the scene in the viewer."""
 
     @abstractmethod
     def forget_scenes(self, keep_latents: bool = False) -> None:
@@ -191,8 +191,9 @@ class GaussianModel(Model):
     def get_outputs(self, camera: Any) -> dict[str, Any]:  # type: ignore[override]
         if not isinstance(camera, Cameras):
             raise TypeError(
-                "Gaussians are drawn as whole images, not ray by ray; leave out --render-nearest-camera, "
-                "which asks for rays"
+                "Gaussians are drawn as whole images, not ray by ray. In place of ns-export's point clouds "
+                "and meshes, `nest-export splat` writes the scene; ns-render works without "
+                "--render-nearest-camera"
             )
         views, scene = cameras_to_views(camera.to(self.device)), self.shown_scene(camera)
         time = self._untimed(camera) if views.times is None else float(views.times[0])

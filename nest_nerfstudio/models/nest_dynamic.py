@@ -150,7 +150,7 @@ class NestDynamicModel(GaussianModel):
         """The scene as Gaussians, world frame, at a clip time; outside [0, 1] it is extrapolated."""
         return self.scene().gaussians_at(time)
 
-    def shown_scene(self, camera: Cameras) -> DecodedScene:
+    def shown_scene(self, camera: Cameras | None = None) -> DecodedScene:
         return self.scene()
 
     def forget_scenes(self, keep_latents: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -18,6 +18,7 @@ from nest_nerfstudio.encoders.inputs import sort_views
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
 from nest_nerfstudio.fields.rig import pose
+from nest_nerfstudio.geometry.sh import MAX_DEGREE
 from nest_nerfstudio.losses.images import image_losses, squared_error
 from nest_nerfstudio.losses.multi_task import UncertaintyWeights
 from nest_nerfstudio.models.decoded_scene import DecodedScene
@@ -54,6 +55,8 @@ class NestPriorModelConfig(GaussianModelConfig):
     that state's images, and has to light the others in the latent of the context (swap consistency)."""
     learn_weights: bool = True
     """Weigh the losses by learned uncertainties; else they are added unweighted."""
+    sh_degree: ClassVar[int] = MAX_DEGREE
+    """Degree of the colours that a light gives."""
     shown_scene: str = ""
     """Name of the scene that the viewer and camera paths show at first; empty: the first held-out one."""
     shown_views: int = 4
@@ -296,8 +299,9 @@ class NestPriorModel(GaussianModel):
         """A coloured point cloud under the model's edit; as `latent_of_cloud`."""
         return self.decode(self.latent_of_cloud(points), self.flow)
 
-    def shown_scene(self, camera: Cameras) -> DecodedScene:
-        owner, controls = (camera.metadata or {}).get("scene"), self.viewer_controls
+    def shown_scene(self, camera: Cameras | None = None) -> DecodedScene:
+        metadata = None if camera is None else camera.metadata
+        owner, controls = (metadata or {}).get("scene"), self.viewer_controls
         number = controls.scene if owner is None else int(owner.flatten()[0])
         return self.scene(number, controls.num_views, controls.refined, or_stale=owner is None)
 

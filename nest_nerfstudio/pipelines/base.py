@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nest_nerfstudio import __version__
 from nest_nerfstudio.models.gaussian_model import GaussianModel
+from nest_nerfstudio.models.splatfacto_form import take_splatfacto_form
 from nest_nerfstudio.thread_pool import give_cores_to_kernels
 
 
@@ -48,6 +49,8 @@ class NestPipeline(VanillaPipeline):
         super().__init__(config, cast(str, device), test_mode, 1, local_rank, grad_scaler)
         self.world_size = world_size
         cast(GaussianModel, self.model).is_trained_here = test_mode == "val"
+        if test_mode == "inference":  # of ns-render, which does not mind, and ns-export
+            take_splatfacto_form(cast(GaussianModel, self.model))
         self.register_buffer("_progress", torch.zeros((), dtype=torch.float64))
         if world_size > 1:
             devices = [local_rank] if on_cuda else None

@@ -6,12 +6,14 @@ from typing import Any
 
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
+from nest_nerfstudio.viewer.splat_export import SplatExport
+
 FAR_DEPTH = 1000.0
 """Depth of empty pixels, world units: beyond the largest depth that viser stores (16.8 world units)."""
 
 
 class SceneControls(ViewerControl):
-    """Viewer controls of all models: sets the initial viewpoint, and gives the depth of empty pixels.
+    """Viewer controls of all models: the initial viewpoint, the depth of empty pixels, and export.
 
     An attribute of the model: nerfstudio's viewer finds it there and calls `_setup`. Without a viewer it only
     holds settings.
@@ -26,7 +28,12 @@ class SceneControls(ViewerControl):
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
         self._panel = viewer.control_panel
+        SplatExport(viewer, self._exported)
         self.viser_server.on_client_connect(self._set_viewpoint)
+
+    def _exported(self) -> tuple[str, list[str]]:
+        """Name of the scene that is shown, and options of `nest-export splat` that choose it."""
+        return "splat", []
 
     @property
     def empty_depth(self) -> float | None:

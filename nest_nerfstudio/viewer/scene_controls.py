@@ -79,6 +79,11 @@ class SceneViewerControls(SceneControls):
         for element in (self._scene, self._views, self._refine):
             element.on_update(lambda _: self._update())
 
+    def _exported(self) -> tuple[str, list[str]]:
+        name, refined = self._names[self.scene], "refined" if self.refined else "no-refined"
+        views = ["--scenes.num-views", str(self.num_views)]
+        return name, ["--scenes.names", name, *views, f"--scenes.{refined}"]
+
     def _toggle_tokens(self) -> None:
         self._pause_depth_compositing(self._tokens.value)
         self._update()

@@ -1,6 +1,7 @@
 """A viewer with nerfstudio's own control panel and a real viser server, but no browser."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Lock
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from nerfstudio.viewer.control_panel import ControlPanel
 
 from tests.viewer.waiting import free_port
 
-ELEMENTS = ("add_button", "add_checkbox", "add_dropdown", "add_multi_slider", "add_slider")
+ELEMENTS = ("add_button", "add_checkbox", "add_dropdown", "add_multi_slider", "add_slider", "add_text")
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +41,8 @@ def viewer_on(server: viser.ViserServer, monkeypatch: pytest.MonkeyPatch) -> Sim
         control_panel=ControlPanel(server, True, 10.0, rerender, Mock(), Mock()),
         stats_markdown=server.gui.add_markdown("Step: 0"),
         train_lock=Lock(),
+        log_filename=Path("run") / "viewer.log",
+        pipeline=SimpleNamespace(),
         _trigger_rerender=rerender,
         elements={},
         hints={},

@@ -77,7 +77,7 @@ def test_a_scene_that_cannot_be_read_is_reported_and_not_displayed(controls, vie
 
 
 def test_every_setting_has_a_hint(controls, viewer) -> None:
-    assert {"Scene", "Context views", "Refine", "Show tokens"} <= set(viewer.elements)
+    assert {"Scene", "Context views", "Refine", "Show tokens", "Write splat file"} <= set(viewer.elements)
     assert all(viewer.hints.values())
 
 
@@ -87,3 +87,11 @@ def test_a_copy_has_no_viewer(controls) -> None:
     assert twin.empty_depth is None
     assert controls.empty_depth is not None
     assert (twin.scene, twin.num_views) == (2, 4)
+
+
+def test_the_displayed_scene_is_exported(controls, viewer) -> None:
+    viewer.elements["Scene"].value = "trex"
+    assert eventually(lambda: controls.scene == 2)
+    name, options = controls._exported()
+    assert name == "trex"
+    assert options == ["--scenes.names", "trex", "--scenes.num-views", "4", "--scenes.no-refined"]
