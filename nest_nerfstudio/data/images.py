@@ -152,7 +152,8 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Bool[np.ndarra
 
     Args:
         path: image file.
-        size: width and height of the result; None for the mask's own.
+        size: width and height of the result; None for the mask's own. Of a smaller result a pixel is used if
+            all are that it stands for.
 
     Raises:
         ValueError: as `open_image` does.
@@ -169,7 +170,7 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Bool[np.ndarra
         used = np.asarray(shown.convert("L")) >= (128 if image.format == "JPEG" else 1)
     if size is None or image.size == size:
         return used
-    return np.array(Image.fromarray(used).resize(size, Image.Resampling.NEAREST))
+    return np.array(_grey(255 * used).resize(size, Image.Resampling.BOX)) == 255
 
 
 def read_depth(path: Path, size: tuple[int, int] | None = None) -> Float[np.ndarray, "h w"]:

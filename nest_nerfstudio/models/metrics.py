@@ -45,7 +45,7 @@ class ImageMetrics:
             mask: 1 for the pixels to use, at least one of them, and 0 for the others; None uses all.
 
         Returns:
-            `psnr`, `ssim`, `lpips`; under a mask also `share_used`, the share of the pixels to use.
+            `psnr`, `ssim`, `lpips`.
         """
         shown, seen = (x.detach().permute(2, 0, 1)[None].clamp(0, 1) for x in (rgb, target))
         used = torch.ones_like(shown)
@@ -60,7 +60,7 @@ class ImageMetrics:
         }
         if (lpips := self._find_lpips()) is not None:
             scores["lpips"] = float(lpips.to(rgb.device)(shown, seen) / share)
-        return scores if mask is None else {**scores, "share_used": float(share)}
+        return scores
 
     def _find_lpips(self) -> Any:
         if not self._looked_for_lpips:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -110,23 +111,32 @@ class NestDynamicPipeline(NestPipeline):
                 "data, or train anew; runs of earlier versions kept the coordinates of the data"
             )
 
-    def get_average_image_metrics(self, data_loader: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Mean scores of images, of which those count that have any pixel to use; the log says how many do.
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, float]:
+        """Mean scores of the eval images; under masks, of those that have a pixel to use.
 
         Args:
-            data_loader: list of cameras with their batches.
-            args: as nerfstudio's.
-            kwargs: as nerfstudio's.
+            step: not used.
+            output_path: folder for images, target and rendering side by side; None for none.
+            get_std: also give standard deviations over images, as `psnr_std` and so on.
+
+        Returns:
+            Means of what the model gives for an image; under masks also `share_used`, of all their pixels.
         """
-        masks = (data_loader[i][1].get("mask") for i in range(len(data_loader)))
-        used = Subset(data_loader, [i for i, mask in enumerate(masks) if mask is None or mask.any()])
-        scores = super().get_average_image_metrics(used, *args, **kwargs)
-        if "share_used" in scores:
-            CONSOLE.log(
-                f"Scores are of the pixels that masks leave to use, {scores['share_used']:.1%} of those of "
-                f"{len(used)} of {len(data_loader)} images."
-            )
-        return scores
+        views, dataset = self._data.fixed_indices_eval_dataloader, self._data.eval_dataset
+        masks = (dataset.get_mask(i) for i in range(len(views)))
+        shares = torch.tensor([1.0 if mask is None else float(mask.float().mean()) for mask in masks])
+        used = Subset(views, shares.nonzero().flatten().tolist())  # type: ignore[arg-type]
+        scores = self.get_average_image_metrics(used, "eval", step, output_path, get_std)
+        if (shares == 1).all():
+            return scores
+        share = shares[shares > 0].mean().item()
+        CONSOLE.log(
+            f"Scores are of the pixels that masks leave to use, {share:.1%} of those of {len(used)} of "
+            f"{len(views)} images."
+        )
+        return {**scores, "share_used": share}
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         super().load_pipeline(loaded_state, step)
@@ -185,7 +195,7 @@ class _TrainCameras(Sequence[Views]):
     """All training views without images, with masks where there are any; each is made when it is asked for.
 
     Args:
-        data: has the images undistorted.
+        data: has the cameras and masks.
         device: of the views.
     """
 
@@ -199,5 +209,5 @@ class _TrainCameras(Sequence[Views]):
     def __getitem__(self, index: int) -> Views:  # type: ignore[override]
         i = range(len(self))[index]
         views = cameras_to_views(self._cameras[i : i + 1])
-        mask = self._data.cached_train[i].get("mask")
+        mask = self._data.train_dataset.get_mask(i)
         return views if mask is None else replace(views, masks=mask[None].to(views.viewmats))

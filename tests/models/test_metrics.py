@@ -91,7 +91,6 @@ def test_what_is_masked_out_changes_no_score() -> None:
     assert others == pytest.approx(scores, abs=1e-5)
     mse = (shown - target)[mask[..., 0] > 0].square().mean().item()
     assert scores["psnr"] == pytest.approx(-10 * math.log10(mse), abs=1e-3)
-    assert scores["share_used"] == pytest.approx(1 - 144 / 1440)
     assert ImageMetrics()(shown, noise_under(mask, target))["psnr"] < scores["psnr"] - 3
 
 
@@ -116,7 +115,7 @@ def test_where_no_window_is_free_of_masked_pixels_ssim_is_of_those_around_the_ot
 def test_a_mask_of_all_pixels_changes_no_score() -> None:
     target, shown = torch.rand(2, 24, 20, 3)
     scores = ImageMetrics()(shown, target, torch.ones(24, 20, 1))
-    assert scores == pytest.approx({**ImageMetrics()(shown, target), "share_used": 1.0})
+    assert scores == pytest.approx(ImageMetrics()(shown, target))
 
 
 def test_masked_lpips_is_over_the_share_of_the_pixels_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,4 +136,3 @@ def test_images_without_a_pixel_to_use_have_no_score() -> None:
     image = torch.rand(24, 20, 3)
     scores = ImageMetrics()(image, image, torch.zeros(24, 20, 1))
     assert math.isnan(scores["psnr"])
-    assert scores["share_used"] == 0

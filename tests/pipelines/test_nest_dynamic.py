@@ -294,11 +294,19 @@ def test_masks_count_from_the_start_to_the_scores(
     assert math.isfinite(scores["psnr"])
     assert math.isfinite(scores["ssim"])
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Scores are of the pixels that masks leave to use, 93.8% of those of" in printed
-    test = pipeline.datamanager.config.setup(device="cpu", test_mode="test")
-    scores = pipeline.get_average_image_metrics(test.fixed_indices_eval_dataloader, "eval", get_std=True)
+    assert "leave to use, 93.8% of those of 3 of 3 images" in printed
+
+
+def test_images_of_which_nothing_is_to_be_used_are_not_scored(
+    masked_capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = make_config(masked_capture, tmp_path)
+    config.pipeline.datamanager.dataparser.eval_split = "test"
+    pipeline = make_trainer(config).pipeline
+    scores = pipeline.get_average_eval_image_metrics(get_std=True)
     assert math.isfinite(scores["psnr"])
-    assert "of 3 of 4 images" in " ".join(capsys.readouterr().out.split())
+    assert scores["share_used"] == pytest.approx(1 - 144 / 48**2)
+    assert "of those of 3 of 4 images" in " ".join(capsys.readouterr().out.split())
 
 
 def test_without_masks_all_pixels_are_scored(pipeline: NestDynamicPipeline) -> None:
