@@ -256,7 +256,7 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
         batches = CachedBatches(
             self.train_dataset if split == "train" else self.eval_dataset,
             config.cache_images_type,
-            config.cache_megabytes * 2**20,
+            int(config.cache_megabytes * 2**20),
             config.max_thread_workers or min(4, os.cpu_count() or 1),
             place,
         )
@@ -266,7 +266,7 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
     def _check_alpha(self) -> None:
         """ValueError if only some of the train and eval images have alpha."""
         datasets = (self.train_dataset, self.eval_dataset)
-        if all(dataset._dataparser_outputs.alpha_color is None for dataset in datasets):
+        if not any(dataset.is_of_one_kind for dataset in datasets):
             files = {path: image_header(path).has_alpha for data in datasets for path in data.image_filenames}
             for problem in alpha_problems(files):
                 raise ValueError(problem)

@@ -98,6 +98,9 @@ class NestDynamicDataParserConfig(DataParserConfig):
     alpha_color: str | None = None
     """Background colour to composite transparent images over; unset keeps their alpha, and the model
     composites them and its renderings over its own background."""
+    missing_alpha: Literal["error", "opaque"] = "error"
+    """Images without alpha where others have it: error stops, as something may be painted behind the object;
+    opaque takes them to show the object, or what is to be learned, in all of their pixels."""
     depth_unit_scale_factor: float = 1e-3
     """Metres per unit of the depth images."""
 
@@ -158,7 +161,7 @@ class NestDynamicDataParser(DataParser):
         frames = capture.splits[_resolve_split(capture, split)]
         check_files(frames, can_skip=True)
         headers = [self._header(frame.image) for frame in frames]
-        if self.config.alpha_color is None:
+        if self.config.alpha_color is None and self.config.missing_alpha == "error":
             self._check_alpha(frames[0].file)
         images, sizes = self._images_at_size(frames, [header.size for header in headers])
         cameras = make_cameras(frames, headers, sizes, capture.coordinates)
@@ -173,6 +176,7 @@ class NestDynamicDataParser(DataParser):
             dataparser_transform=_to_original(capture),
             dataparser_scale=capture.coordinates.scale,
             metadata={
+                "fill_alpha": self.config.missing_alpha == "opaque" and self._has_alpha(),
                 "resize_on_load": images[0] == frames[0].image and sizes[0] != headers[0].size,
                 "depth_filenames": file_paths(frames, "depth"),
                 "depth_unit_scale_factor": self.config.depth_unit_scale_factor,
@@ -199,6 +203,11 @@ class NestDynamicDataParser(DataParser):
         }
         for problem in alpha_problems(images):
             raise ValueError(f"{file}: {problem}")
+
+    def _has_alpha(self) -> bool:
+        """Whether any image of the scene has alpha."""
+        images = (frame.image for split in self.capture.splits.values() for frame in split)
+        return any(self._header(image).has_alpha for image in images if image.is_file())
 
     def _images_at_size(self, frames: list[Frame], stored: list[Size]) -> tuple[list[Path], list[Size]]:
         """Image files, and the sizes to use them at: those of a sibling folder (`images_2`) as they are, or

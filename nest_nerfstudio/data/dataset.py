@@ -34,6 +34,7 @@ class DynamicDataset(InputDataset):
         sizes: width and height of each image, pixels.
         lenses: lens of each image as stored.
         resize: whether images of other sizes are resized.
+        fill_alpha: whether images without alpha get one, opaque (`metadata["fill_alpha"]`).
 
     Raises:
         ValueError: a camera that has no pinhole image.
@@ -46,7 +47,13 @@ class DynamicDataset(InputDataset):
         self.lenses = lenses_of(self.cameras)
         self.cameras = pinhole_cameras(self.cameras, self.lenses)
         self.sizes = [lens.size for lens in self.lenses]
+        self.fill_alpha = bool(self.metadata.get("fill_alpha", False))
         self.resize = scale_factor != 1.0 or bool(self.metadata.get("resize_on_load", False))
+
+    @property
+    def is_of_one_kind(self) -> bool:
+        """Whether its images come out all with alpha, or all without, whatever their files have."""
+        return self.fill_alpha or self._dataparser_outputs.alpha_color is not None
 
     def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
         """Read one image.
@@ -68,6 +75,8 @@ class DynamicDataset(InputDataset):
             )
         if image.size != lens.size:
             image = image.resize(lens.size, Image.Resampling.BOX)  # Pillow weights colours by alpha here
+        if self.fill_alpha:
+            image = image.convert("RGBA")
         return lens.undistort(np.array(image)) if lens.distorts else np.array(image)
 
     def get_image_uint8(self, image_idx: int) -> UInt8[Tensor, "h w c"]:

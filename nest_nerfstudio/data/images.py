@@ -210,10 +210,10 @@ def alpha_problems(images: Mapping[Path, bool]) -> Iterator[str]:
         names = ", ".join(f"{path.parent.name}/{path.name}" for path in fewer[:5])
         more = f" and {len(fewer) - 5} more" if len(fewer) > 5 else ""
         yield (
-            f"{len(fewer)} of {len(images)} images have {have}, unlike the others: {names}{more}. Save all "
-            "with alpha (`mogrify -alpha on` makes images opaque), or all without; or lay those that have "
-            "alpha over the colour that is behind the object in the others (nest-dynamic-data --alpha-color "
-            "black)"
+            f"{len(fewer)} of {len(images)} images have {have}, unlike the others: {names}{more}. If those "
+            "without show the object everywhere: nest-dynamic-data --missing-alpha opaque. If a colour is "
+            "painted behind it: --alpha-color black (or another) lays the others over it. Else save all with "
+            "alpha, or all without"
         )
 
 

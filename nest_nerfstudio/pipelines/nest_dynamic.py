@@ -15,7 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.utils.data import Subset
 
-from nest_nerfstudio.cameras import batch_to_views, cameras_to_views
+from nest_nerfstudio.cameras import batch_to_views, cameras_to_views, downscale_views
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
 from nest_nerfstudio.pipelines.base import NestPipeline, NestPipelineConfig
@@ -24,6 +24,10 @@ from nest_nerfstudio.types import Points, Views
 
 _FEWEST = 8
 """Views of a time window, at least; the nearest in time join where fewer lie in it."""
+_MOST = 64
+"""Views that a start is found from, at most."""
+_START_SIZE = 800
+"""Pixels of the longer side of these views, less than twice as many at most."""
 _NEVER_SET = (math.nan, math.nan)
 """A window unlike any other: a resumed data manager may have been restored with another than is due."""
 
@@ -159,12 +163,16 @@ class NestDynamicPipeline(NestPipeline):
         )
 
     def _views_in(self, window: tuple[float, float] | None) -> list[Views]:
-        """Training views in a span of clip time, one camera each; at least eight, or all there are."""
+        """Training views in a span of clip time, one camera each, at a size and number that fit in memory."""
         times = self._train_times
         centre = 0.5 if window is None else 0.5 * sum(window)
         order = (times - centre).abs().argsort()
         inside = len(times) if window is None else int(((times >= window[0]) & (times <= window[1])).sum())
-        return [self._view(int(i)) for i in order[: max(_FEWEST, inside)]]
+        order = order[: max(_FEWEST, inside)]
+        if len(order) > _MOST:  # at random, as any fixed step could always meet the same camera of a rig
+            order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(0))[:_MOST]]
+        views = (self._view(int(i)) for i in order)
+        return [downscale_views(v, max(1, max(v.width, v.height) // _START_SIZE)) for v in views]
 
     def views_over_time(self) -> Iterator[Views]:
         """Training views at even steps of their order in time, read one by one."""

@@ -241,7 +241,10 @@ def _join_files(
 def _kept_metadata(parts: Sequence[DataparserOutputs], depths: list[Path | None] | None) -> dict[str, Any]:
     """The metadata that a dataset needs besides image files and cameras."""
     return {
-        "resize_on_load": any(part.metadata.get("resize_on_load", False) for part in parts),
+        **{
+            key: any(part.metadata.get(key, False) for part in parts)
+            for key in ("resize_on_load", "fill_alpha")
+        },
         "depth_filenames": depths,
         "depth_unit_scale_factor": parts[0].metadata.get("depth_unit_scale_factor", 1e-3),
     }
