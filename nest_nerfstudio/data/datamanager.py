@@ -45,7 +45,7 @@ class DynamicDatamanagerConfig(FullImageDatamanagerConfig):
     mapped so that the train times span [0, 1]. none: they stay as they are."""
     cache_images_type: Literal["uint8", "float32"] = "uint8"
     """Type of the train images in memory: uint8 takes a quarter of the memory of float32."""
-    cache_megabytes: float = 1500.0
+    cache_megabytes: float = 1000.0
     """Memory for decoded train images, with their masks and depths. Images beyond it are read from disk when
     they are needed, ahead of the training. Evaluation images always are."""
 

@@ -177,7 +177,7 @@ class NestDynamicDataParser(DataParser):
             dataparser_scale=capture.coordinates.scale,
             metadata={
                 "fill_alpha": self.config.missing_alpha == "opaque" and self._has_alpha(),
-                "resize_on_load": images[0] == frames[0].image and sizes[0] != headers[0].size,
+                "resize_on_load": sizes != [self._header(image).size for image in images],
                 "depth_filenames": file_paths(frames, "depth"),
                 "depth_unit_scale_factor": self.config.depth_unit_scale_factor,
                 GIVEN_BOX: self.config.scene_scale is not None,

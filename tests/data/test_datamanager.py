@@ -15,6 +15,7 @@ from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerElement
 from PIL import Image
 
+from nest_nerfstudio.data.check import check_dataset
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
 from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
 from tests.data.small_scenes import edit_json, orbit, write_image, write_scene
@@ -271,6 +272,22 @@ def test_masks_and_depths_are_in_the_batch(dnerf: Path) -> None:
     _, batch = manager.next_train(0)
     assert batch["mask"][..., 0].sum() == 48
     torch.testing.assert_close(batch["depth_image"], torch.full((8, 12, 1), 2.0 * manager.world.scale))
+
+
+def test_alpha_of_the_train_images_only_is_refused(dnerf: Path) -> None:
+    for path in (dnerf / "val").iterdir():
+        write_image(path, mode="RGB")
+    with pytest.raises(
+        ValueError, match=r"3 of 15 images have no alpha, unlike the others: val/r_"
+    ) as raised:
+        manage(dnerf)
+    (problem,) = check_dataset(dnerf).problems
+    assert problem.partition(":")[2][:30] == str(raised.value).partition(":")[2][:30]
+    manage(dnerf, DNeRFDataParserConfig())  # lays all over white
+    image = manage(dnerf, NestDynamicDataParserConfig(missing_alpha="opaque")).next_eval(0)[1]["image"]
+    assert (image[..., 3] == 1).all()
+    with pytest.raises(ValueError, match="3 of 15 images have no alpha"):
+        manage(dnerf, BlenderDataParserConfig(alpha_color=None), missing_times="static")
 
 
 def test_empty_masks_are_an_error(dnerf: Path) -> None:

@@ -145,10 +145,12 @@ def test_smaller_images_of_a_sibling_folder_have_their_own_size(video: Path) -> 
 
 def test_masks_and_depths_of_some_frames(dnerf: Path) -> None:
     write_image(dnerf / "mask.png", mode="L")
-    edit_json(
-        dnerf / "transforms_train.json",
-        lambda meta: [frame.update(mask_path="mask") for frame in meta["frames"][1:3]],  # no extension
-    )
+
+    def add_masks(meta: dict[str, Any]) -> None:
+        for frame in meta["frames"][1:3]:
+            frame["mask_path"] = "mask"  # without its extension
+
+    edit_json(dnerf / "transforms_train.json", add_masks)
     dataset = DynamicDataset(parse(dnerf))
     assert ["mask" in dataset.get_data(i) for i in range(4)] == [False, True, True, False]
     report = check_dataset(dnerf)

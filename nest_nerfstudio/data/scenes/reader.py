@@ -116,10 +116,12 @@ def _read_edited_scene(entry: SceneEntry) -> Scene:
         raise ValueError(f"{paths[0]}: {problem}")
     check_files(frames)
     headers = [image_header(frame.image) for frame in frames]
-    for problem in alpha_problems(
-        {f.image: header.has_alpha for f, header in zip(frames, headers, strict=True)}
-    ):
-        raise ValueError(f"{entry.folder}: {problem}")
+    alphas = {frame.image: header.has_alpha for frame, header in zip(frames, headers, strict=True)}
+    for path, split in zip(paths, by_split, strict=True):
+        for problem in alpha_problems({frame.image: alphas[frame.image] for frame in split}):
+            raise ValueError(f"{path}: {problem}")
+    for problem in alpha_problems(alphas):
+        raise ValueError(problem)
     for note in (*camera_notes(frames, headers), *file_notes(frames)):
         log_once(f"Scene {entry.name}: {note}")
     return _make_scene(
@@ -130,7 +132,7 @@ def _read_edited_scene(entry: SceneEntry) -> Scene:
             mask_filenames=cast(list[Path], file_paths(frames, "mask")),
             metadata={
                 "depth_filenames": file_paths(frames, "depth"),
-                "depth_unit_scale_factor": float(metas[0].get("depth_unit_scale_factor", 1e-3)),
+                "depth_unit_scale_factor": _depth_unit(frames),
             },
         ),
         names=[str(frame.camera.get("edit", BASE)) for frame in frames],
@@ -152,6 +154,15 @@ def world_problems(train: Sequence[Frame]) -> Iterator[str]:
                 f"the views converge {away:.3g} from the origin, {seen.distance:.3g} from the cameras; what "
                 "edits turn must stand at the origin: subtract the same position from all cameras"
             )
+
+
+def _depth_unit(frames: Sequence[Frame]) -> float:
+    """Metres per unit of depth images; ValueError if the files of a scene do not agree."""
+    key = "depth_unit_scale_factor"
+    units = {float(frame.camera[key]) for frame in frames if key in frame.camera}
+    if len(units) > 1:
+        raise ValueError(f"its files name several {key}: {', '.join(map(str, sorted(units)))}")
+    return units.pop() if units else 1e-3
 
 
 def edited_scene_files(folder: Path) -> list[Path]:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from PIL import Image
 
+from nest_nerfstudio.data.check import check_dataset
 from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
 from nest_nerfstudio.data.scenes.index import index_folders, read_index
 from nest_nerfstudio.data.scenes.reader import Scene, State, read_scene
@@ -104,6 +106,27 @@ def test_a_scene_without_edits_is_all_base(scenes: Path) -> None:
         path = scenes / "cow" / f"transforms_{split}.json"
         edit_json(path, lambda meta: [frame.pop("edit") for frame in meta["frames"]] and meta.pop("edits"))
     assert Counter(read(scenes).states)[BASE] == 13
+
+
+def test_alpha_of_some_images_only_is_refused(scenes: Path) -> None:
+    path = scenes / "cow" / "train" / "turn_01.png"
+    with Image.open(path) as image:
+        opaque = image.convert("RGB")
+    opaque.save(path)
+    with pytest.raises(
+        ValueError, match=r"scene cow: .*images have no alpha.*: train/turn_01\.png"
+    ) as raised:
+        read(scenes)
+    assert str(raised.value).removeprefix("scene cow: ") in check_dataset(scenes).problems
+
+
+def test_depth_units_that_differ_are_refused(scenes: Path) -> None:
+    for split, unit in (("train", 1e-3), ("test", 1e-2)):
+        path = scenes / "cow" / f"transforms_{split}.json"
+        meta = json.loads(path.read_text())
+        path.write_text(json.dumps({**meta, "depth_unit_scale_factor": unit}))
+    with pytest.raises(ValueError, match=r"several depth_unit_scale_factor: 0\.001, 0\.01"):
+        read(scenes)
 
 
 def test_missing_images_are_named(scenes: Path) -> None:
