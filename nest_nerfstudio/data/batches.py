@@ -7,11 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
-from torch import Tensor
 
 from nest_nerfstudio.data.dataset import DynamicDataset
 
@@ -60,10 +58,6 @@ class CachedBatches(Sequence[Batch]):
             return self._kept[i]
         future = self._ahead.pop(i, None)
         return self._read(i) if future is None else future.result()
-
-    def mask(self, i: int) -> Bool[Tensor, "h w 1"] | None:
-        """The mask of one image, None for all pixels; read without the image where that is not in memory."""
-        return self._kept[i].get("mask") if i in self._kept else self.dataset.get_mask(i)
 
     @property
     def num_kept(self) -> int:
@@ -138,10 +132,6 @@ class DatasetViews(Sequence[View]):
         if not 0 <= i < len(self):
             raise IndexError(i)
         return single_camera(self.cameras, i), batch_to_device(self.dataset.get_data(i, "uint8"), self.device)
-
-    def mask(self, i: int) -> Bool[Tensor, "h w 1"] | None:
-        """The mask of one image, None for all pixels; read without the image."""
-        return self.dataset.get_mask(i)
 
 
 def single_camera(cameras: Cameras, index: int) -> Cameras:

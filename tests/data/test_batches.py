@@ -7,14 +7,14 @@ import torch
 
 from nest_nerfstudio.data.batches import CachedBatches
 from nest_nerfstudio.data.dataset import DynamicDataset
-from tests.data.small_scenes import edit_json, parse, write_image
+from tests.data.small_scenes import parse
 
 IMAGE_BYTES = 8 * 12 * 4
 
 
 @pytest.mark.parametrize(("capacity", "kept"), [(0, 0), (5 * IMAGE_BYTES, 5), (10**9, 12)])
 def test_as_many_are_kept_as_fit_and_all_are_right(
-    dnerf: Path, capsys: pytest.CaptureFixture, capacity: float, kept: int
+    dnerf: Path, capsys: pytest.CaptureFixture, capacity: int, kept: int
 ) -> None:
     dataset = DynamicDataset(parse(dnerf))
     batches = CachedBatches(dataset, capacity=capacity)
@@ -56,18 +56,6 @@ def test_float_images_and_places(dnerf: Path) -> None:
     assert ["placed" in batches[i] for i in (0, 1)] == [True, False]
     with pytest.raises(IndexError):
         batches[12]
-
-
-def test_masks_are_read_without_their_image(dnerf: Path) -> None:
-    write_image(dnerf / "mask.png", mode="L")
-    edit_json(dnerf / "transforms_train.json", lambda meta: meta["frames"][1].update(mask_path="mask.png"))
-    dataset = DynamicDataset(parse(dnerf))
-    batches = CachedBatches(dataset, capacity=0)
-    (dnerf / "train" / "r_1.png").unlink()
-    assert batches.mask(0) is None
-    found = batches.mask(1)
-    assert found is not None
-    assert found.shape == (8, 12, 1)
 
 
 def test_a_damaged_image_that_is_read_ahead_is_named(dnerf: Path) -> None:
