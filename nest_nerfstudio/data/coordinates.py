@@ -65,13 +65,15 @@ def fit_poses(
         scale: factor on positions.
     """
     middle = poses[:, :3, 3].mean(0)
-    if center == "none" and _is_far(poses):
+    if center == "none" and is_far(poses):
         CONSOLE.log(f"Poses are centred on the cameras, which are {float(middle.norm()):g} from the origin")
         center = "poses"
     near = poses.clone()
     near[:, :3, 3] -= middle
     _, found = camera_utils.auto_orient_and_center_poses(near.float(), orientation, center)
     rotation, shift = found.double().split([3, 1], dim=1)
+    u, _, vh = torch.linalg.svd(rotation)
+    rotation = u @ vh  # was one to float32 only, which far from the origin moves everything
     if center != "none":
         shift = shift - rotation @ middle[:, None]
     fitted = Coordinates(torch.cat([rotation, shift], 1), scale)
@@ -89,7 +91,7 @@ def keep_poses(poses: Float[Tensor, "n 4 4"], scale: float) -> Coordinates:
         scale: factor on positions.
     """
     unmoved = torch.eye(4, dtype=torch.float64)[:3]
-    if not _is_far(poses):
+    if not is_far(poses):
         return Coordinates(unmoved, scale)
     unmoved[:, 3] = -convergence(poses[:, :3]).point
     x, y, z = unmoved[:, 3].tolist()
@@ -97,7 +99,7 @@ def keep_poses(poses: Float[Tensor, "n 4 4"], scale: float) -> Coordinates:
     return Coordinates(unmoved, scale)
 
 
-def _is_far(poses: Float[Tensor, "n 4 4"]) -> bool:
-    """Whether float32 could not resolve the coordinates of the cameras."""
+def is_far(poses: Float[Tensor, "n r 4"]) -> bool:
+    """Whether cameras are too far from the origin for float32 to resolve what they see."""
     seen = convergence(poses[:, :3])
     return float(poses[:, :3, 3].median(0).values.norm()) > MOST_OFFSET * seen.distance

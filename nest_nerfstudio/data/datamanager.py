@@ -24,6 +24,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from nest_nerfstudio.data.batches import CachedBatches, DatasetViews, View, batch_to_device, single_camera
+from nest_nerfstudio.data.coordinates import is_far
 from nest_nerfstudio.data.dataparser import NestDynamicDataParser, NestDynamicDataParserConfig
 from nest_nerfstudio.data.dataset import DynamicDataset
 from nest_nerfstudio.data.frame_order import FrameOrder, describe_order, frame_times
@@ -109,6 +110,11 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
 
     def create_train_dataset(self) -> DynamicDataset:
         """The train images, in the coordinates of training (`world.find_world`)."""
+        if is_far(self.train_dataparser_outputs.cameras.camera_to_worlds):
+            CONSOLE.log(
+                f"The cameras of {type(self.dataparser).__name__} are too far from the origin for its single "
+                "precision: images will be blurred. Use nest-dynamic-data, or move the poses to the origin"
+            )
         self.world = find_world(self.train_dataparser_outputs)
         self.train_dataparser_outputs = self.world.apply(self.train_dataparser_outputs)
         if not self.world.is_as_parsed:

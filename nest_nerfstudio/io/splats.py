@@ -117,15 +117,23 @@ def undo_transform(gaussians: Gaussians, transform: Float[Tensor, "3 4"], scale:
         Gaussians in the frame of the original cameras.
 
     Raises:
-        ValueError: A is not a rotation, or the scale is not positive.
+        ValueError: A is not a rotation, the scale is not positive, or float32, of which splat files are, does
+            not tell the Gaussians apart there.
     """
     # in float64, as the shift of a georeferenced scene is millions of units
     rotation, shift = transform.to(gaussians.means.device).double().split([3, 1], dim=1)
     identity = torch.eye(3).to(rotation)
     if not torch.allclose(rotation @ rotation.mT, identity, atol=1e-4) or rotation.det() < 0 or scale <= 0:
         raise ValueError("the data parser's transform cannot be undone: it is no rotation, shift and scale")
-    means = ((gaussians.means.double() / scale - shift[:, 0]) @ rotation).to(gaussians.means)
-    inverse = rotation.mT.to(gaussians.means)
+    inverse = torch.linalg.inv(rotation)  # the transpose is one to 1e-7 only, which at that shift is much
+    means = ((gaussians.means.double() / scale - shift[:, 0]) @ inverse.mT).to(gaussians.means)
+    offset, size = float(shift.norm()), float(gaussians.scales.median()) / scale
+    if offset * torch.finfo(means.dtype).eps > size:
+        raise ValueError(
+            f"the original frame is {offset:g} units away, where splat files cannot hold sizes of {size:g}; "
+            "export without --original-frame, and undo the run's dataparser_transforms.json elsewhere"
+        )
+    inverse = inverse.to(gaussians.means)
     return Gaussians(
         means=means,
         quats=quat_multiply(rotmat_to_quat(inverse), gaussians.quats),

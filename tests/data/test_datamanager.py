@@ -357,6 +357,19 @@ def test_times_of_other_parsers_span_the_clip(dnerf: Path, first: float, last: f
     torch.testing.assert_close(own, torch.linspace(first, last, 12))
 
 
+def test_a_parser_of_single_precision_is_named(dnerf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def carry_off(meta: dict[str, Any]) -> None:
+        for frame in meta["frames"]:
+            frame["transform_matrix"][0][3] += 4.512e6
+
+    for split in ("train", "val", "test"):
+        edit_json(dnerf / f"transforms_{split}.json", carry_off)
+    manage(dnerf)
+    assert "single" not in capsys.readouterr().out
+    manage(dnerf, DNeRFDataParserConfig())
+    assert "The cameras of DNeRF are too far from the origin" in " ".join(capsys.readouterr().out.split())
+
+
 def test_cameras_of_a_parser_without_times_share_them(tmp_path: Path) -> None:
     frames = [
         {"file_path": f"cam{c}/{t:04d}.png", "transform_matrix": orbit(c / 8)}

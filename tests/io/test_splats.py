@@ -239,6 +239,25 @@ def seen_from(gaussians: Gaussians, pose: Tensor) -> tuple[Tensor, Tensor, Tenso
     return rays @ pose[:, :3], local_axes @ local_axes.mT, eval_sh(3, rays, gaussians.sh)
 
 
+@pytest.mark.parametrize("offset", [1e3, 4.512e6])
+def test_the_original_frame_of_a_map(offset: float) -> None:
+    """Positions are rounded once, to float32; where that would merge Gaussians, it is refused."""
+    gaussians, (transform, scale) = make_gaussians(), make_transform()
+    transform = transform.double()
+    transform[:, 3] -= transform[:, :3] @ torch.tensor(
+        [0.8 * offset, -0.6 * offset, 1.0], dtype=torch.float64
+    )
+    if offset > 1e6:
+        with pytest.raises(ValueError, match=r"4\.512e\+06 units away.*dataparser_transforms\.json"):
+            undo_transform(gaussians, transform, scale)
+        return
+    inverse = torch.linalg.inv(transform[:, :3])
+    expected = (gaussians.means.double() / scale - transform[:, 3]) @ inverse.mT
+    torch.testing.assert_close(
+        undo_transform(gaussians, transform, scale).means, expected.float(), rtol=1e-6, atol=1e-4
+    )
+
+
 @pytest.mark.parametrize("change", ["reflection", "stretch", "scale"])
 def test_transforms_that_are_not_rigid_are_refused(change: str) -> None:
     transform, scale = make_transform()
