@@ -13,24 +13,18 @@ from torch import Tensor
 from nest_nerfstudio.geometry.multiview import shrink
 from nest_nerfstudio.types import Views
 
-# The fisheye kinds keep their name after nerfstudio has undistorted their images to a pinhole.
-_PINHOLE = (CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value, CameraType.FISHEYE624.value)
-
 
 def cameras_to_views(cameras: Cameras) -> Views:
     """Poses, intrinsics, size and times of cameras; differentiable in `camera_to_worlds`.
 
-    Lens distortion is ignored: nerfstudio's full-image data manager has undone it in the images (of fisheye
-    cameras too), and the intrinsics are those of the resulting pinhole images.
-
     Args:
-        cameras: any batch shape, all of one image size, rotations orthonormal.
+        cameras: pinholes, any batch shape, all of one image size, rotations orthonormal.
 
     Returns:
         Views without images.
 
     Raises:
-        ValueError: mixed sizes, values that are not finite, or cameras that have no pinhole image.
+        ValueError: mixed sizes, values that are not finite, or cameras that are no pinholes.
     """
     cameras = cameras.reshape((-1,))
     _check(cameras)
@@ -40,6 +34,14 @@ def cameras_to_views(cameras: Cameras) -> Views:
         width=int(cameras.width[0]),
         height=int(cameras.height[0]),
         times=None if cameras.times is None else cameras.times.reshape(-1),
+    )
+
+
+def is_pinhole(cameras: Cameras) -> bool:
+    """Whether all cameras are perspective ones without lens distortion."""
+    lens = cameras.distortion_params
+    return bool((cameras.camera_type == CameraType.PERSPECTIVE.value).all()) and (
+        lens is None or not bool(lens.any())
     )
 
 
@@ -155,9 +157,12 @@ def _check(cameras: Cameras) -> None:
     if (sizes != sizes[0]).any():
         found = ", ".join(f"{w}×{h}" for w, h in sizes.unique(dim=0).tolist())
         raise ValueError(f"cameras of one batch must have one image size, got {found}; draw them one by one")
-    if any(kind not in _PINHOLE for kind in cameras.camera_type.flatten().tolist()):
+    if not is_pinhole(cameras):
         kinds = {CameraType(kind).name for kind in cameras.camera_type.flatten().tolist()}
-        raise ValueError(f"Gaussians are drawn with perspective cameras only, got {', '.join(sorted(kinds))}")
+        raise ValueError(
+            f"views are of pinholes, not of cameras with a lens ({', '.join(sorted(kinds))}); undistort them "
+            "first"
+        )
     for name in ("camera_to_worlds", "fx", "fy", "cx", "cy", "times"):
         values = getattr(cameras, name)
         if values is not None and not torch.isfinite(values).all():

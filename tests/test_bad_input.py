@@ -107,7 +107,7 @@ def test_a_folder_without_checkpoints_is_refused(capture: Path, tmp_path: Path) 
 
 def test_single_rays_are_refused(capture: Path, tmp_path: Path) -> None:
     model = make_trainer(make_config(capture, tmp_path)).pipeline.dynamic_model
-    with pytest.raises(TypeError, match="leave out --render-nearest-camera"):
+    with pytest.raises(TypeError, match="works without --render-nearest-camera"):
         model.get_outputs(RayBundle(torch.zeros(1, 3), torch.ones(1, 3), torch.ones(1, 1)))
 
 

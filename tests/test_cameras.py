@@ -100,10 +100,20 @@ def test_values_that_are_not_finite_are_refused(field: str) -> None:
         cameras_to_views(replace(cameras, **{field: values}))
 
 
-def test_panoramas_are_refused() -> None:
+@pytest.mark.parametrize("kind", [CameraType.FISHEYE, CameraType.EQUIRECTANGULAR])
+def test_other_kinds_than_pinholes_are_refused_by_name(kind: CameraType) -> None:
     cameras = make_cameras(random_poses(1))
-    cameras.camera_type = torch.full_like(cameras.camera_type, CameraType.EQUIRECTANGULAR.value)
-    with pytest.raises(ValueError, match="EQUIRECTANGULAR"):
+    cameras.camera_type = torch.full_like(cameras.camera_type, kind.value)
+    with pytest.raises(ValueError, match=kind.name):
+        cameras_to_views(cameras)
+
+
+def test_lens_distortion_is_refused() -> None:
+    cameras = make_cameras(random_poses(2))
+    cameras.distortion_params = torch.zeros(2, 6)
+    cameras_to_views(cameras)
+    cameras.distortion_params[1, 0] = 0.1
+    with pytest.raises(ValueError, match="undistort them first"):
         cameras_to_views(cameras)
 
 

@@ -86,12 +86,12 @@ def background_psnr(capture: Path) -> float:
     return float(-10 * np.log10(np.square((1 - rgba[..., :3]) * rgba[..., 3:]).mean()))
 
 
-def write_camera_path(path: Path, times: list[float | None]) -> Path:
+def write_camera_path(path: Path, times: list[float | None], kind: str = "perspective") -> Path:
     """A camera path as the viewer writes it, of a camera that stands still."""
     camera = {"camera_to_world": orbit(0.35).flatten().tolist(), "fov": 40.0, "aspect": 1.0}
     frames = [camera if time is None else {**camera, "render_time": time} for time in times]
     size = {"render_height": SIZE, "render_width": SIZE}
-    path.write_text(json.dumps({"camera_type": "perspective", "seconds": 1.0, "camera_path": frames, **size}))
+    path.write_text(json.dumps({"camera_type": kind, "seconds": 1.0, "camera_path": frames, **size}))
     return path
 
 
@@ -167,6 +167,25 @@ def test_render_camera_path_without_times_plays_the_clip(run: Path, tmp_path: Pa
     frames = images(tmp_path / "frames")
     assert len(frames) == 25
     assert (steps(frames[::8]) > 5 * ONE_LEVEL).all()
+
+
+@needs_ffmpeg
+def test_render_camera_paths_through_a_lens(run: Path, tmp_path: Path) -> None:
+    """As of a fisheye or panorama, not of a pinhole; what has no single centre is refused by name."""
+    seen = {}
+    for kind in ("perspective", "fisheye", "equirectangular"):
+        path = write_camera_path(tmp_path / "path.json", [0.5], kind)
+        options = ("--camera-path-filename", path, "--output-format", "images", "--image-format", "png")
+        render(run, "camera-path", tmp_path / kind, *options)
+        seen[kind] = images(tmp_path / kind)[0]
+    covered = {kind: int((image.min(-1) < 0.9).sum()) for kind, image in seen.items()}
+    assert np.abs(seen["fisheye"] - seen["perspective"]).max() > 10 * ONE_LEVEL
+    assert 0.8 < covered["fisheye"] / covered["perspective"] < 1.2
+    assert 0 < covered["equirectangular"] < 0.3 * covered["perspective"]
+    path = write_camera_path(tmp_path / "path.json", [0.5], "omnidirectional")
+    options = ("--camera-path-filename", path, "--output-format", "images", "--image-format", "png")
+    with pytest.raises(ValueError, match="OMNIDIRECTIONALSTEREO_L"):
+        render(run, "camera-path", tmp_path / "stereo", *options)
 
 
 @needs_ffmpeg

@@ -16,7 +16,7 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from nest_nerfstudio.cameras import cameras_to_views, position_in_path, ray_lengths
+from nest_nerfstudio.cameras import position_in_path, ray_lengths
 from nest_nerfstudio.dynamics.base import Dynamics
 from nest_nerfstudio.dynamics.flow import LatentFlowConfig
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
@@ -26,6 +26,7 @@ from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.metrics import ImageMetrics
 from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.rasterizers.base import RenderMode
+from nest_nerfstudio.sight import Sight, sight_of
 from nest_nerfstudio.types import Gaussians, Rendering, SceneLatent, Views
 from nest_nerfstudio.viewer.base import SceneControls
 
@@ -195,13 +196,14 @@ class GaussianModel(Model):
                 "and meshes, `nest-export splat` writes the scene; ns-render works without "
                 "--render-nearest-camera"
             )
-        views, scene = cameras_to_views(camera.to(self.device)), self.shown_scene(camera)
-        time = self._untimed(camera) if views.times is None else float(views.times[0])
+        sight, scene = sight_of(camera.to(self.device)), self.shown_scene(camera)
+        times = sight.views.times
+        time = self._untimed(camera) if times is None else float(times[0])
         gaussians = scene.gaussians_at(time)
         background = self.shown_background(self._shows_alpha())
-        outputs = self._outputs(gaussians, views, background)
+        outputs = self._outputs(gaussians, sight, background)
         if scene.moves and self.viewer_controls.motion:
-            outputs["motion"] = self._motion_image(scene, gaussians, views, time)
+            outputs["motion"] = self._motion_image(scene, gaussians, sight, time)
         return outputs
 
     def _shows_alpha(self) -> bool:
@@ -209,27 +211,31 @@ class GaussianModel(Model):
         return bool(self.has_alpha)
 
     def _outputs(
-        self, gaussians: Gaussians, views: Views, background: Float[Tensor, " 3"]
+        self, gaussians: Gaussians, sight: Sight, background: Float[Tensor, " 3"]
     ) -> dict[str, Tensor]:
-        """The first view's outputs for eyes, and the background behind them."""
+        """A camera's outputs for eyes, and the background behind them."""
+        views = sight.views
         rendering = self.rasterize(self._cropped(gaussians), views, background, "RGB+ED")
         assert rendering.depth is not None
-        depth = rendering.depth[0] * ray_lengths(views.Ks, views.width, views.height)[0]
+        rgb, alpha = sight.image(rendering.rgb), sight.image(rendering.alpha)
+        distances = rendering.depth * ray_lengths(views.Ks, views.width, views.height)
+        depth = sight.image(distances * rendering.alpha) / alpha.clamp_min(1e-10)
         nothing = self.viewer_controls.empty_depth or float(depth.max())
         return {
-            "rgb": rendering.rgb[0].clamp(0, 1),
-            "accumulation": rendering.alpha[0],
-            "depth": torch.where(rendering.alpha[0] > 0, depth, nothing),
-            "background": background.expand(views.height, views.width, 3),
+            "rgb": rgb.clamp(0, 1),
+            "accumulation": alpha,
+            "depth": torch.where(alpha > 0, depth, nothing),
+            "background": background.expand_as(rgb),
         }
 
     def _motion_image(
-        self, scene: DecodedScene, gaussians: Gaussians, views: Views, time: float, dt: float = 1 / 256
+        self, scene: DecodedScene, gaussians: Gaussians, sight: Sight, time: float, dt: float = 1 / 256
     ) -> Tensor:
         """Speed ‖dx/dt‖ drawn in place of colour, world units per clip, 0 where nothing is."""
         speed = (scene.gaussians_at(time + dt).means - gaussians.means).norm(dim=1, keepdim=True) / dt
         painted = replace(gaussians, sh=rgb_to_sh(speed.expand(-1, 3))[:, None])
-        return self.rasterize(self._cropped(painted), views, speed.new_zeros(3)).rgb[0, ..., :1]
+        drawn = self.rasterize(self._cropped(painted), sight.views, speed.new_zeros(3)).rgb
+        return sight.image(drawn[..., :1])
 
     def _untimed(self, camera: Cameras) -> float:
         """Clip time of a camera that has none: its frame in a path that plays forwards and backwards."""

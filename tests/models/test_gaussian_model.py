@@ -232,7 +232,7 @@ def test_a_scene_that_stands_still_has_no_motion_image() -> None:
 
 def test_single_rays_are_refused() -> None:
     rays = RayBundle(torch.zeros(1, 3), torch.ones(1, 3), torch.ones(1, 1))
-    with pytest.raises(TypeError, match="leave out --render-nearest-camera"):
+    with pytest.raises(TypeError, match="works without --render-nearest-camera"):
         make_model().get_outputs(rays)
 
 
