@@ -270,12 +270,17 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
         return batches
 
     def _check_alpha(self) -> None:
-        """ValueError if only some of the train and eval images have alpha."""
-        datasets = (self.train_dataset, self.eval_dataset)
-        if not any(dataset.is_of_one_kind for dataset in datasets):
-            files = {path: image_header(path).has_alpha for data in datasets for path in data.image_filenames}
-            for problem in alpha_problems(files):
-                raise ValueError(problem)
+        """ValueError if only some of the train and eval images have alpha, and no setting says what it means.
+
+        The `alpha_color` of other parsers is a default: it need not be the colour behind the opaque images.
+        """
+        parser = self.dataparser_config
+        is_nest = isinstance(parser, NestDynamicDataParserConfig)
+        if is_nest and (parser.alpha_color is not None or parser.missing_alpha == "opaque"):
+            return
+        files = [path for data in (self.train_dataset, self.eval_dataset) for path in data.image_filenames]
+        for problem in alpha_problems({path: image_header(path).has_alpha for path in files}):
+            raise ValueError(problem)
 
     def _fill_times(self) -> None:
         """Set the times of cameras whose data parser gives none; ValueError where the settings forbid it."""

@@ -50,11 +50,6 @@ class DynamicDataset(InputDataset):
         self.fill_alpha = bool(self.metadata.get("fill_alpha", False))
         self.resize = scale_factor != 1.0 or bool(self.metadata.get("resize_on_load", False))
 
-    @property
-    def is_of_one_kind(self) -> bool:
-        """Whether its images come out all with alpha, or all without, whatever their files have."""
-        return self.fill_alpha or self._dataparser_outputs.alpha_color is not None
-
     def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
         """Read one image.
 

@@ -283,7 +283,11 @@ def test_alpha_of_the_train_images_only_is_refused(dnerf: Path) -> None:
         manage(dnerf)
     (problem,) = check_dataset(dnerf).problems
     assert problem.partition(":")[2][:30] == str(raised.value).partition(":")[2][:30]
-    manage(dnerf, DNeRFDataParserConfig())  # lays all over white
+    with pytest.raises(ValueError, match="3 of 15 images have no alpha"):
+        manage(dnerf, DNeRFDataParserConfig())  # it lays images over white, unasked
+    assert (
+        manage(dnerf, NestDynamicDataParserConfig(alpha_color="black")).next_eval(0)[1]["image"].shape[2] == 3
+    )
     image = manage(dnerf, NestDynamicDataParserConfig(missing_alpha="opaque")).next_eval(0)[1]["image"]
     assert (image[..., 3] == 1).all()
     with pytest.raises(ValueError, match="3 of 15 images have no alpha"):
