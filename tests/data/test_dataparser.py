@@ -43,7 +43,7 @@ def test_real_dnerf_scene(shared_data: Path) -> None:
     ours, theirs = parse(data, "val"), DNeRFDataParserConfig(data=data).setup().get_dataparser_outputs("val")
     assert torch.equal(ours.cameras.times, theirs.cameras.times)
     assert_same(ours, theirs)
-    assert ours.metadata["has_alpha"]
+    assert DynamicDataset(ours).get_data(0)["image"].shape[-1] == 4
 
 
 def test_real_future_split(shared_data: Path) -> None:
