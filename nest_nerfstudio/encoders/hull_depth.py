@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nest_nerfstudio.encoders.views import rgba_maps
+from nest_nerfstudio.encoders.views import rgba_maps, without_masks
 from nest_nerfstudio.encoders.voxels import carve
 from nest_nerfstudio.geometry.multiview import pixel_indices, project, sample_maps, visible
 from nest_nerfstudio.types import Points, Views
@@ -89,6 +89,7 @@ def hull_points(views: Views, centre: Float[Tensor, " 3"], radius: float, count:
         radius: of the ball, world units.
         count: voxels along the edge of the cube around the ball; even.
     """
+    views = without_masks(views)
     voxels, edge = carve(views, centre, radius, count)
     grid, depths = project(views, voxels)
     behind_front = depths_in_hull(*hull_depth_maps(views, voxels, count), grid, depths)[..., 0]

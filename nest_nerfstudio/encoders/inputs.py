@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from nest_nerfstudio.encoders.views import without_masks
 from nest_nerfstudio.geometry.multiview import resize_rgba
 from nest_nerfstudio.types import Points, Views
 
@@ -23,7 +24,7 @@ def prepare_inputs(
         like: gives device and dtype of the colours.
 
     Returns:
-        The views, resized and sorted (see `sort_views`), and the points.
+        The views, resized and sorted (see `sort_views`), without masks (see `without_masks`), and the points.
 
     Raises:
         ValueError: nothing to encode, values that are not finite, or a cloud of fewer than 4 distinct
@@ -38,7 +39,7 @@ def prepare_inputs(
     if points is not None:
         points = Points(points.positions.double(), points.rgb.to(like))
     if views is not None:
-        views = sort_views(resize_views(views, image_size))
+        views = sort_views(resize_views(without_masks(views), image_size))
         assert views.images is not None
         views = replace(
             views,

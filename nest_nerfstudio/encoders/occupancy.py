@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nest_nerfstudio.encoders.hull_depth import patch_indices
-from nest_nerfstudio.encoders.views import view_statistics
+from nest_nerfstudio.encoders.views import view_statistics, without_masks
 from nest_nerfstudio.encoders.volume import sample_volume
 from nest_nerfstudio.encoders.voxels import may_touch_hull
 from nest_nerfstudio.geometry.multiview import project, sample_maps, visible
@@ -46,7 +46,7 @@ class PredictedOccupancy:
             views: all images of the object at this position, with alphas, world frame.
         """
         labels, times_seen = torch.ones_like(self.logits), torch.zeros_like(self.logits)
-        for some in views:
+        for some in map(without_masks, views):
             voxels, centre = self.positions.to(some.viewmats), self.centre.to(some.viewmats)
             labels = labels * may_touch_hull(some, voxels, self.edge, centre, self.radius)
             times_seen = times_seen + visible(*project(some, voxels)).sum(0)

@@ -48,6 +48,20 @@ def from_reference_frame(
     return positions @ views.viewmats[0, :3, :3] + centre
 
 
+def without_masks(views: Views) -> Views:
+    """The views with all pixels to be used: those that were masked out are grey, and opaque where there is
+    alpha, so that no silhouette ends there."""
+    if views.masks is None:
+        return views
+    used = views.masks > 0.5
+    return replace(
+        views,
+        masks=None,
+        images=None if views.images is None else torch.where(used, views.images, 0.5),
+        alphas=None if views.alphas is None else torch.where(used, views.alphas, 1.0),
+    )
+
+
 def rgba_maps(views: Views) -> Float[Tensor, "v 4 h w"]:
     """Images premultiplied by their alpha, and the alpha; opaque where there is none."""
     assert views.images is not None

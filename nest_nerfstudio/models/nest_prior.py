@@ -326,7 +326,8 @@ class NestPriorModel(GaussianModel):
     def score(self, latent: SceneLatent, sample: SceneSample) -> list[tuple[Edit, dict[str, float], Tensor]]:
         """Metrics of every target image, with the image and its rendering side by side.
 
-        States that no action on the latent leads to (stretch) are left out.
+        Images of states that no action on the latent leads to (stretch) are left out, and those without a
+        pixel to use.
 
         Args:
             latent: of the context.
@@ -342,8 +343,11 @@ class NestPriorModel(GaussianModel):
                 continue
             edited, views = reached
             targets = views.over(self.shown_background(views.alphas is not None))
-            for image, target in zip(self.render(edited, views).rgb.clamp(0, 1), targets, strict=True):
-                found.append((edit, self.metrics(image, target), torch.cat([target, image], 1)))
+            masks = [None] * len(views) if views.masks is None else list(views.masks)
+            images = self.render(edited, views).rgb.clamp(0, 1)
+            for image, target, mask in zip(images, targets, masks, strict=True):
+                if mask is None or mask.any():
+                    found.append((edit, self.metrics(image, target, mask), torch.cat([target, image], 1)))
         return found
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torchvision.utils
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
 from nest_nerfstudio.data.scenes.datamanager import MultiSceneDatamanager, MultiSceneDatamanagerConfig
@@ -70,7 +71,8 @@ class NestPriorPipeline(NestPipeline):
 
         Keys: `psnr`, `ssim`, … over all numbers of context views; `psnr/4_views` for one of them,
         `psnr/4_views/fish` for a category, `psnr/4_views/light` for edited latents, by what the edit changes.
-        `psnr_refined` and so on: the same for latents refined on their context.
+        `psnr_refined` and so on: the same for latents refined on their context. Of scenes with masks, scores
+        are of the pixels to use, and `share_used` is their share.
 
         Args:
             step: not used.
@@ -80,11 +82,20 @@ class NestPriorPipeline(NestPipeline):
         self.eval()
         data = cast(MultiSceneDatamanager, self.datamanager)
         scores: dict[str, list[float]] = defaultdict(list)
+        shares: list[float] = []
         for count in self.config.eval_context:
             for sample in track(data.eval_samples(count), f"Scoring from {count} views", len(data.held_out)):
                 for key, value in self._score(sample, count, output_path).items():
                     scores[key].append(value)
+                masks = [views.masks for _, views in sample.targets if views.masks is not None]
+                shares += [share for mask in masks for share in mask.flatten(1).mean(1).tolist() if share]
         self.train()
+        if shares:
+            scores["share_used"] = [float(np.mean(shares))]
+            CONSOLE.log(
+                f"Scores are of the pixels that masks leave to use, {scores['share_used'][0]:.1%} of those "
+                "of images that have masks."
+            )
         means = {key: float(np.mean(values)) for key, values in scores.items()}
         if not get_std:
             return means

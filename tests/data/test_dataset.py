@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from nest_nerfstudio.data.dataset import DynamicDataset
+from nest_nerfstudio.data.images import read_mask
 from tests.data.small_scenes import edit_json, parse, write_image
 
 
@@ -124,3 +125,16 @@ def test_broken_masks_and_depths_are_named(dnerf: Path) -> None:
         dataset.get_mask(0)
     with pytest.raises(ValueError, match=r"depth\.png: cannot read the depth image"):
         dataset.get_depth(0)
+
+
+def test_a_pixel_of_a_smaller_image_is_used_if_all_are_that_it_stands_for(tmp_path: Path) -> None:
+    """The noise beside a mask is in the mean of the image's pixels there."""
+    mask = np.full((8, 12), 255, np.uint8)
+    mask[2:5, 3:6] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    expected = np.ones((4, 6), bool)
+    expected[1:3, 1:3] = False
+    assert np.array_equal(read_mask(tmp_path / "mask.png", (6, 4)), expected)
+    assert np.array_equal(
+        read_mask(tmp_path / "mask.png", (24, 16)), np.kron(mask > 0, np.ones((2, 2), bool))
+    )

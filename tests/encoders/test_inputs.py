@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nest_nerfstudio.encoders.inputs import prepare_inputs, resize_views, sort_views
+from nest_nerfstudio.encoders.views import without_masks
 from nest_nerfstudio.geometry.multiview import project
 from nest_nerfstudio.types import Points
 from tests.equivariance import pictures
@@ -65,3 +66,27 @@ def test_views_without_images_count_as_none() -> None:
     assert cloud is not None
     with pytest.raises(ValueError, match="nothing to encode"):
         prepare_inputs(bare, None, 48, like=torch.zeros(()))
+
+
+def test_what_is_masked_out_is_unknown_but_no_end_of_the_silhouette() -> None:
+    views = pictures(2, size=96)
+    masks = torch.ones(2, 96, 96, 1)
+    masks[:, 40:70, 30:60] = 0
+    assert views.images is not None
+    assert views.alphas is not None
+    found = []
+    for value in (0.0, 1.0):
+        hidden = replace(
+            views,
+            masks=masks,
+            images=torch.where(masks > 0, views.images, torch.rand_like(views.images)),
+            alphas=torch.where(masks > 0, views.alphas, value),
+        )
+        prepared, _ = prepare_inputs(hidden, None, 48, like=torch.zeros(()))
+        assert prepared is not None
+        found.append(prepared)
+    assert found[0].masks is None
+    assert torch.equal(found[0].images, found[1].images)
+    assert torch.equal(found[0].alphas, found[1].alphas)
+    assert (found[0].alphas[:, 21:34, 16:29] == 1).all()
+    assert without_masks(views) is views

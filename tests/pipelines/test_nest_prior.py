@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ from nerfstudio.utils.eval_utils import eval_setup
 from nest_nerfstudio.edits.states import to_state
 from nest_nerfstudio.io.point_clouds import read_cloud
 from nest_nerfstudio.io.splats import read_splat_ply
+from nest_nerfstudio.models.nest_prior import NestPriorModel
 from nest_nerfstudio.pipelines.nest_prior import NestPriorPipeline
 from nest_nerfstudio.pipelines.trainer import NestTrainer
 from nest_nerfstudio.scripts.export import EncodedScenes, splat
 from nest_nerfstudio.states import Edit, SunSky
+from nest_nerfstudio.types import Views
 from tests.ball_scenes import NUM_SCENES, make_prior_config, write_ball_scenes
 
 pytestmark = pytest.mark.slow
@@ -246,6 +249,48 @@ def test_points_can_stand_in_for_views_in_training(trained: NestTrainer) -> None
     loss.backward()
     assert any(p.grad is not None and p.grad.any() for p in model.encoder.point_sampler.parameters())
     assert all(p.grad is None for p in model.encoder.proposal_network.image_features.parameters())
+
+
+def with_noise(views: Views, masks: torch.Tensor) -> Views:
+    assert views.images is not None
+    assert views.alphas is not None
+    return replace(
+        views,
+        masks=masks,
+        images=torch.where(masks > 0, views.images, torch.rand_like(views.images)),
+        alphas=torch.where(masks > 0, views.alphas, torch.rand_like(views.alphas).round()),
+    )
+
+
+def test_what_is_masked_out_changes_no_loss_and_no_score(
+    trained: NestTrainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    pipeline = cast(NestPriorPipeline, trained.pipeline)
+    model, data = cast(NestPriorModel, pipeline.model.eval()), pipeline.datamanager
+    sample = data.eval_sample(data.held_out[0], 2)
+    masks = [
+        torch.ones(len(v), v.height, v.width, 1) for v in (sample.context, *(v for _, v in sample.targets))
+    ]
+    for mask in masks:
+        mask[:, 14:26, 20:34] = 0
+    masks[1][0] = 0
+    losses, scores = [], []
+    for _ in range(2):
+        targets = [(e, with_noise(v, m)) for (e, v), m in zip(sample.targets, masks[1:], strict=True)]
+        noisy = replace(sample, context=with_noise(sample.context, masks[0]), targets=tuple(targets))
+        torch.manual_seed(0)
+        with torch.no_grad():
+            losses.append({k: float(v) for k, v in model.get_outputs([noisy])["means"].items()})
+            scores.append([s for _, s, _ in model.score(model.encoder(noisy.context), noisy)])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert {"photometric", "alpha"} <= losses[0].keys()
+    assert len(scores[0]) == sum(len(v) for _, v in sample.targets) - 1  # of one image nothing is to be used
+    for one, other in zip(*scores, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+    monkeypatch.setattr(type(data), "eval_samples", lambda self, count: iter([noisy]))
+    found = pipeline.get_average_eval_image_metrics()
+    assert 0.8 < found["share_used"] < 0.95
+    assert "Scores are of the pixels that masks leave to use" in " ".join(capsys.readouterr().out.split())
 
 
 def test_known_lights_are_swapped_in_training(trained: NestTrainer) -> None:

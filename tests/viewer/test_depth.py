@@ -35,19 +35,21 @@ def plane_model(motion: Literal["static", "mlp"]) -> NestDynamicModel:
     return model.eval()
 
 
-def from_above() -> CameraState:
+def from_above(kind: CameraType = CameraType.PERSPECTIVE) -> CameraState:
     """A camera over the plane that looks straight down."""
     c2w = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, DISTANCE]])
-    return CameraState(fov=1.0, aspect=1.0, c2w=c2w, camera_type=CameraType.PERSPECTIVE)
+    return CameraState(fov=1.0, aspect=1.0, c2w=c2w, camera_type=kind)  # type: ignore[arg-type]
 
 
-def viewer_outputs(viewer: SimpleNamespace, model: NestDynamicModel) -> dict[str, torch.Tensor]:
+def viewer_outputs(
+    viewer: SimpleNamespace, model: NestDynamicModel, kind: CameraType = CameraType.PERSPECTIVE
+) -> dict[str, torch.Tensor]:
     viewer.include_time, viewer.step, viewer.get_model = True, 0, lambda: model
     viewer.render_tab_state = SimpleNamespace(preview_render=False)
     viewer.control_panel._max_res.value = 64
     model.viewer_controls._setup(viewer)
     try:
-        return RenderStateMachine(viewer, 10.0, client=None)._render_img(from_above())
+        return RenderStateMachine(viewer, 10.0, client=None)._render_img(from_above(kind))
     finally:
         model.viewer_controls.close()
 
@@ -95,3 +97,12 @@ def test_the_viewer_finds_the_controls(model) -> None:
     """It reads every attribute of every module, also of a model that is not training."""
     found = parse_object(model, ViewerControl, "Custom Elements")
     assert [element for _, element in found] == [model.viewer_controls]
+
+
+@pytest.mark.parametrize("kind", [CameraType.FISHEYE, CameraType.EQUIRECTANGULAR])
+def test_the_previews_of_the_render_tab_are_drawn_through_their_lens(viewer, model, kind: CameraType) -> None:
+    """Its thread ends where drawing raises."""
+    outputs = viewer_outputs(viewer, model, kind)
+    assert all(outputs[name].isfinite().all() for name in ("rgb", "accumulation", "depth"))
+    assert (outputs["accumulation"] > 0.9).sum() > 100
+    assert outputs["gl_z_buf_depth"].shape == outputs["depth"].shape

@@ -63,7 +63,7 @@ def mirror(sample: SceneSample) -> SceneSample:
         Ks[:, 0, 2] = v.width - Ks[:, 0, 2]
         flipped = {
             name: image.flip(2)
-            for name in ("images", "alphas", "depths")
+            for name in ("images", "alphas", "depths", "masks")
             if (image := getattr(v, name)) is not None
         }
         return replace(v, viewmats=flip[:, None] * v.viewmats * flip, Ks=Ks, **flipped)

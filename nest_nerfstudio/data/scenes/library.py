@@ -20,17 +20,22 @@ class LoadedImage:
     """A decoded image of a pinhole camera.
 
     Attributes:
-        pixels: RGB, or RGBA with straight alpha, in [0, 255]; a mask is part of the alpha.
+        pixels: RGB, or RGBA with straight alpha, in [0, 255]; an image without alpha has its mask for alpha.
+        mask: which pixels to use, of an image with alpha; None for all.
         depth: camera-space z, world units, 0 where unknown; None where the scene has none.
     """
 
     pixels: UInt8[np.ndarray, "h w c"]
+    mask: Bool[np.ndarray, "h w 1"] | None = None
     depth: Float[np.ndarray, "h w 1"] | None = None
 
     @property
     def is_empty(self) -> bool:
-        """Whether its alpha, and so its mask, is zero everywhere."""
-        return self.pixels.shape[-1] == 4 and not self.pixels[..., 3].any()
+        """Whether its alpha is zero in all pixels to use."""
+        if self.pixels.shape[-1] == 3:
+            return False
+        alpha = self.pixels[..., 3:]
+        return not (alpha if self.mask is None else alpha * self.mask).any()
 
 
 class SceneLibrary:
@@ -69,8 +74,9 @@ class SceneLibrary:
     def views(self, scene: Scene, frames: Sequence[int]) -> Views:
         """Cameras and images of some frames of a scene.
 
-        If an image has alpha (or a mask, which becomes alpha), those without count as opaque; `alphas` is
-        None if none has. Depths of images without are unknown; `depths` is None if none has one.
+        If an image has alpha (or in its place a mask, which is then taken for the silhouette), those without
+        count as opaque; `alphas` is None if none has. Depths of images without are unknown, and all pixels of
+        images without a mask are used; `depths` and `masks` are None if none has one.
 
         Args:
             scene: the scene.
@@ -87,6 +93,8 @@ class SceneLibrary:
         unknown = np.zeros((cameras.height, cameras.width, 1), np.float32)
         depths = [unknown if image.depth is None else image.depth for image in loaded]
         has_depth = any(image.depth is not None for image in loaded)
+        masks = [np.ones_like(unknown, bool) if image.mask is None else image.mask for image in loaded]
+        has_mask = any(image.mask is not None for image in loaded)
         return Views(
             viewmats=cameras.viewmats[index],
             Ks=cameras.Ks[index],
@@ -96,25 +104,24 @@ class SceneLibrary:
             images=images[..., :3].contiguous(),
             alphas=images[..., 3:].contiguous() if has_alpha else None,
             depths=torch.from_numpy(np.stack(depths)) if has_depth else None,
+            masks=torch.from_numpy(np.stack(masks)).float() if has_mask else None,
         )
 
 
 def _load_image(scene: Scene, frame: int) -> LoadedImage:
     data = scene.dataset.get_data(frame, "uint8")
-    pixels, mask, depth = data["image"].numpy(), data.get("mask"), data.get("depth_image")
-    if mask is not None:
-        pixels = _with_alpha(pixels, mask.numpy())
-    return LoadedImage(pixels, None if depth is None else depth.numpy())
+    pixels = data["image"].numpy()
+    mask, depth = (data[name].numpy() if name in data else None for name in ("mask", "depth_image"))
+    if mask is not None and pixels.shape[-1] == 3:
+        return LoadedImage(np.concatenate([pixels, np.uint8(255) * mask], axis=-1), depth=depth)
+    return LoadedImage(pixels, mask, depth)
 
 
-def _with_alpha(
-    pixels: UInt8[np.ndarray, "h w c"], mask: Bool[np.ndarray, "h w 1"] | None = None
-) -> UInt8[np.ndarray, "h w 4"]:
-    """RGBA, opaque where there was no alpha, and transparent outside the mask."""
+def _with_alpha(pixels: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 4"]:
+    """RGBA, opaque where there was no alpha."""
     opaque = np.full_like(pixels[..., :1], 255)
-    alpha = pixels[..., 3:] if pixels.shape[-1] == 4 else opaque
-    return np.concatenate([pixels[..., :3], alpha if mask is None else alpha * mask], axis=-1)
+    return pixels if pixels.shape[-1] == 4 else np.concatenate([pixels, opaque], axis=-1)
 
 
 def _num_bytes(image: LoadedImage) -> int:
-    return image.pixels.nbytes + (0 if image.depth is None else image.depth.nbytes)
+    return sum(part.nbytes for part in (image.pixels, image.mask, image.depth) if part is not None)

@@ -44,6 +44,14 @@ def test_mirrored_images_show_the_mirrored_scene(part: str) -> None:
     assert edit.light.direction == (-1.0, 2.0, -3.0)
 
 
+def test_masks_are_mirrored_with_their_images() -> None:
+    sample = make_sample()
+    masks = torch.ones(2, sample.context.height, sample.context.width, 1)
+    masks[:, :, :5] = 0
+    mirrored = mirror(replace(sample, context=replace(sample.context, masks=masks))).context
+    assert torch.equal(mirrored.masks, masks.flip(2))
+
+
 def test_scaled_scene_gives_the_same_pictures() -> None:
     sample = scale(make_sample(), 1.5)
     balls = blobs(0.1)

@@ -56,7 +56,7 @@ def test_no_alpha(tmp_path: Path) -> None:
     assert (views.alphas[1] < 1).any()
 
 
-def test_a_mask_is_part_of_the_alpha(scenes: Path) -> None:
+def test_masks_are_kept_beside_alpha_and_stand_for_it_where_there_is_none(scenes: Path) -> None:
     mask = np.zeros((8, 12), np.uint8)
     mask[:, :6] = 255
     Image.fromarray(mask).save(scenes / "cow" / "left.png")
@@ -64,20 +64,24 @@ def test_a_mask_is_part_of_the_alpha(scenes: Path) -> None:
 
     def add_masks(meta: dict) -> None:
         for i, frame in enumerate(meta["frames"]):
-            frame["mask_path"] = "none.png" if i == 1 else "left.png"
+            if i != 3:
+                frame["mask_path"] = "none.png" if i == 1 else "left.png"
 
     for split in ("train", "test"):
         edit_json(scenes / "cow" / f"transforms_{split}.json", add_masks)
     library = open_library(scenes)
     scene = library.scene(0)
-    views = library.views(scene, [0])
+    views = library.views(scene, [0, 3])
     expected = stored(scene.dataset.image_filenames[0])[None, ..., 3:]
-    torch.testing.assert_close(views.alphas[:, :, :6], expected[:, :, :6])
-    assert (views.alphas[:, :, 6:] == 0).all()
+    torch.testing.assert_close(views.alphas[:1], expected)
+    assert torch.equal(views.masks[0, ..., 0], torch.from_numpy(mask) / 255)
+    assert (views.masks[1] == 1).all()
+    assert library.views(scene, [3]).masks is None
     assert [library.image(scene, i).is_empty for i in (0, 1, 2)] == [False, True, False]
     write_image(scenes / "cow" / "train" / "base_00.png", mode="RGB")
-    opaque = open_library(scenes).views(scene, [0]).alphas
-    assert torch.equal(opaque[0, ..., 0], torch.from_numpy(mask) / 255)
+    opaque = open_library(scenes).views(scene, [0])
+    assert torch.equal(opaque.alphas[0, ..., 0], torch.from_numpy(mask) / 255)
+    assert opaque.masks is None
 
 
 def test_depths_are_read_in_world_units(scenes: Path) -> None:
