@@ -25,13 +25,13 @@ def photometric_loss(
         rgb: rendered image, sRGB in [0, 1].
         target: ground-truth image, sRGB in [0, 1].
         ssim_lambda: λ, the weight of the SSIM term.
-        mask: 1 for pixels that count, 0 for pixels that are ignored (their error is set to zero).
+        mask: 1 for pixels that count, 0 for pixels that are ignored: black in both images.
 
     Returns:
         The loss, averaged over all pixels. L1 alone if the image is smaller than the SSIM window.
     """
     if mask is not None:
-        rgb = torch.where(mask > 0.5, rgb, target)
+        rgb, target = (torch.where(mask > 0.5, image, 0.0) for image in (rgb, target))
     l1 = (rgb - target).abs().mean()
     if ssim_lambda == 0 or min(rgb.shape[:2]) < SSIM_WINDOW:
         return l1

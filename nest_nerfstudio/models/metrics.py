@@ -37,7 +37,7 @@ class ImageMetrics:
 
         Under a mask PSNR is that of the pixels to use. SSIM is the mean over its windows (of 11 pixels) that
         hold only those; if there is none, over the windows around pixels to use, with what is masked out
-        alike in both images. LPIPS is that of images alike where masked out, over the share of the others.
+        black in both images. LPIPS is that of images black where masked out, over the share of the others.
 
         Args:
             rgb: rendered image.
@@ -51,7 +51,7 @@ class ImageMetrics:
         used = torch.ones_like(shown)
         if mask is not None:
             used = used * (mask > 0.5).permute(2, 0, 1)
-        shown, share = torch.where(used > 0, shown, seen), used.mean()
+        shown, seen, share = shown * used, seen * used, used.mean()
         _, ssim_map = structural_similarity_index_measure(shown, seen, data_range=1.0, return_full_image=True)
         whole = -F.max_pool2d(-used, SSIM_WINDOW, stride=1, padding=SSIM_WINDOW // 2)
         scores = {

@@ -28,6 +28,13 @@ def test_masked_pixels_do_not_count() -> None:
     rgb[:10] = torch.rand(10, 20, 3)
     assert photometric_loss(rgb, target, mask=mask) == pytest.approx(0, abs=1e-6)
     assert photometric_loss(rgb, target) > 0.1
+    shown = (target + 0.1 * torch.randn_like(target)).clamp(0, 1)
+    losses = []
+    for _ in range(2):  # whatever the target shows there, also in windows that reach beyond the mask
+        target[:10] = torch.rand(10, 20, 3)
+        losses.append(photometric_loss(shown, target, mask=mask))
+    assert losses[0] == pytest.approx(losses[1].item(), abs=1e-7)
+    assert losses[0] > 0.01
 
 
 def test_images_smaller_than_the_window_have_l1_alone() -> None:
