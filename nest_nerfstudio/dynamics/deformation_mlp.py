@@ -36,6 +36,10 @@ class DeformationMLP(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden_dim, 10),
         )
+        self.zero_head()
+
+    def zero_head(self) -> None:
+        """Deform nothing."""
         nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
 

@@ -184,6 +184,13 @@ class LatentFlowFitter(nn.Module):
         self.has_seen_twists.fill_(True)
         return change
 
+    def take_back(self, progress: float, stand_still: bool = False) -> None:
+        """Return from the ODE to the free fit as it was, or to no motion; the next check comes later."""
+        self.rolls_out.fill_(False)
+        self.next_check.fill_(progress + 1 / 40)
+        if stand_still:
+            self.free.stand_still()
+
     # ---------------------------------------------------------------- the ODE fit
 
     def fit(

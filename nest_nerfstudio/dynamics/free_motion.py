@@ -51,6 +51,10 @@ class FreeMotion(Dynamics):
         codes = torch.cat([phases.sin(), phases.cos()], 1) * math.sqrt(2)
         self.token_codes[:, : 2 * half].copy_(codes)
 
+    def stand_still(self) -> None:
+        """Forget all motion, but not what a token's code and the state say."""
+        self.pose_decoder.zero_head()
+
     def is_still(self, motion: MotionCode) -> bool:
         return False
 
@@ -84,6 +88,10 @@ class PoseDecoder(nn.Module):
         self.head = nn.Sequential(
             nn.SiLU(), nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 6)
         )
+        self.zero_head()
+
+    def zero_head(self) -> None:
+        """No token moves, whatever the state."""
         nn.init.zeros_(self.head[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.head[-1].bias)  # type: ignore[arg-type]
 

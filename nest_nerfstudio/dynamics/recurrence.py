@@ -68,6 +68,12 @@ class ImageErrors(NamedTuple):
     errors: Float[Tensor, "n s"]
     times: Float[Tensor, " n"]
 
+    @property
+    def own(self) -> Float[Tensor, " n"]:
+        """Errors of the images at their own times."""
+        steps = self.times * (self.errors.shape[1] - 1)
+        return _at(self.errors, steps[:, None].to(self.errors))[:, 0]
+
 
 def find_period_in_images(seen: ImageErrors, closeness: float = 0.65, fewest: int = 4) -> float | None:
     """Shortest time after which the scene looks the same again, in clips.

@@ -85,6 +85,11 @@ class BoundGaussians(Field):
         self.forget_neighbors()
 
     @torch.no_grad()
+    def make_solid(self) -> None:
+        """Give Gaussians that became transparent an opacity of a half."""
+        self.params["opacities"].clamp_(min=0.0)
+
+    @torch.no_grad()
     def bind(self, poses: Pose) -> None:
         """Bind the Gaussians, where they now are, to tokens at these poses; radii follow the spacing."""
         self.bind_quats.copy_(poses[0])

@@ -34,19 +34,56 @@ class TokenGraph:
         return TokenGraph(rest, neighbors, (rest[neighbors] - rest[:, None]).norm(dim=-1).mean().item())
 
 
-def regularity_losses(poses: Pose, bind_poses: Pose, graph: TokenGraph) -> dict[str, Float[Tensor, ""]]:
-    """ "rigidity", `as_rigid_as_possible_loss`, and "smoothness", `smoothness_loss`, of tokens that move.
+@dataclass
+class MotionWeights:
+    """Weights of the losses that regularise the motion of a scene that is fitted alone."""
+
+    rigidity: float = 0.001
+    """Weight of the as-rigid-as-possible loss on tokens."""
+    smoothness: float = 0.0001
+    """Weight of the smoothness of token rotations."""
+    straying: float = 1.0
+    """Weight of tokens that leave what cameras see: the scene box and all points of the start."""
+    roughness: float = 0.001
+    """Weight of the roughness of the free path where there are fewer than two training times for each of its
+    nodes: images then leave open what happens between them."""
+    attraction: float = 0.05
+    """Weight of the ODE's attraction to its path, where it is a vector field; in steps that solve it."""
+
+
+class MotionLosses:
+    """Losses of the tokens' poses; keeps their graph.
 
     Args:
-        poses: of the tokens now: (quats [K, 4], translations [K, 3]), world frame.
-        bind_poses: at rest, likewise.
-        graph: of the tokens at rest.
+        weights: of the losses.
     """
-    deltas = se3_compose(poses, se3_inverse(bind_poses))
-    return {
-        "rigidity": as_rigid_as_possible_loss(deltas, graph.rest, graph.neighbors, graph.spacing),
-        "smoothness": smoothness_loss(deltas, graph.neighbors),
-    }
+
+    def __init__(self, weights: MotionWeights) -> None:
+        self._weights = weights
+        self._graph: TokenGraph | None = None
+
+    def __call__(
+        self, poses: Pose, bind_poses: Pose, bounds: Float[Tensor, "2 3"], **others: Float[Tensor, ""]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Weighted "rigidity", "smoothness" and "straying" of tokens that move, and others.
+
+        Args:
+            poses: of the tokens now: (quats [K, 4], translations [K, 3]), world frame.
+            bind_poses: at rest, likewise.
+            bounds: smallest and largest corner of what cameras see, world units.
+            others: further losses, by the names of their weights.
+        """
+        rest = bind_poses[1]
+        if self._graph is None or not torch.equal(self._graph.rest, rest):  # tokens were placed anew
+            self._graph = TokenGraph.of(rest.clone())
+        graph, deltas = self._graph, se3_compose(poses, se3_inverse(bind_poses))
+        found = {
+            "rigidity": as_rigid_as_possible_loss(deltas, graph.rest, graph.neighbors, graph.spacing),
+            "smoothness": smoothness_loss(deltas, graph.neighbors),
+            "straying": straying_loss(poses[1], bounds),
+            **others,
+        }
+        return {name: getattr(self._weights, name) * loss for name, loss in found.items()}
 
 
 def as_rigid_as_possible_loss(
@@ -82,6 +119,22 @@ def smoothness_loss(deltas: Pose, neighbors: Int[Tensor, "k j"]) -> Float[Tensor
     """
     quats, _ = deltas
     return _norm(quats[neighbors] - quats[:, None]).mean()
+
+
+def straying_loss(positions: Float[Tensor, "k 3"], bounds: Float[Tensor, "2 3"]) -> Float[Tensor, ""]:
+    """Mean distance of tokens beyond bounds, along the axis on which it is the largest.
+
+    What has left all images has no gradient from them; this brings it back.
+
+    Args:
+        positions: of the tokens now, world units.
+        bounds: smallest and largest corner of what cameras see, world units.
+
+    Returns:
+        The loss, in half sides of the bounds; zero while all tokens are within.
+    """
+    middle, half = bounds.mean(0), 0.5 * (bounds[1] - bounds[0])
+    return (((positions - middle).abs() / half).amax(1) - 1).clamp_min(0).mean()
 
 
 def _norm(x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b"]:

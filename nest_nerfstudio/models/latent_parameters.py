@@ -34,6 +34,8 @@ class LatentParameters(nn.Module):
     kind: Tensor
     base_quats: Tensor
     base_translations: Tensor
+    base_modes: Tensor
+    base_scene_code: Tensor
     shifts: Tensor
     turns: Tensor
     appearance: Tensor
@@ -116,6 +118,13 @@ class LatentParameters(nn.Module):
         self.kind.fill_(KINDS.index(motion.kind))
         self.learn_period.fill_(learn_period)
         self.time_map = motion.time_map
+
+    def stand_still(self) -> None:
+        """Forget the motion code."""
+        tokens, _, state_dim = self.base_modes.shape
+        self.set_motion(
+            MotionCode.still(tokens, self.base_modes, state_dim - 1, self.base_scene_code.shape[0])
+        )
 
 
 def _motion_chart(motion: MotionCode) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -25,18 +25,22 @@ from nest_nerfstudio.fields.bound_gaussians import COLOR_DIM, PARAMETERS, BoundG
 from nest_nerfstudio.fields.rig import pose
 from nest_nerfstudio.geometry.se3 import Pose
 from nest_nerfstudio.losses.images import image_losses, squared_error
-from nest_nerfstudio.losses.motion import TokenGraph, regularity_losses
+from nest_nerfstudio.losses.motion import MotionLosses, MotionWeights
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig
 from nest_nerfstudio.models.latent_parameters import LatentParameters, still_latent
 from nest_nerfstudio.rasterizers.visibility import visible_shares
-from nest_nerfstudio.training.coverage import SilhouetteCoverage
-from nest_nerfstudio.training.curriculum import CurriculumConfig
+from nest_nerfstudio.training.coverage import Coverage
+from nest_nerfstudio.training.curriculum import Curriculum, CurriculumConfig
 from nest_nerfstudio.training.densification import Densification, DensificationConfig
+from nest_nerfstudio.training.hand_over import HandOver
 from nest_nerfstudio.training.image_errors import image_errors
-from nest_nerfstudio.training.initialization import starting_points, token_positions
+from nest_nerfstudio.training.initialization import bounds_of, starting_points, token_positions
 from nest_nerfstudio.types import Gaussians, Points, SceneLatent, Views
 from nest_nerfstudio.viewer.controls import DynamicViewerControls
+
+_RESTARTS = 3
+"""How often a training that draws nothing starts again."""
 
 
 @dataclass
@@ -70,15 +74,8 @@ class NestDynamicModelConfig(GaussianModelConfig):
     """Share of the first views that may find a point of the visual hull empty; keeps thin parts that move."""
     depth_weight: float = 0.1
     """Weight of the depth loss, where the data has depth."""
-    rigidity_weight: float = 0.001
-    """Weight of the as-rigid-as-possible loss on tokens."""
-    smoothness_weight: float = 0.0001
-    """Weight of the smoothness of token rotations."""
-    roughness_weight: float = 0.001
-    """Weight of the roughness of the free path where there are fewer than two training times for each of its
-    nodes: images then leave open what happens between them."""
-    attraction_weight: float = 0.05
-    """Weight of the ODE's attraction to its path, where it is a vector field; in steps that solve it."""
+    motion_weights: MotionWeights = field(default_factory=MotionWeights)
+    """Weights of the losses that regularise motion."""
     opacity_weight: float = 0.01
     """Weight of the mean opacity ("mcmc"); empties Gaussians that are not needed, to be used again."""
     scale_weight: float = 0.03
@@ -103,9 +100,8 @@ class NestDynamicModel(GaussianModel):
     config: NestDynamicModelConfig
     field: BoundGaussians
     viewer_controls: DynamicViewerControls
-    progress: Tensor
-    opening: Tensor
     num_times: Tensor
+    bounds: Tensor
 
     def populate_modules(self) -> None:
         super().populate_modules()
@@ -126,13 +122,12 @@ class NestDynamicModel(GaussianModel):
         if config.motion == "mlp":
             self.deformation = DeformationMLP()
         self.densification = Densification(config.densification, config.strategy, config.max_gs_num)
-        self.coverage = SilhouetteCoverage()
-        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("opening", torch.zeros((), dtype=torch.float64))
+        self.curriculum = Curriculum(config.curriculum)
+        self.coverage, self.handing_over = Coverage(), HandOver()
         self.register_buffer("num_times", torch.tensor(1))
-        self._step = 0
+        self.register_buffer("bounds", self.scene_box.aabb.clone())
         self._shown: DecodedScene | None = None
-        self._graph: TokenGraph | None = None
+        self.motion_losses = MotionLosses(config.motion_weights)
         self.viewer_controls = DynamicViewerControls(
             self._token_positions, config.playback_seconds, config.render_motion
         )
@@ -155,6 +150,10 @@ class NestDynamicModel(GaussianModel):
 
     def forget_scenes(self, keep_latents: bool = False) -> None:
         self._shown = None
+
+    def _as_trained(self) -> DecodedScene:
+        """The scene without the edit, as it is now."""
+        return DecodedScene(self.latent(), self.field, self._dynamics, self._deform)
 
     @property
     def _dynamics(self) -> Dynamics:
@@ -188,9 +187,11 @@ class NestDynamicModel(GaussianModel):
         config = self.config
         assert config.num_random is not None
         box = self.scene_box.aabb.to(self.device)
-        points = starting_points(
+        points, hull_is_empty = starting_points(
             views, box, seed_points, config.num_random, config.num_tokens, config.hull_tolerance
         )
+        self.bounds.copy_(bounds_of(box, points.positions))
+        self.coverage.start(points.positions, views if cameras is None else cameras, hull_is_empty)
         self.field.initialize(points.positions, points.rgb, opacity=0.5 if config.strategy == "mcmc" else 0.1)
         self.num_times.fill_(num_times)
         self.densification.start(self.field, views if cameras is None else cameras, bool(self.has_alpha))
@@ -219,20 +220,43 @@ class NestDynamicModel(GaussianModel):
 
     def set_progress(self, step: int, progress: float) -> None:
         """Move the schedule on: called before every training step, with a fraction in [0, 1]."""
-        warning = self.coverage.warning(self.progress.item(), progress)
+        warning = self.coverage.warning(self.curriculum.progress.item(), progress)
         if warning is not None and self.config.motion != "static":
             CONSOLE.log(warning)
-        self._step = step
-        self.progress.fill_(progress)
-        self.opening.fill_(self.config.curriculum.opening(step, progress))
+        if self.coverage.is_lost and self.coverage.times_lost < _RESTARTS:
+            self._restart()
+        self.curriculum.advance(step, progress)
         if step % 100 == 0:
             self.field.forget_neighbors()
+
+    def _restart(self) -> None:
+        """Try again, without motion, after nothing was drawn for long."""
+        CONSOLE.log(f"[yellow]Nothing is drawn: {self._why_lost()}. Starting again, without motion.")
+        self.coverage.start_again()
+        self._forget_motion(stand_still=True)
+        self.field.make_solid()
+
+    def failure(self) -> str | None:
+        """Why nothing is drawn, if it is so; for the end of a training."""
+        return f"nothing is drawn: {self._why_lost()}." if self.coverage.is_lost else None
+
+    def _why_lost(self) -> str:
+        scene = self._as_trained()
+        return self.coverage.why_lost(lambda time: scene.gaussians_at(time).means)
+
+    def _forget_motion(self, stand_still: bool = False) -> None:
+        """From the ODE back to the free fit, or to a scene that stands still."""
+        if self.config.motion == "ode":
+            self.fitter.take_back(self.curriculum.progress.item(), stand_still)
+            self.latent.stand_still()
+        elif self.config.motion == "mlp":
+            self.deformation.zero_head()
 
     def time_window(self) -> tuple[float, float] | None:
         """Span of clip times to train on now; None for all."""
         if self.config.motion == "static":
             return None
-        return self.config.curriculum.time_window(self.opening.item())
+        return self.curriculum.time_window()
 
     def hand_over(self, images: Iterable[Views]) -> None:
         """Let the ODE take over from the free fit if it is time; the log says what was found.
@@ -242,43 +266,29 @@ class NestDynamicModel(GaussianModel):
         """
         if self.config.motion != "ode":
             return
-        progress, arm = self.progress.item(), self._arm()
-        is_due, change = self.fitter.is_due(progress, self._is_full_size(), arm)
-        if not is_due:
-            return
-        CONSOLE.log(f"At {progress:.0%} of the training, motion lately changed by {change:.1%} of its size.")
         errors = partial(self._image_errors, images) if self._has_few_times() else None
-        fit = self.fitter.fit(self.flow, arm, errors)
-        CONSOLE.log(f"Motion is {fit.reason}.")
-        distance = f"its roll-out is {fit.gap:.1%} of the motion off the free path"
-        if fit.accepted:
+        arm = self.field.token_log_radii.detach().median().exp().item()  # of Gaussians from their tokens
+        fit = self.handing_over.step(self.fitter, self.flow, self.curriculum, arm, errors)
+        if fit is not None:
             self.latent.set_motion(fit.motion, fit.learn_period)
-            CONSOLE.log(f"The ODE takes over: {distance}.")
-        else:
-            CONSOLE.log(f"[yellow]The ODE does not take over yet; nothing moves beyond the clip: {distance}.")
+        elif not self.fitter.rolls_out and self.latent().motion.kind != "still":
+            self._forget_motion()  # a cycle was taken back
 
     def _image_errors(self, images: Iterable[Views]) -> ImageErrors:
         background = self.shown_background(bool(self.has_alpha))
-        scene, nodes = DecodedScene(self.latent(), self.field, self._dynamics), len(self.fitter.seen_twists)
+        scene, nodes = self._as_trained(), len(self.fitter.seen_twists)
 
         def render(views: Views, time: Tensor) -> Tensor:
             return self.rasterize(scene.gaussians_at(time), views, background).rgb
 
         return image_errors(images, render, background, 2 * nodes - 1)
 
-    def _arm(self) -> float:
-        """Typical distance of Gaussians from their tokens: the median radius of skinning, world units."""
-        return self.field.token_log_radii.detach().median().exp().item()
-
-    def _is_full_size(self) -> bool:
-        return self.config.curriculum.is_full_size(self.opening.item())
-
     def _has_few_times(self) -> bool:
         """Whether images are too few to tell what is between them: fewer than two for each node."""
         return int(self.num_times) < 2 * len(self.fitter.seen_twists)
 
     def _sh_degree(self) -> int:
-        return self.config.curriculum.sh_degree(self.opening.item(), self.config.sh_degree or 0)
+        return self.curriculum.sh_degree(self.config.sh_degree or 0)
 
     # ---------------------------------------------------------------- training
 
@@ -306,23 +316,21 @@ class NestDynamicModel(GaussianModel):
         return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self._densify)]
 
     def _densify(self, step: int) -> None:
+        stage = self.curriculum
         self.densification.after_step(
-            self.field, step, self.progress.item(), self._is_full_size(), self.visible_shares()
+            self.field, step, stage.progress.item(), stage.is_full_size(), self.visible_shares()
         )
         self.forget_scenes()
 
     def visible_shares(self) -> Callable[[Views], Float[Tensor, "v n"]]:
         """What gives the share of each Gaussian's light that reaches the cameras of views, at their times."""
-        scene: list[DecodedScene] = []
+        scene = cache(self._as_trained)  # one roll-out for all, and only if it is asked for
+        antialiased = self.config.rasterize_mode == "antialiased"
 
         @torch.no_grad()
         def shares(views: Views) -> Tensor:
             assert views.times is not None
-            if not scene:  # one roll-out for all, and only if it is asked for
-                scene.append(DecodedScene(self.latent(), self.field, self._dynamics, self._deform))
-            antialiased = self.config.rasterize_mode == "antialiased"
-            gaussians = scene[0].gaussians_at(views.times[0])
-            return visible_shares(self._rasterizer, gaussians, views, antialiased)
+            return visible_shares(self._rasterizer, scene().gaussians_at(views.times[0]), views, antialiased)
 
         return shares
 
@@ -333,16 +341,17 @@ class NestDynamicModel(GaussianModel):
         views, time = camera, camera.times[0]
         if self.training:
             self.forget_scenes()
-            views = downscale_views(views, self.config.curriculum.downscale(self.opening.item(), views))
+            views = downscale_views(views, self.curriculum.downscale(views))
             gaussians, poses = self._training_gaussians(self.latent(), time)
         else:
-            scene = DecodedScene(self.latent(), self.field, self._dynamics, self._deform)
+            scene = self._as_trained()
             gaussians, poses = scene.gaussians_at(time), scene.poses_at(time)
         background = self.background(views.alphas is not None)
         mode = "RGB" if views.depths is None else "RGB+ED"
         rendering = self.rasterize(gaussians, views, background, mode)
         if self.training:
-            self.densification.before_backward(self.field, self._step, rendering.info, views.masks)
+            step, info = self.curriculum.step, rendering.info
+            self.densification.before_backward(self.field, step, info, views.masks)
         return {"rendering": rendering, "views": views, "background": background, "poses": poses}
 
     def _training_gaussians(self, latent: SceneLatent, time: Tensor) -> tuple[Gaussians, Pose]:
@@ -362,27 +371,17 @@ class NestDynamicModel(GaussianModel):
         if "depth" in found:
             losses["depth"] = config.depth_weight * found["depth"]
         if config.motion == "ode":
-            losses |= self._motion_losses(outputs["poses"])
+            bind_poses = self.field.bind_quats, self.field.bind_translations
+            others = {"attraction": self.fitter.attraction_loss(self.flow)}
+            if self._has_few_times():
+                others["roughness"] = self.fitter.roughness()
+            losses |= self.motion_losses(outputs["poses"], bind_poses, self.bounds, **others)
         if config.strategy == "mcmc":
             # Gently while motion is being found: what moves in a way not found yet looks unneeded.
-            share = 1.0 if self.opening >= 1 else 0.1
+            share = 1.0 if self.curriculum.opening >= 1 else 0.1
             opacities, scales = self.field.params["opacities"].sigmoid(), self.field.params["scales"].exp()
             losses["opacity"] = share * config.opacity_weight * opacities.mean()
             losses["scale"] = share * config.scale_weight * scales.mean()
-        return losses
-
-    def _motion_losses(self, poses: Pose) -> dict[str, Tensor]:
-        bind_quats, rest = self.field.bind_quats, self.field.bind_translations
-        if self._graph is None or not torch.equal(self._graph.rest, rest):  # tokens were placed anew
-            self._graph = TokenGraph.of(rest.clone())
-        found = regularity_losses(poses, (bind_quats, rest), self._graph)
-        losses = {
-            "rigidity": self.config.rigidity_weight * found["rigidity"],
-            "smoothness": self.config.smoothness_weight * found["smoothness"],
-            "attraction": self.config.attraction_weight * self.fitter.attraction_loss(self.flow),
-        }
-        if self._has_few_times():
-            losses["roughness"] = self.config.roughness_weight * self.fitter.roughness()
         return losses
 
     def get_metrics_dict(self, outputs, batch=None) -> dict[str, Tensor]:  # type: ignore[override]
@@ -390,8 +389,9 @@ class NestDynamicModel(GaussianModel):
         mse = squared_error(rendering, views, outputs["background"])
         psnr, count = -10 * mse.clamp_min(1e-10).log10(), torch.tensor(len(self.field))
         metrics = {"psnr": psnr, "gaussian_count": count}
-        if views.alphas is not None:
-            metrics["missing"] = self.coverage.update(rendering.alpha.detach(), views.alphas, views.masks)
+        if self.training:
+            drawn = rendering.alpha.detach()
+            metrics["missing"] = self.coverage.update(drawn, views.alphas, views.masks)
         motion = self.latent().motion
         if motion.kind == "cyclic":
             metrics["period"] = motion.period.detach()

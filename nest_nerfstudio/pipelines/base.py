@@ -71,6 +71,10 @@ class NestPipeline(VanillaPipeline):
         """
         cast(torch.Tensor, self._progress).fill_(progress)
 
+    def failure(self) -> str | None:
+        """Why the training has failed, and what to do; None if it has not."""
+        return None
+
     def get_extra_state(self) -> dict[str, str]:
         """Which version wrote a checkpoint."""
         return {"version": __version__}

@@ -184,6 +184,9 @@ class NestDynamicPipeline(NestPipeline):
         batch = self._data.cached_train[index]
         return batch_to_views(camera, {"image": batch["image"], "mask": batch.get("mask")})
 
+    def failure(self) -> str | None:
+        return self.dynamic_model.failure()
+
     def set_progress(self, step: int, progress: float) -> None:
         super().set_progress(step, progress)
         model = self.dynamic_model

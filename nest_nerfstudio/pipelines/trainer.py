@@ -16,11 +16,16 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.utils.writer import GLOBAL_BUFFER
+from rich.panel import Panel
 
 from nest_nerfstudio.pipelines.base import NestPipeline, NestPipelineConfig
 from nest_nerfstudio.pipelines.schedules import FiniteOptimizers, ProgressScheduler
 
 LOCAL_HOST, EVERY_INTERFACE = "127.0.0.1", "0.0.0.0"
+
+
+class TrainingFailed(RuntimeError):
+    """A training that ran to its end, and of which nothing came; says why."""
 
 
 @dataclass
@@ -134,9 +139,18 @@ class NestTrainer(Trainer):
         return result
 
     def _after_train(self) -> None:
-        """Name the checkpoint by the last step that ran; where it stops early, nerfstudio counts one more."""
+        """Save a checkpoint named by the last step that ran: nerfstudio counts one more where it stops early.
+
+        Raises:
+            TrainingFailed: nothing came of it; the checkpoint is there to be looked at.
+        """
         self.step = self._last_step
+        failure = self.pipeline.failure()
+        if failure is not None:
+            CONSOLE.print(Panel(failure, title="[bold red]Training failed", expand=False))
         super()._after_train()
+        if failure is not None:
+            raise TrainingFailed(failure)
 
     def eval_iteration(self, step: int) -> None:
         self._clock.stop()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
 from nest_nerfstudio.types import Views
 
 SMALLEST = 32
@@ -61,3 +64,44 @@ class CurriculumConfig:
     def sh_degree(self, opening: float, highest: int) -> int:
         """Highest degree of the colours to train."""
         return min(highest, int(opening * (highest + 1)))
+
+
+class Curriculum(nn.Module):
+    """Where a training stands in its curriculum; part of its checkpoint.
+
+    Attributes:
+        step: of the training; not part of the checkpoint, whose name has it.
+        progress: fraction of the training.
+        opening: see `CurriculumConfig.opening`.
+    """
+
+    progress: Tensor
+    opening: Tensor
+
+    def __init__(self, config: CurriculumConfig) -> None:
+        super().__init__()
+        self.config, self.step = config, 0
+        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("opening", torch.zeros((), dtype=torch.float64))
+
+    def advance(self, step: int, progress: float) -> None:
+        """Go on to this step, before it."""
+        self.step = step
+        self.progress.fill_(progress)
+        self.opening.fill_(self.config.opening(step, progress))
+
+    def time_window(self) -> tuple[float, float] | None:
+        """Span of clip times to train on now; None for all."""
+        return self.config.time_window(self.opening.item())
+
+    def is_full_size(self) -> bool:
+        """Whether all times are in use, and images at full size."""
+        return self.config.is_full_size(self.opening.item())
+
+    def downscale(self, views: Views) -> int:
+        """Factor by which training images are smaller now than they are stored."""
+        return self.config.downscale(self.opening.item(), views)
+
+    def sh_degree(self, highest: int) -> int:
+        """Highest degree of the colours to train now."""
+        return self.config.sh_degree(self.opening.item(), highest)

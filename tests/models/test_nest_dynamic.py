@@ -203,7 +203,7 @@ def test_few_frames_ask_for_a_smooth_path(capture: Path, tmp_path: Path) -> None
         trainer.pipeline.train()
         return trainer.pipeline.get_train_loss_dict(0)[1]
 
-    expected = model.config.roughness_weight * float(model.fitter.roughness())
+    expected = model.config.motion_weights.roughness * float(model.fitter.roughness())
     assert expected > 0
     assert float(losses()["roughness"]) == pytest.approx(expected)  # 24 times, 33 nodes
     model.num_times.fill_(66)

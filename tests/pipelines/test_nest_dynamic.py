@@ -167,7 +167,7 @@ def test_a_run_resumed_where_all_times_come_into_use_uses_them(
 
 def test_progress_reaches_the_model(pipeline) -> None:
     pipeline.set_progress(7, 0.35)
-    assert pipeline.progress == pipeline.dynamic_model.progress.item() == 0.35
+    assert pipeline.progress == pipeline.dynamic_model.curriculum.progress.item() == 0.35
 
 
 def test_views_over_time_are_in_order_and_read_one_by_one(pipeline, monkeypatch) -> None:

@@ -5,12 +5,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from nest_nerfstudio.training.coverage import SilhouetteCoverage
+from nest_nerfstudio.training.coverage import Coverage
 
 
-def updated(share: float, count: int = 500) -> SilhouetteCoverage:
+def updated(share: float, count: int = 500) -> Coverage:
     """After images of a disc of which this share is not drawn."""
-    coverage = SilhouetteCoverage()
+    coverage = Coverage()
     alphas = torch.zeros(1, 32, 32, 1)
     alphas[:, 8:24, 8:24] = 1.0
     for _ in range(count):
@@ -29,14 +29,14 @@ def test_the_missing_share_is_found(share: float) -> None:
 
 
 def test_what_is_drawn_beside_silhouettes_does_not_count() -> None:
-    coverage = SilhouetteCoverage()
+    coverage = Coverage()
     coverage.update(torch.zeros(1, 8, 8, 1), torch.zeros(1, 8, 8, 1))  # nothing to see
     coverage.update(torch.ones(1, 8, 8, 1), torch.zeros(1, 8, 8, 1))
     assert coverage.missing == 0
 
 
 def test_one_image_has_a_hundredth_of_a_say() -> None:
-    coverage = SilhouetteCoverage()
+    coverage = Coverage()
     coverage.update(torch.zeros(1, 8, 8, 1), torch.ones(1, 8, 8, 1))
     assert coverage.missing.item() == pytest.approx(0.01)
 
@@ -53,7 +53,7 @@ def test_the_warning_comes_once_near_the_end_and_only_if_much_is_missing(share: 
 
 
 def test_a_resumed_training_goes_on_with_its_share() -> None:
-    resumed = SilhouetteCoverage()
+    resumed = Coverage()
     resumed.load_state_dict(updated(0.5).state_dict())
     assert resumed.warning(0.89, 0.9) is not None
 

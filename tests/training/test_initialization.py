@@ -26,7 +26,7 @@ def points_of(count: int) -> Points:
 
 def test_seed_points_are_used() -> None:
     seeds = points_of(90)
-    points = starting_points([], BOX, seeds, count=150, fewest=12, hull_tolerance=0.2)
+    points, _ = starting_points([], BOX, seeds, count=150, fewest=12, hull_tolerance=0.2)
     order = points.positions[:, 0].argsort(), seeds.positions[:, 0].argsort()
     assert torch.equal(points.positions[order[0]], seeds.positions[order[1]])
     assert torch.equal(points.rgb[order[0]], seeds.rgb[order[1]])
@@ -34,22 +34,25 @@ def test_seed_points_are_used() -> None:
 
 def test_of_many_seed_points_some_are_used() -> None:
     seeds = points_of(400)
-    points = starting_points([], BOX, seeds, count=150, fewest=12, hull_tolerance=0.2)
+    points, _ = starting_points([], BOX, seeds, count=150, fewest=12, hull_tolerance=0.2)
     rows = (points.positions[:, None] == seeds.positions).all(-1).float().argmax(1)
     assert len(rows.unique()) == 150
     assert torch.equal(points.positions, seeds.positions[rows])
     assert torch.equal(points.rgb, seeds.rgb[rows])
 
 
-def test_too_few_seed_points_for_the_tokens_are_not_used(views, capsys) -> None:
-    starting_points(views, BOX, points_of(11), count=150, fewest=12, hull_tolerance=0.2)
+def test_seed_points_fewer_than_tokens_are_joined_by_others(views, capsys) -> None:
+    seeds = points_of(11)
+    points, _ = starting_points(views, BOX, seeds, count=150, fewest=12, hull_tolerance=0.2)
+    assert len(points) == 150
+    assert (points.positions[:, None] == seeds.positions).all(-1).any(0).all()
     printed = capsys.readouterr().out
+    assert "all 11 seed points" in printed
     assert "points in the visual hull" in printed
-    assert "seed points" not in printed
 
 
 def test_points_of_the_visual_hull_lie_in_the_balls_and_have_their_colours(views) -> None:
-    points = starting_points(views, BOX, None, count=300, fewest=12, hull_tolerance=0.0)
+    points, _ = starting_points(views, BOX, None, count=300, fewest=12, hull_tolerance=0.0)
     assert len(points) == 300
     balls = blobs(0.1)
     distances, nearest = torch.cdist(points.positions, balls.means).min(1)
@@ -60,21 +63,21 @@ def test_points_of_the_visual_hull_lie_in_the_balls_and_have_their_colours(views
 
 def test_an_empty_hull_starts_in_the_box(views, capsys) -> None:
     empty = [replace(view, alphas=torch.zeros_like(view.alphas)) for view in views]
-    points = starting_points(empty, BOX, None, count=150, fewest=12, hull_tolerance=0.2)
+    points, _ = starting_points(empty, BOX, None, count=150, fewest=12, hull_tolerance=0.2)
     assert "visual hull is empty" in capsys.readouterr().out
     assert_all_over_the_box(points, 150)
 
 
 def test_images_without_alpha_start_in_the_box_without_a_word(views, capsys) -> None:
     opaque = [views[0], *(replace(view, alphas=None) for view in views[1:])]
-    points = starting_points(opaque, BOX, None, count=150, fewest=12, hull_tolerance=0.2)
+    points, _ = starting_points(opaque, BOX, None, count=150, fewest=12, hull_tolerance=0.2)
     assert "visual hull" not in capsys.readouterr().out
     assert_all_over_the_box(points, 150)
     assert points.rgb.std() > 0.01  # from the images
 
 
 def test_without_images_points_are_grey() -> None:
-    points = starting_points([], BOX, None, count=150, fewest=12, hull_tolerance=0.2)
+    points, _ = starting_points([], BOX, None, count=150, fewest=12, hull_tolerance=0.2)
     assert_all_over_the_box(points, 150)
     assert (points.rgb == 0.5).all()
 
