@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -46,10 +46,10 @@ class Coverage(nn.Module):
         self.register_buffer("missing", torch.zeros(()))
         self.register_buffer("blank_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("times_lost", torch.zeros((), dtype=torch.long))
-        self._cameras: list[Views] = []
+        self._cameras: Sequence[Views] = []
         self._start: tuple[Tensor, bool] = torch.zeros(0, 3), False
 
-    def start(self, positions: Float[Tensor, "n 3"], cameras: list[Views], hull_is_empty: bool) -> None:
+    def start(self, positions: Float[Tensor, "n 3"], cameras: Sequence[Views], hull_is_empty: bool) -> None:
         """Remember the start, to tell later why nothing is drawn.
 
         Args:
@@ -136,7 +136,8 @@ class Coverage(nn.Module):
     @torch.no_grad()
     def _in_sight(self, means_at: Callable[[Tensor], Float[Tensor, "n 3"]]) -> float:
         """Share of the Gaussians whose centres fall into an image, over some of the training views."""
-        views = self._cameras[:: len(self._cameras) // _MAX_VIEWS + 1]
+        count = len(self._cameras)
+        views = [self._cameras[i] for i in range(0, count, count // _MAX_VIEWS + 1)]
         seen = [
             visible(*project(view, means_at(view.times[0]))).float().mean().item()
             for view in views

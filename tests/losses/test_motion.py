@@ -6,7 +6,12 @@ from torch import Tensor
 
 from nest_nerfstudio.geometry.quaternion import quat_multiply, quat_normalize, quat_rotate
 from nest_nerfstudio.geometry.se3 import se3_exp
-from nest_nerfstudio.losses.motion import as_rigid_as_possible_loss, nearest_tokens, smoothness_loss
+from nest_nerfstudio.losses.motion import (
+    as_rigid_as_possible_loss,
+    nearest_tokens,
+    smoothness_loss,
+    straying_loss,
+)
 
 
 def rigid(points: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,3 +87,21 @@ def test_tokens_at_one_position_are_not_their_own_neighbours() -> None:
     neighbors = nearest_tokens(torch.zeros(7, 3), 2)
     assert neighbors.shape == (7, 2)
     assert not (neighbors == torch.arange(7)[:, None]).any()
+
+
+BOUNDS = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 3.0]])
+
+
+def test_within_the_bounds_positions_are_free() -> None:
+    inside = torch.tensor([[0.9, -0.9, 2.9], [0.0, 0.0, 1.0]])
+    assert straying_loss(inside, BOUNDS) == 0
+
+
+def test_what_strays_is_drawn_back_at_any_distance_and_scale() -> None:
+    far = torch.tensor([[0.0, 5.0, 1.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    loss = straying_loss(far, BOUNDS)
+    assert loss.item() == pytest.approx(2.0)  # four half sides beyond, for one token of two
+    loss.backward()
+    assert far.grad is not None
+    assert far.grad[0].tolist() == [0.0, 0.5, 0.0]
+    assert straying_loss(1000 * far, 1000 * BOUNDS).item() == pytest.approx(loss.item())

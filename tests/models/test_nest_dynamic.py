@@ -18,7 +18,7 @@ from nest_nerfstudio.edits.steps import Move
 from nest_nerfstudio.geometry.se3 import se3_apply, se3_exp
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
 from nest_nerfstudio.pipelines.nest_dynamic import NestDynamicPipeline
-from nest_nerfstudio.pipelines.trainer import NestTrainer
+from nest_nerfstudio.pipelines.trainer import NestTrainer, TrainingFailed
 from nest_nerfstudio.types import Points, Rendering, Views
 from tests.small_capture import blobs, write_capture
 from tests.small_run import make_config, make_trainer
@@ -314,6 +314,39 @@ def test_a_static_baseline_is_not_warned_of_what_moves(
     model.set_progress(1, 0.89)
     model.set_progress(2, 0.9)
     assert "Nothing is drawn on" not in capsys.readouterr().out
+
+
+def throw(trainer: NestTrainer) -> None:
+    """Have the motion carry the object far out of all images, as an unlucky step may."""
+    with torch.no_grad():
+        model_of(trainer).fitter.free.pose_decoder.head[-1].bias += 30.0  # type: ignore[operator]
+
+
+def test_what_leaves_all_images_is_brought_back(
+    capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    trainer = start(capture, tmp_path)
+    throw(trainer)
+    for step in range(80):
+        trainer.train_iteration(step)
+    assert model_of(trainer).coverage.times_lost == 1
+    assert model_of(trainer).coverage.blank_steps == 0
+    assert pipeline_of(trainer).failure() is None
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Nothing is drawn: all Gaussians have left the images" in printed
+    assert "Starting again, without motion" in printed
+
+
+def test_a_training_that_draws_nothing_has_failed(
+    capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    trainer = start(capture, tmp_path)
+    model_of(trainer).coverage.times_lost.fill_(3)  # no more tries
+    throw(trainer)
+    with pytest.raises(TrainingFailed, match="nothing is drawn: all Gaussians have left the images"):
+        trainer.train()
+    assert "Training failed" in capsys.readouterr().out
+    assert list(trainer.checkpoint_dir.glob("step-*.ckpt"))  # to be looked at
 
 
 def test_images_grow_to_their_full_size(capture: Path, tmp_path: Path) -> None:
