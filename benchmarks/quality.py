@@ -166,7 +166,7 @@ class ScoringTrainer(NestTrainer):
 
     def _views(self, split: str):
         manager = self.pipeline.datamanager
-        dataset = manager.dataset_type(manager.dataparser.get_dataparser_outputs(split))
+        dataset = manager.read_split(split)
         return [(dataset.cameras[i : i + 1], dataset.get_data(i)) for i in range(len(dataset))]
 
     def _score_view(self, camera, batch, later: float) -> dict[str, float]:

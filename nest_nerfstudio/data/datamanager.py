@@ -123,7 +123,11 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
 
     def create_eval_dataset(self) -> DynamicDataset:
         """The images of the eval split, in the same coordinates."""
-        outputs = self.world.apply(self.dataparser.get_dataparser_outputs(split=self.test_split))
+        return self.read_split(self.test_split)
+
+    def read_split(self, split: str) -> DynamicDataset:
+        """The images of any split, in the coordinates of training."""
+        outputs = self.world.apply(self.dataparser.get_dataparser_outputs(split=split))
         return self.dataset_type(dataparser_outputs=outputs, scale_factor=self.config.camera_res_scale_factor)
 
     def set_time_window(self, lo: float | None = None, hi: float | None = None, min_views: int = 1) -> None:

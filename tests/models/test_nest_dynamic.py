@@ -70,7 +70,7 @@ def train_camera(trainer: NestTrainer) -> Cameras:
 def score(trainer: NestTrainer, split: str) -> float:
     """Mean PSNR over a split, dB."""
     manager, model = trainer.pipeline.datamanager, model_of(trainer)
-    dataset = manager.dataset_type(manager.dataparser.get_dataparser_outputs(split))
+    dataset = manager.read_split(split)
     model.eval()
     found = []
     for i in range(len(dataset)):
