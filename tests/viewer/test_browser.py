@@ -1,4 +1,4 @@
-"""ns-viewer in a real browser: time moves the image, playing does, tokens show."""
+"""ns-viewer in a real browser: time moves the image, playing does, tokens show, a splat file is written."""
 
 import json
 import math
@@ -149,6 +149,9 @@ def watch(page: Any) -> None:
     settled(page, lambda p: other_colors(p) > other_colors(plain) + 20)
     page.get_by_label("Show tokens").uncheck()
     settled(page, lambda p: other_colors(p) < other_colors(plain) + 5)
+    page.get_by_text("Export", exact=True).first.click()
+    page.get_by_role("button", name="Write splat file").click()
+    page.get_by_text("Wrote").wait_for(timeout=30_000)
 
 
 def set_time(page: Any, value: float) -> None:
