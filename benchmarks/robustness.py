@@ -1,4 +1,4 @@
-"""Smoke matrix: one moving scene at many scales, offsets, rotations and times of the world, trained for a moment.
+"""Smoke matrix: one moving scene at many scales, offsets, rotations and times, trained for a moment.
 
     python benchmarks/robustness.py
     python benchmarks/robustness.py --only 0 1        one variant, of the list that is printed first

@@ -179,7 +179,7 @@ class NestDynamicModel(GaussianModel):
         """Set the Gaussians and tokens at the start.
 
         Args:
-            views: training views from around the canonical time, with images.
+            views: training views from around the canonical time, with images; alphas only serve the start.
             seed_points: points of the data, if it has any.
             cameras: all training views, with masks but without images; None: `views` are all.
             num_times: how many different times they have.
@@ -194,7 +194,8 @@ class NestDynamicModel(GaussianModel):
         self.coverage.start(points.positions, views if cameras is None else cameras, hull_is_empty)
         self.field.initialize(points.positions, points.rgb, opacity=0.5 if config.strategy == "mcmc" else 0.1)
         self.num_times.fill_(num_times)
-        self.densification.start(self.field, views if cameras is None else cameras, bool(self.has_alpha))
+        silhouettes = any(view.alphas is not None for view in views)
+        self.densification.start(self.field, views if cameras is None else cameras, silhouettes)
         self.place_tokens()
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from nest_nerfstudio.cameras import batch_to_views, cameras_to_views, downscale_
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
 from nest_nerfstudio.pipelines.base import NestPipeline, NestPipelineConfig
+from nest_nerfstudio.training.backdrop import find_backdrop, with_silhouettes
 from nest_nerfstudio.training.image_errors import MAX_IMAGES
 from nest_nerfstudio.types import Points, Views
 
@@ -155,8 +156,14 @@ class NestDynamicPipeline(NestPipeline):
         if "points3D_xyz" in parsed.metadata:
             rgb = parsed.metadata["points3D_rgb"].float() / 255
             seed_points = Points(parsed.metadata["points3D_xyz"].float(), rgb)
+        views = self._views_in(model.time_window())
+        backdrop = None if has_alpha else find_backdrop(views)
+        if backdrop is not None:
+            CONSOLE.log(f"All images have RGB {_numbers(backdrop)} at their borders: it is the background.")
+            model.set_image_background(has_alpha, backdrop)
+            views = [with_silhouettes(view, backdrop) for view in views]
         model.initialize(
-            self._views_in(model.time_window()),
+            views,
             seed_points,
             cameras=_TrainCameras(self._data, self.device),
             num_times=len(self._train_times.unique()),
