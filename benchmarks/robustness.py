@@ -129,6 +129,8 @@ class Robustness:
         config.data = config.pipeline.datamanager.data = variant.write(scene, self.output / "variant")
         config.output_dir, config.vis, config.max_num_iterations = folder, "tensorboard", self.steps
         config.steps_per_eval_image, config.steps_per_save = 0, 10**9
+        fit = config.pipeline.model.flow_fit
+        fit.fit_iterations, fit.fit_attempts = 500, 1  # a moment is not enough for a good ODE anyway
         config.viewer.quit_on_train_completion = True
         config.pipeline.datamanager.dataparser.eval_split = "test"
         config.set_timestamp()
