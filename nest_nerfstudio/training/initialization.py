@@ -10,9 +10,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from nest_nerfstudio.geometry.points import farthest_points
+from nest_nerfstudio.training.photo_consistency import most_consistent
 from nest_nerfstudio.training.visual_hull import mean_colors, sample_visual_hull
 from nest_nerfstudio.types import Gaussians, Points, Views
 
+_CANDIDATES = 20
+"""Points of which the most consistent are chosen, for each point of the start."""
 _SOLID = 0.3
 """Opacity of Gaussians that tokens are placed on."""
 
@@ -83,8 +86,13 @@ def _unseeded(
             "[yellow]The visual hull is empty: hardly a point in the scene box lies within the silhouettes "
             "of all images. Poses, times or alpha may be wrong."
         )
-    positions = torch.rand(count, 3, device=box.device) * (box[1] - box[0]) + box[0]
-    return positions, f"{count} points anywhere in the scene box", hull_is_empty
+    anywhere = torch.rand(_CANDIDATES * count, 3, device=box.device) * (box[1] - box[0]) + box[0]
+    if not views:
+        return anywhere[:count], f"{count} points anywhere in the scene box", hull_is_empty
+    chosen = most_consistent(views, anywhere[count:], count // 2)
+    positions = torch.cat([chosen, anywhere[: count - len(chosen)]])
+    found = f"{count} points in the scene box, half of them where the views agree on their colours"
+    return positions, found, hull_is_empty
 
 
 def _some(points: Points, count: int, like: Tensor) -> Points:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nest_nerfstudio.geometry.multiview import pixel_indices, project, sample_images, visible
+from nest_nerfstudio.training.photo_consistency import are_fixed, most_consistent
 from nest_nerfstudio.types import Views
 
 
@@ -28,6 +29,9 @@ def sample_visual_hull(
     taken first that are the nearest to the camera in the most pixels, at random with that number as weight
     (Efraimidis and Spirakis 2006). Points that are uniform in the hull's volume would mostly lie deep inside,
     and few on thin parts. A view in whose image, or mask, a point does not fall has no say about it.
+
+    The hull of few cameras reaches far towards them. Where a rig stands still, only the points count on whose
+    colours its cameras agree the most.
 
     A part that moves fast is at another position in every image, so the hull has nothing of it. Patches of
     silhouettes that contain no point of the hull therefore get the points that the fewest views find empty.
@@ -51,6 +55,9 @@ def sample_visual_hull(
         bounds = torch.stack([inside.amin(0) - margin, inside.amax(0) + margin])
         more = _points_in_hull(views, _uniform(bounds, candidates, generator), allowed)
         inside = torch.cat([inside, more])
+    alone = list(_one_by_one(views))
+    if are_fixed(alone):
+        inside = most_consistent(alone, inside, max(num_points, int(_CONSISTENT * len(inside))))
     pixels = _count_pixels_in_front(views, inside)
     keys = torch.rand(len(inside), generator=generator).to(box.device).log() / pixels.clamp_min(1e-6)
     return inside[keys.argsort(descending=True)[:num_points]]
@@ -106,6 +113,8 @@ def mean_colors(views: Iterable[Views], points: Float[Tensor, "n 3"]) -> Float[T
     return torch.where(weight > 0, total / weight.clamp_min(1), torch.full_like(total, 0.5))
 
 
+_CONSISTENT = 0.2
+"""Share of the hull's points that are kept where cameras stand still."""
 _PATCHES = 32
 """Patches along each side of an image."""
 _CHUNK = 100_000
