@@ -13,6 +13,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 DEMO ?=
 PRIOR ?= --max-minutes 10
 PYTEST ?=
+# Files of tests go to a process for each core, each of one thread.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo prior test test-fast lint clean
@@ -35,10 +37,10 @@ prior: $(INSTALLED)
 	@echo "Look at it: $(BIN)/ns-viewer --load-config prior_output/toy/nest-prior/latest/config.yml"
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST)
+	$(PARALLEL) $(PYTEST)
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow and not browser" $(PYTEST)
+	$(PARALLEL) -m "not slow and not browser" $(PYTEST)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
