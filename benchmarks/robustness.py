@@ -50,7 +50,9 @@ class Variant:
 
     def pose(self, pose: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4 4"]:
         """A camera to world, OpenGL axes, in this world."""
-        turn = np.eye(3) if self.rotation is None else Rotation.random(random_state=self.rotation).as_matrix()
+        turn = np.eye(3)
+        if self.rotation is not None:
+            turn = Rotation.from_quat(np.random.default_rng(self.rotation).normal(size=4)).as_matrix()
         distance = float(np.linalg.norm(pose[:3, 3]))
         moved = np.eye(4)
         moved[:3, :3] = turn @ pose[:3, :3]
