@@ -29,7 +29,7 @@ from nest_nerfstudio.data.dataparser import NestDynamicDataParser, NestDynamicDa
 from nest_nerfstudio.data.dataset import DynamicDataset
 from nest_nerfstudio.data.frame_order import FrameOrder, describe_order, frame_times
 from nest_nerfstudio.data.images import alpha_problems, image_header
-from nest_nerfstudio.data.world import find_world
+from nest_nerfstudio.data.world import World, find_world
 
 
 @dataclass
@@ -120,6 +120,17 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
         if not self.world.is_as_parsed:
             CONSOLE.log(self.world.describe())
         return super().create_train_dataset()
+
+    def adopt_world(self, world: World) -> None:
+        """Go over to the coordinates that a checkpoint was trained in, whatever the data at hand suggest."""
+        change, self.world = self.world.until(world), world
+        if change.is_as_parsed:
+            return
+        self.train_dataparser_outputs = change.apply(self.train_dataparser_outputs)
+        for dataset in (self.train_dataset, self.eval_dataset):
+            dataset.move(change)
+        for name in ("_train_cameras", "cached_train", "cached_eval", "fixed_indices_eval_dataloader"):
+            self.__dict__.pop(name, None)
 
     def create_eval_dataset(self) -> DynamicDataset:
         """The images of the eval split, in the same coordinates."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nest_nerfstudio.data.images import read_depth, read_image, read_mask
 from nest_nerfstudio.data.lenses import lenses_of, pinhole_cameras
+from nest_nerfstudio.data.world import World
 
 
 class DynamicDataset(InputDataset):
@@ -49,6 +50,11 @@ class DynamicDataset(InputDataset):
         self.sizes = [lens.size for lens in self.lenses]
         self.fill_alpha = bool(self.metadata.get("fill_alpha", False))
         self.resize = scale_factor != 1.0 or bool(self.metadata.get("resize_on_load", False))
+
+    def move(self, change: World) -> None:
+        """Go over to other coordinates, cameras and depths."""
+        self._dataparser_outputs = change.apply(self._dataparser_outputs)
+        self.cameras = change.move(self.cameras)
 
     def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
         """Read one image.

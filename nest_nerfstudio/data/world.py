@@ -46,18 +46,26 @@ class World:
         """Positions in the coordinates of training."""
         return (self.scale * (positions.double() - self.centre)).to(positions)
 
+    def until(self, other: World) -> World:
+        """The similarity from these coordinates to others of the same data."""
+        return World(self.scale * (other.centre - self.centre), other.scale / self.scale)
+
     def describe(self) -> str:
         """What changes, for the log."""
         centre = " ".join(f"{value:.4g}" for value in self.centre.tolist())
         return f"World: {centre} of the data becomes the origin, and lengths grow by {self.scale:.4g}."
 
+    def move(self, cameras: Cameras) -> Cameras:
+        """Cameras in the coordinates of training."""
+        moved, poses = copy.copy(cameras), cameras.camera_to_worlds
+        moved.camera_to_worlds = torch.cat([poses[..., :3], self(poses[..., 3])[..., None]], -1)
+        return moved
+
     def apply(self, outputs: DataparserOutputs) -> DataparserOutputs:
         """What a data parser gave, in the coordinates of training; `dataparser_transform` follows."""
         if self.is_as_parsed:
             return outputs
-        cameras = copy.copy(outputs.cameras)
-        positions = self(cameras.camera_to_worlds[..., 3])
-        cameras.camera_to_worlds = torch.cat([cameras.camera_to_worlds[..., :3], positions[..., None]], -1)
+        cameras = self.move(outputs.cameras)
         metadata = dict(outputs.metadata)
         if "points3D_xyz" in metadata:
             metadata["points3D_xyz"] = self(metadata["points3D_xyz"])

@@ -187,7 +187,7 @@ class LatentFlowFitter(nn.Module):
     def take_back(self, progress: float, stand_still: bool = False) -> None:
         """Return from the ODE to the free fit as it was, or to no motion; the next check comes later."""
         self.rolls_out.fill_(False)
-        self.next_check.fill_(progress + 1 / 40)
+        self.next_check.fill_(progress + (1 / 10 if stand_still else 1 / 40))
         if stand_still:
             self.free.stand_still()
 

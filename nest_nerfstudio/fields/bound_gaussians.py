@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -88,6 +89,15 @@ class BoundGaussians(Field):
     def make_solid(self) -> None:
         """Give Gaussians that became transparent an opacity of a half."""
         self.params["opacities"].clamp_(min=0.0)
+
+    @torch.no_grad()
+    def bring_back(
+        self, bounds: Float[Tensor, "2 3"], positions: Callable[[int], Float[Tensor, "m 3"]]
+    ) -> None:
+        """Put Gaussians that have left bounds, and what is not finite, at positions that a function gives."""
+        means = self.params["means"]
+        strays = ~((means >= bounds[0]) & (means <= bounds[1])).all(1)
+        means[strays] = positions(int(strays.sum()))
 
     @torch.no_grad()
     def bind(self, poses: Pose) -> None:

@@ -224,7 +224,7 @@ class NestDynamicModel(GaussianModel):
         warning = self.coverage.warning(self.curriculum.progress.item(), progress)
         if warning is not None and self.config.motion != "static":
             CONSOLE.log(warning)
-        if self.coverage.is_lost and self.coverage.times_lost < _RESTARTS:
+        if step % 10 == 0 and self.coverage.is_lost and self.coverage.times_lost < _RESTARTS:
             self._restart()
         self.curriculum.advance(step, progress)
         if step % 100 == 0:
@@ -234,12 +234,15 @@ class NestDynamicModel(GaussianModel):
         """Try again, without motion, after nothing was drawn for long."""
         CONSOLE.log(f"[yellow]Nothing is drawn: {self._why_lost()}. Starting again, without motion.")
         self.coverage.start_again()
+        self.handing_over.stop_trial()
         self._forget_motion(stand_still=True)
         self.field.make_solid()
+        self.field.bring_back(self.bounds, self.coverage.starting_positions)
+        self.place_tokens()
 
     def failure(self) -> str | None:
         """Why nothing is drawn, if it is so; for the end of a training."""
-        return f"nothing is drawn: {self._why_lost()}." if self.coverage.is_lost else None
+        return f"nothing is drawn: {self._why_lost()}." if self.coverage.has_failed else None
 
     def _why_lost(self) -> str:
         scene = self._as_trained()
@@ -255,9 +258,7 @@ class NestDynamicModel(GaussianModel):
 
     def time_window(self) -> tuple[float, float] | None:
         """Span of clip times to train on now; None for all."""
-        if self.config.motion == "static":
-            return None
-        return self.curriculum.time_window()
+        return None if self.config.motion == "static" else self.curriculum.time_window()
 
     def hand_over(self, images: Iterable[Views]) -> None:
         """Let the ODE take over from the free fit if it is time; the log says what was found.

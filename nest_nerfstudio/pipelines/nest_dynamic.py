@@ -17,6 +17,7 @@ from torch.utils.data import Subset
 
 from nest_nerfstudio.cameras import batch_to_views, cameras_to_views, downscale_views
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
+from nest_nerfstudio.data.world import World
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
 from nest_nerfstudio.pipelines.base import NestPipeline, NestPipelineConfig
 from nest_nerfstudio.training.backdrop import find_backdrop, with_silhouettes
@@ -104,17 +105,9 @@ class NestDynamicPipeline(NestPipeline):
         return {**super().get_extra_state(), "world": [*world.centre.tolist(), world.scale]}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Check that the data are in the coordinates of the checkpoint; ValueError where they are not."""
-        world = self._data.world
-        stored = torch.tensor(state.get("world", [0.0, 0.0, 0.0, 1.0]), dtype=torch.float64)
-        current = torch.tensor([*world.centre.tolist(), world.scale], dtype=torch.float64)
-        if not torch.allclose(stored, current, rtol=1e-3, atol=1e-3 / world.scale):
-            raise ValueError(
-                "the cameras of the data are not those that the checkpoint was trained with: its scene was "
-                f"scaled by {stored[3]:.4g} about {_numbers(stored[:3])}, and that of the data is by "
-                f"{current[3]:.4g} about {_numbers(current[:3])}. Restore the "
-                "data, or train anew; runs of earlier versions kept the coordinates of the data"
-            )
+        """Go over to the coordinates of a checkpoint; that of an earlier version kept those of the data."""
+        *centre, scale = state.get("world", (0.0, 0.0, 0.0, 1.0))
+        self._data.adopt_world(World(torch.tensor(centre, dtype=torch.float64), scale))
 
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False

@@ -15,6 +15,8 @@ _CHECK_AT = 0.9
 """Fraction of the training by which the object should be drawn."""
 _TOO_MUCH = 0.1
 """Missing share that is worth a warning."""
+_FAILED = 0.9
+"""Missing share of a training of which nothing came."""
 _BLANK = 0.95
 """Missing share of an image on which nothing is drawn, where it shows an object on a background."""
 _BLANK_IMAGE = 0.999
@@ -32,11 +34,13 @@ class Coverage(nn.Module):
     """What is drawn of what the images show, over the last hundred images or so.
 
     Attributes:
+        has_silhouettes: the images have alpha, so that what is bare in them is known.
         missing: running share of the silhouettes (of the images, if they have no alpha) left bare.
         blank_steps: number of images in a row on which nothing was drawn.
         times_lost: how often the object was lost and started again.
     """
 
+    has_silhouettes: Tensor
     missing: Tensor
     blank_steps: Tensor
     times_lost: Tensor
@@ -46,6 +50,7 @@ class Coverage(nn.Module):
         self.register_buffer("missing", torch.zeros(()))
         self.register_buffer("blank_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("times_lost", torch.zeros((), dtype=torch.long))
+        self.register_buffer("has_silhouettes", torch.tensor(False))
         self._cameras: Sequence[Views] = []
         self._start: tuple[Tensor, bool] = torch.zeros(0, 3), False
 
@@ -78,13 +83,20 @@ class Coverage(nn.Module):
         count = shown.sum()
         share = (shown & (drawn < 0.5)).sum() / count.clamp_min(1)
         is_blank = (share > (_BLANK_IMAGE if alphas is None else _BLANK)) & (count > 0)
-        self.blank_steps.copy_(torch.where(is_blank, self.blank_steps + 1, 0))
+        steps = torch.where(is_blank, self.blank_steps + 1, 0)
+        self.blank_steps.copy_(torch.where(count > 0, steps, self.blank_steps))  # nothing to see says nothing
+        self.has_silhouettes.fill_(alphas is not None)
         return self.missing.lerp_(share, 1 / 100)
 
     @property
     def is_lost(self) -> bool:
         """Whether nothing was drawn for so long that the training cannot find the object again by itself."""
         return int(self.blank_steps) >= _LOST_STEPS
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether nothing is drawn, or as good as nothing, for the end of a training."""
+        return self.is_lost or bool(self.has_silhouettes and self.missing > _FAILED)
 
     def start_again(self) -> None:
         """Count from here on, after the object was lost."""
@@ -98,13 +110,20 @@ class Coverage(nn.Module):
             before: fraction of the training at the last call.
             progress: fraction of the training now.
         """
-        if not before < _CHECK_AT <= progress or self.missing <= _TOO_MUCH or self.is_lost:
+        if not before < _CHECK_AT <= progress or not self.has_silhouettes or self.has_failed:
+            return None
+        if self.missing <= _TOO_MUCH:
             return None
         return (
             f"[yellow]Nothing is drawn on {self.missing:.0%} of what the images show: it moves too fast to "
             "follow, or its poses or times are wrong. Of --pipeline.model.curriculum, widen-steps 1500 and "
             "widen-until 0.45 give motion more time, first-window 0.04 a start with less of it."
         )
+
+    def starting_positions(self, count: int) -> Float[Tensor, "n 3"]:
+        """Positions of the start at random, with repetitions."""
+        positions = self._start[0]
+        return positions[torch.randint(len(positions), (count,)).to(positions.device)]
 
     def why_lost(self, means_at: Callable[[Tensor], Float[Tensor, "n 3"]]) -> str:
         """Why nothing is drawn, and what to do, in a sentence.
@@ -116,7 +135,8 @@ class Coverage(nn.Module):
         if self._in_sight(lambda time: positions) < _IN_SIGHT:
             return (
                 "the cameras do not see the scene box, so their poses are wrong (camera to world; the camera "
-                f"looks along −z, and +y is up in the image), or --data's scene-scale is; {_CHECK}"
+                "looks along −z, and +y is up in the image), or the box is (`nest-dynamic-data --scene-scale`); "
+                f"{_CHECK}"
             )
         if self._in_sight(means_at) < _IN_SIGHT:
             return (

@@ -85,12 +85,16 @@ class HandOver(nn.Module):
         CONSOLE.log(f"The ODE takes over: {distance}.")
         if seen and fit.gap > fitter.config.max_gap:
             self.error_before.copy_(seen[0].own.mean())
-            self.judged_at.fill_(progress + _TRIAL)
+            self.judged_at.fill_(min(progress + _TRIAL, 0.5 * (1 + progress)))
         return fit
+
+    def stop_trial(self) -> None:
+        """Judge no more, as the motion is forgotten."""
+        self.judged_at.fill_(math.inf)
 
     def _judge(self, fitter: LatentFlowFitter, progress: float, error: Tensor) -> None:
         """End a trial, with the error that images have now."""
-        self.judged_at.fill_(math.inf)
+        self.stop_trial()
         ratio = (error / self.error_before.clamp_min(1e-12)).item()
         if ratio <= _WORSE:
             CONSOLE.log(f"The cycle holds: errors of images are {ratio:.2f} times those of the free path.")

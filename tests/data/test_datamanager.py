@@ -18,6 +18,7 @@ from PIL import Image
 from nest_nerfstudio.data.check import check_dataset
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
 from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
+from nest_nerfstudio.data.world import World
 from tests.data.small_scenes import edit_json, orbit, write_image, write_scene
 
 
@@ -292,6 +293,21 @@ def test_alpha_of_the_train_images_only_is_refused(dnerf: Path) -> None:
     assert (image[..., 3] == 1).all()
     with pytest.raises(ValueError, match="3 of 15 images have no alpha"):
         manage(dnerf, BlenderDataParserConfig(alpha_color=None), missing_times="static")
+
+
+def test_the_world_of_a_checkpoint_is_adopted(dnerf: Path) -> None:
+    add_masks(dnerf, whole=255)
+    manager = manage(dnerf)
+    stored = World(torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64), 0.25)
+    parsed = NestDynamicDataParserConfig(data=dnerf).setup().get_dataparser_outputs("train")
+    manager.adopt_world(stored)
+    expected = stored(parsed.cameras.camera_to_worlds[:, :, 3])
+    torch.testing.assert_close(manager.train_dataset.cameras.camera_to_worlds[:, :, 3], expected)
+    camera, batch = manager.next_train(0)
+    torch.testing.assert_close(camera.camera_to_worlds[0, :, 3], expected[batch["image_idx"]])
+    torch.testing.assert_close(batch["depth_image"], torch.full((8, 12, 1), 0.5))
+    scale = manager.train_dataparser_outputs.dataparser_scale
+    assert scale == pytest.approx(0.25 * parsed.dataparser_scale)
 
 
 def test_empty_masks_are_an_error(dnerf: Path) -> None:

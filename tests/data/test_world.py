@@ -8,7 +8,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
-from nest_nerfstudio.data.world import EXTENT, GIVEN_BOX, find_world
+from nest_nerfstudio.data.world import EXTENT, GIVEN_BOX, World, find_world
 from nest_nerfstudio.geometry.quaternion import quat_to_rotmat
 from tests.small_capture import ANGLE, orbit
 
@@ -98,3 +98,10 @@ def test_the_way_back_is_in_the_transform() -> None:
         return of.dataparser_scale * (stored @ matrix[:, :3].T + matrix[:, 3])
 
     torch.testing.assert_close(find_world(outputs)(parse(outputs)), parse(seen), rtol=1e-4, atol=1e-4)
+
+
+def test_from_one_world_to_another() -> None:
+    points = torch.randn(20, 3)
+    first, second = (World(torch.randn(3).double(), scale) for scale in (0.5, 7.0))
+    torch.testing.assert_close(first.until(second)(first(points)), second(points), rtol=1e-4, atol=1e-4)
+    assert first.until(first).is_as_parsed

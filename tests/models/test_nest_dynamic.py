@@ -337,6 +337,18 @@ def test_what_leaves_all_images_is_brought_back(
     assert "Starting again, without motion" in printed
 
 
+@pytest.mark.parametrize("motion", ["ode", "mlp", "static"])
+def test_gaussians_that_have_left_are_brought_back(capture: Path, tmp_path: Path, motion: str) -> None:
+    trainer = start(capture, tmp_path, motion=motion)
+    model = model_of(trainer)
+    with torch.no_grad():
+        model.field.params["means"] += 50.0
+    for step in range(80):
+        trainer.train_iteration(step)
+    assert model.coverage.times_lost == 1
+    assert model.coverage.blank_steps == 0
+
+
 def test_a_training_that_draws_nothing_has_failed(
     capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -70,6 +70,28 @@ def test_the_object_is_lost_after_images_in_a_row_without_it() -> None:
     assert coverage.times_lost == 1
 
 
+def test_an_image_that_shows_nothing_says_nothing() -> None:
+    coverage, bare = Coverage(), torch.zeros(1, 8, 8, 1)
+    for step in range(100):
+        coverage.update(bare, torch.full((1, 8, 8, 1), float(step % 20 > 0)))
+    assert coverage.is_lost
+
+
+def test_a_scene_of_which_next_to_nothing_is_drawn_has_failed() -> None:
+    assert not updated(0.5).has_failed
+    coverage = updated(0.94)
+    assert not coverage.is_lost
+    assert coverage.has_failed
+
+
+def test_a_bare_backdrop_is_not_missing() -> None:
+    coverage = Coverage()
+    for _ in range(500):
+        coverage.update(torch.zeros(1, 8, 8, 1).index_fill(2, torch.tensor([3]), 1.0), None)
+    assert coverage.warning(0.89, 0.9) is None
+    assert not coverage.has_failed
+
+
 def test_images_without_alpha_may_have_a_bare_background() -> None:
     coverage, drawn = Coverage(), torch.zeros(1, 32, 32, 1)
     drawn[:, 10:15, 10:15] = 1.0
