@@ -135,8 +135,8 @@ class Coverage(nn.Module):
         if self._in_sight(lambda time: positions) < _IN_SIGHT:
             return (
                 "the cameras do not see the scene box, so their poses are wrong (camera to world; the camera "
-                "looks along −z, and +y is up in the image), or the box is (`nest-dynamic-data --scene-scale`); "
-                f"{_CHECK}"
+                "looks along −z, and +y is up in the image), or the box is (`nest-dynamic-data "
+                f"--scene-scale`); {_CHECK}"
             )
         if self._in_sight(means_at) < _IN_SIGHT:
             return (
