@@ -346,7 +346,8 @@ TABLES = (
     Table(
         "Exactness, numerics, cost, set-up",
         "benchmarks/prior.py exactness | cost; benchmarks/dynamics.py --load-config RUN/config.yml; "
-        "benchmarks/scenes_memory.py; make setup | demo | prior; .ci/run",
+        "benchmarks/scenes_memory.py; benchmarks/robustness.py; benchmarks/rigs.py; make setup | demo | "
+        "prior; .ci/run",
         "Relative errors, the largest found; memory as against 50 scenes. `change_of_step`: largest change "
         "of a token's step from frame to frame over the largest step, t in [−1, 2]; ten times slower it is a "
         "tenth where motion is smooth.",
@@ -356,6 +357,10 @@ TABLES = (
             Source("dynamics", ("scene",), (), None, "motion of {scene}"),
             Source("prior_cost", ("device",), (), COSTS, "encoder and decoder, by {row}"),
             Source("scenes_memory", ("steps",), (("steps", 1300),), ("5000 scenes",), "memory, {row}"),
+            Source("robustness", ("steps",), (), ("all",), "other scales, places and times, dB below"),
+            Source(
+                "rigs", ("cameras",), (("cameras", (3, 8)),), ("*",), "{cameras} still cameras, {row}"
+            ),
             Source("setup", ("what",), (("what", SET_UP),), None, "{what}"),
         ),
     ),
