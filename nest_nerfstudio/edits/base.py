@@ -80,4 +80,9 @@ def by_ids(chosen: Bool[Tensor, " k"], latent: SceneLatent) -> list[Selection]:
 
 def is_finite(value: object) -> bool:
     """Whether a number, or all numbers of a tuple, are finite."""
-    return all(map(is_finite, value)) if isinstance(value, tuple) else math.isfinite(value)  # type: ignore[arg-type]
+    if isinstance(value, tuple):
+        return all(map(is_finite, value))
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # a whole number of more than 300 digits
+        return False

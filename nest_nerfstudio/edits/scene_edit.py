@@ -10,6 +10,8 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from torch import Tensor
+
 from nest_nerfstudio.edits.base import EditableField, EditError, Step, is_finite
 from nest_nerfstudio.edits.mixing import MixingStep, Scenes, no_scenes
 from nest_nerfstudio.edits.selection import SELECTIONS, All, Selection
@@ -120,8 +122,15 @@ def _numbered(number: int) -> Iterator[None]:
 
 def _applied(step: Step, latent: SceneLatent, field: EditableField, scenes: Scenes) -> SceneLatent:
     if isinstance(step, MixingStep):
-        return step.mix(latent, field, scenes(step.scene, step.run))
-    return step.apply(latent, field)
+        latent = step.mix(latent, field, scenes(step.scene, step.run))
+    else:
+        latent = step.apply(latent, field)
+    tensors = [value for part in (latent, latent.motion) for value in vars(part).values()]
+    if not all(value.isfinite().all() for value in tensors if isinstance(value, Tensor)):
+        raise EditError(
+            f"{step.name}: its numbers are so large, or small, that the scene is no longer finite"
+        )
+    return latent
 
 
 def _run_beside(step: Step, folder: Path) -> Step:
@@ -136,7 +145,7 @@ def _read_step(stored: Any, number: int) -> Step:
     if not isinstance(stored, dict) or "action" not in stored:
         raise EditError(f"{where} is a table with an `action`: {', '.join(STEPS)}")
     action = stored["action"]
-    if action not in STEPS:
+    if not isinstance(action, str) or action not in STEPS:
         raise EditError(f"{where}: unknown action {action!r}; there are {', '.join(STEPS)}")
     rest = {key: value for key, value in stored.items() if key != "action"}
     return _read(STEPS[action], rest, f"{where} ({action})")
