@@ -21,7 +21,7 @@ ALLOWED = {
     **{stage: BASE | {"compiled", "thread_pool"} for stage in STAGES},
     "data": BASE | {"cameras", "io"},
     "synthesis": BASE | {"data"},
-    "viewer": BASE | {"io"},
+    "viewer": BASE | {"io", "edits"},
     "training": BASE | STAGES | {"cameras"},
     "models": BASE | STAGES | {"cameras", "sight", "training", "viewer"},
     "pipelines": BASE | {"cameras", "data", "models", "training", "thread_pool"},
