@@ -157,12 +157,13 @@ class BoundGaussians(Field):
         """
         inputs = self.params["means"], self.bind_translations, self.token_log_radii
         versions = [tensor._version for tensor in inputs]
-        kept = None if self.training else self._kept
+        may_keep = not self.training and not torch.is_grad_enabled()
+        kept = self._kept if may_keep else None
         if kept and kept[1] == versions and all(map(operator.is_, kept[0], inputs)):
             return kept[2]
         neighbors = self._nearest_tokens(inputs[0])
         bound = neighbors, skinning_weights(*inputs, neighbors)
-        self._kept = None if self.training or bound[1].requires_grad else (inputs, versions, bound)
+        self._kept = (inputs, versions, bound) if may_keep else None
         return bound
 
     def _nearest_tokens(self, means: Float[Tensor, "n 3"]) -> Int[Tensor, "n j"]:
