@@ -295,6 +295,7 @@ class SceneLatent:
         appearance: colour code of each token, invariant; what it holds depends on the field.
         light: real SH of the environment light, degree ≤ 2, gsplat's order, per RGB channel, world axes.
         motion: how the tokens move.
+        sizes: scale of what each token carries, relative to what its field decodes; None: 1 for all.
     """
 
     ids: Int[Tensor, " k"]
@@ -305,6 +306,7 @@ class SceneLatent:
     appearance: Float[Tensor, "k a"]
     light: Float[Tensor, "3 9"]
     motion: MotionCode
+    sizes: Float[Tensor, " k"] | None = None
 
     def __len__(self) -> int:
         return self.translations.shape[0]
@@ -327,6 +329,24 @@ class SceneLatent:
             quats = torch.where(chosen, quats, self.quats)
             translations = torch.where(chosen, translations, self.translations)
         return replace(self, quats=quats, translations=translations)
+
+    def scale(self, factor: float, centre: Float[Tensor, " 3"], tokens: Tensor) -> SceneLatent:
+        """Scale objects about a point, with the translations of their motion.
+
+        Args:
+            factor: > 0.
+            centre: the point that stays, world frame.
+            tokens: bool mask or indices of the tokens to scale.
+        """
+        old = torch.ones_like(self.translations[:, 0]) if self.sizes is None else self.sizes
+        factors = torch.where(self._mask(tokens), old.new_tensor(factor), old.new_tensor(1.0))
+        scaled = centre + factors[:, None] * (self.translations - centre)
+        motion = self.motion
+        if motion.kind != "still":
+            units = torch.cat([factors[:, None].expand(-1, 3), torch.ones_like(scaled)], 1)
+            motion = replace(motion, modes=motion.modes * units[..., None])
+        translations = torch.where(self._mask(tokens)[:, None], scaled, self.translations)
+        return replace(self, translations=translations, motion=motion, sizes=old * factors)
 
     def turn_world(self, pose: Pose) -> SceneLatent:
         """Turn scene and light together by g; seen from cameras turned by g nothing changes."""
@@ -354,7 +374,11 @@ class SceneLatent:
         new = copy.copies - copy.copies.min() + self.copies.max() + 1
         copies = torch.cat([self.copies, new])
         modes = torch.cat([self.motion.modes, copy.motion.modes])
-        return replace(self, **both, copies=copies, motion=replace(self.motion, modes=modes))
+        sizes = None
+        if self.sizes is not None and copy.sizes is not None:
+            sizes = torch.cat([self.sizes, copy.sizes])
+        motion = replace(self.motion, modes=modes)
+        return replace(self, **both, copies=copies, motion=motion, sizes=sizes)
 
     def at(self, time: float) -> SceneLatent:
         """Φ_t·Z: the scene whose time 0 is this one's clip time `time`. ℝ acts by shifts of the clock."""
@@ -371,4 +395,6 @@ class SceneLatent:
             name: getattr(self, name)[index]
             for name in ("ids", "copies", "quats", "translations", "geometry", "appearance")
         }
-        return replace(self, **chosen, motion=replace(self.motion, modes=self.motion.modes[index]))
+        sizes = None if self.sizes is None else self.sizes[index]
+        motion = replace(self.motion, modes=self.motion.modes[index])
+        return replace(self, **chosen, motion=motion, sizes=sizes)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nest_nerfstudio.geometry.sh import rgb_to_sh
 from nest_nerfstudio.method_configs.nest_prior import nest_prior
-from nest_nerfstudio.pipelines.trainer import NestTrainerConfig
+from nest_nerfstudio.pipelines.trainer import NestTrainer, NestTrainerConfig
 from nest_nerfstudio.rasterizers.dense import DenseRasterizer
 from nest_nerfstudio.types import Gaussians
 from tests.small_capture import ANGLE, SIZE, blobs, orbit
@@ -71,6 +71,17 @@ def make_prior_config(scenes: Path, output: Path, steps: int = 30) -> NestTraine
     config.pipeline.eval_context = (1, 4)
     config.set_timestamp()
     return config
+
+
+def trained_prior(folder: Path, steps: int = 40) -> NestTrainer:
+    """A short run of nest-prior."""
+    config = make_prior_config(write_ball_scenes(folder / "scenes"), folder / "runs", steps)
+    trainer = config.setup()
+    trainer.setup()
+    config.save_config()
+    trainer.train()
+    trainer.pipeline.eval()
+    return trainer
 
 
 def _save(gaussians: Gaussians, pose: torch.Tensor, path: Path) -> None:

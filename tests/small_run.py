@@ -30,3 +30,14 @@ def make_trainer(config: NestTrainerConfig) -> NestTrainer:
     trainer = config.setup()
     trainer.setup()
     return trainer
+
+
+def trained_run(capture: Path, folder: Path) -> NestTrainer:
+    """A short run whose ODE has taken over."""
+    config = make_config(capture, folder, steps=150, num_tokens=24)
+    config.pipeline.model.flow_fit.max_gap = 10.0
+    config.save_config()
+    trainer = make_trainer(config)
+    trainer.train()
+    trainer.pipeline.eval()
+    return trainer

@@ -21,12 +21,12 @@ ALLOWED = {
     **{stage: BASE | {"compiled", "thread_pool"} for stage in STAGES},
     "data": BASE | {"cameras", "io"},
     "synthesis": BASE | {"data"},
-    "viewer": BASE | {"io"},
+    "viewer": BASE | {"io", "edits"},
     "training": BASE | STAGES | {"cameras"},
     "models": BASE | STAGES | {"cameras", "sight", "training", "viewer"},
     "pipelines": BASE | {"cameras", "data", "models", "training", "thread_pool"},
     "method_configs": {"data", "pipelines"},
-    "scripts": BASE | {"data", "io", "models", "pipelines", "synthesis", "method_configs"},
+    "scripts": BASE | {"data", "edits", "io", "models", "pipelines", "synthesis", "method_configs"},
 }
 """Parts that each part may import, besides itself and the package's own `__init__`."""
 ONLY_IN = {

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from nest_nerfstudio.edits.scene_edit import SceneEdit
+from nest_nerfstudio.edits.steps import Move
 from nest_nerfstudio.synthesis.datasets import MovingSceneConfig, make_toy_scene
 from tests.ball_scenes import make_prior_config, write_ball_scenes
 from tests.small_capture import SIZE
@@ -74,6 +75,15 @@ def test_train_and_render(tmp_path: Path) -> None:
     assert upper.mean() > plain.mean() + 1e-3, "less of it, over white"
     assert np.abs(doubled - plain).max() > 0.1
     assert SceneEdit.load(tmp_path / "edited.json").steps
+    aside = tmp_path / "aside.json"
+    SceneEdit((Move((0.2, 0.0, 0.0)),)).save(aside)  # so short a training has no ODE, so no edit of time
+    image = run("07_edited_run.py", tmp_path / "runs.png", load_config=load_config, edits=(aside,), columns=2)
+    assert np.abs(image[:32] - image[32:]).max() > 0.1
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "edits").glob("*.json")), ids=lambda path: path.stem)
+def test_edits_are_read(path: Path) -> None:
+    assert SceneEdit.load(path).steps
 
 
 def test_edit_a_new_scene(tmp_path: Path) -> None:

@@ -19,13 +19,25 @@ from nerfstudio.scripts.exporter import (
 from nest_nerfstudio.dynamics.orbit import orbit_start
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
 from nest_nerfstudio.edits.selection import Box
-from nest_nerfstudio.edits.steps import Amplify, Duplicate, Keep, Move, Oscillate, Recolor, Relight, Retime
+from nest_nerfstudio.edits.steps import (
+    Amplify,
+    Duplicate,
+    Keep,
+    Move,
+    Oscillate,
+    Recolor,
+    Relight,
+    Retime,
+    Scale,
+    Step,
+)
+from nest_nerfstudio.geometry.quaternion import quat_exp, quat_to_rotmat
 from nest_nerfstudio.io.splats import read_splat_ply, write_splat_ply
 from nest_nerfstudio.pipelines.trainer import NestTrainer
 from nest_nerfstudio.scripts.export import EncodedScenes, splat
 from nest_nerfstudio.types import MotionCode, SceneLatent
-from tests.ball_scenes import make_prior_config, write_ball_scenes
-from tests.small_run import make_config, make_trainer
+from tests.ball_scenes import trained_prior
+from tests.small_run import make_config, make_trainer, trained_run
 
 pytestmark = pytest.mark.slow
 RIGHT = Box((0.0, -9.0, -9.0), (9.0, 9.0, 9.0))
@@ -34,26 +46,13 @@ RIGHT = Box((0.0, -9.0, -9.0), (9.0, 9.0, 9.0))
 @pytest.fixture(scope="module")
 def dynamic(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
     """A short run of nest-dynamic whose ODE has taken over."""
-    config = make_config(capture, tmp_path_factory.mktemp("dynamic"), steps=150, num_tokens=24)
-    config.pipeline.model.flow_fit.max_gap = 10.0
-    config.save_config()
-    trainer = make_trainer(config)
-    trainer.train()
-    trainer.pipeline.eval()
-    return trainer
+    return trained_run(capture, tmp_path_factory.mktemp("dynamic"))
 
 
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
     """A short run of nest-prior."""
-    folder = tmp_path_factory.mktemp("prior")
-    config = make_prior_config(write_ball_scenes(folder / "scenes"), folder / "runs", steps=40)
-    trainer = config.setup()
-    trainer.setup()
-    config.save_config()
-    trainer.train()
-    trainer.pipeline.eval()
-    return trainer
+    return trained_prior(tmp_path_factory.mktemp("prior"))
 
 
 def with_motion(latent: SceneLatent, size: float = 0.4) -> SceneLatent:
@@ -177,6 +176,59 @@ def test_what_a_scene_cannot_carry_is_an_error(dynamic: NestTrainer, prior: Nest
         with pytest.raises(EditError, match=message):
             shown(trainer)
         model.edit = None
+
+
+def psnr(image: torch.Tensor, other: torch.Tensor) -> float:
+    return -10 * (image - other).square().mean().clamp_min(1e-20).log10().item()
+
+
+@pytest.mark.parametrize("method", ["dynamic", "prior"])
+def test_an_edit_by_g_is_seen_as_by_cameras_moved_by_its_inverse(
+    method: str, request: pytest.FixtureRequest
+) -> None:
+    """Move, turn and both; the light of a prior's scene turns along."""
+    trainer: NestTrainer = request.getfixturevalue(method)
+    model = trainer.pipeline.model
+    turn = (0.3, -0.5, 1.1)
+    edits = {
+        "move": ((0.0, 0.0, 0.0), (0.3, -0.2, 0.1)),
+        "turn": (turn, (0.0, 0.0, 0.0)),
+        "both": (turn, (0.3, -0.2, 0.1)),
+    }
+    try:
+        for name, (rotation, translation) in edits.items():
+            view = camera(trainer, 0.25)
+            quat, shift = quat_exp(torch.tensor(rotation)), torch.tensor(translation)
+            back = torch.eye(4, dtype=torch.float64)
+            back[:3, :3], back[:3, 3] = quat_to_rotmat(quat.double()), shift.double()
+            pose = torch.cat([view.camera_to_worlds[0].double(), torch.tensor([[0.0, 0, 0, 1]])])
+            view.camera_to_worlds = (torch.linalg.inv(back) @ pose)[None, :3].float()
+            model.edit = None
+            expected = model.get_outputs_for_camera(view)["rgb"]
+            steps: tuple[Step, ...] = (Move(translation, rotation, about=(0.0, 0.0, 0.0)),)
+            if method == "prior":
+                steps += (Relight(rotation),)
+            model.edit = SceneEdit(steps)
+            found = psnr(shown(trainer), expected)
+            print(f"{method}, {name}: {found:.1f} dB")
+            assert found > 60, name
+    finally:
+        model.edit = None
+
+
+def test_scaled_scenes_are_drawn_scaled(dynamic: NestTrainer, prior: NestTrainer) -> None:
+    """Seen from a camera that is nearer by the same factor, nothing changes."""
+    for trainer in (dynamic, prior):
+        model, view = trainer.pipeline.model, camera(trainer, 0.25)
+        try:
+            expected = model.get_outputs_for_camera(view)["rgb"]
+            model.edit = SceneEdit((Scale(0.5, about=(0.0, 0.0, 0.0)),))
+            view = camera(trainer, 0.25)
+            view.camera_to_worlds = view.camera_to_worlds.clone()
+            view.camera_to_worlds[..., 3] *= 0.5
+            assert psnr(model.get_outputs_for_camera(view)["rgb"], expected) > 60
+        finally:
+            model.edit = None
 
 
 def test_motion_is_edited(dynamic: NestTrainer) -> None:

@@ -111,6 +111,22 @@ def test_copies_are_numbered_and_keep_their_ids() -> None:
     assert again.copies.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
 
 
+def test_scaling_keeps_its_centre_and_composes() -> None:
+    latent, some = make_latent(), torch.tensor([True, False, True, True])
+    centre = latent.translations[0]
+    twice = latent.scale(2.0, centre, some)
+    assert torch.equal(twice.translations[0], centre)
+    assert torch.equal(twice.translations[1], latent.translations[1])
+    assert twice.sizes is not None
+    assert twice.sizes.tolist() == [2.0 if chosen else 1.0 for chosen in some]
+    back = twice.scale(0.5, centre, some)
+    torch.testing.assert_close(back.translations, latent.translations)
+    identity = latent.quats.new_tensor([1.0, 0, 0, 0])
+    copied = twice.duplicate(some, (identity, centre))
+    assert copied.sizes is not None
+    assert copied.select(copied.copies == 1).sizes.tolist() == [2.0] * int(some.sum())
+
+
 def test_shifts_of_the_clock_add_up() -> None:
     latent, time = make_latent(), torch.tensor(0.25)
     assert float(latent.at(0.5).at(0.1).motion.time_map(time)) == pytest.approx(0.85)

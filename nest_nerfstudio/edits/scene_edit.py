@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from torch import Tensor
+
+from nest_nerfstudio.edits.base import EditableField, EditError, Step, is_finite
+from nest_nerfstudio.edits.mixing import MixingStep, Scenes, no_scenes
 from nest_nerfstudio.edits.selection import SELECTIONS, All, Selection
-from nest_nerfstudio.edits.steps import STEPS, EditableField, EditError, Step, is_finite, name_of
+from nest_nerfstudio.edits.steps import STEPS
 from nest_nerfstudio.types import SceneLatent
 
 __all__ = ["EditError", "EditableField", "SceneEdit"]
@@ -32,22 +37,34 @@ class SceneEdit:
 
     steps: tuple[Step, ...] = ()
 
-    def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
+    def apply(self, latent: SceneLatent, field: EditableField, scenes: Scenes = no_scenes) -> SceneLatent:
         """The edited latent.
 
         Args:
             latent: of the scene.
             field: the field of the scene.
+            scenes: finds the other scenes that steps name.
 
         Raises:
             EditError: a step that the scene cannot carry, or that selects nothing; it is named by its number.
         """
         for number, step in enumerate(self.steps, 1):
-            try:
-                latent = step.apply(latent, field)
-            except EditError as error:
-                raise EditError(f"step {number} of the edit: {error}") from error
+            with _numbered(number):
+                latent = _applied(step, latent, field, scenes)
         return latent
+
+    def inverse(self, latent: SceneLatent, field: EditableField, scenes: Scenes = no_scenes) -> SceneEdit:
+        """The edit that leads back to a latent from what this edit makes of it; arguments as for `apply`.
+
+        Raises:
+            EditError: a step that has no inverse, or that the scene cannot carry; it is named by its number.
+        """
+        back: tuple[Step, ...] = ()
+        for number, step in enumerate(self.steps, 1):
+            with _numbered(number):
+                back = step.inverse(latent, field) + back
+                latent = _applied(step, latent, field, scenes)
+        return SceneEdit(back)
 
     def then(self, other: SceneEdit) -> SceneEdit:
         """This edit and then another."""
@@ -68,9 +85,10 @@ class SceneEdit:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise EditError(f"{path} is not valid JSON: {error}") from error
         try:
-            return SceneEdit.from_json(stored)
+            edit = SceneEdit.from_json(stored)
         except EditError as error:
             raise EditError(f"{path}: {error}") from error
+        return SceneEdit(tuple(_run_beside(step, path.resolve().parent) for step in edit.steps))
 
     def save(self, path: Path) -> None:
         """Write the edit as a JSON file."""
@@ -89,8 +107,37 @@ class SceneEdit:
 
     def to_json(self) -> dict[str, Any]:
         """What its JSON file holds."""
-        steps = [{"action": name_of(step), **_stored(step)} for step in self.steps]
+        steps = [{"action": step.name, **_changed(step)} for step in self.steps]
         return {"version": VERSION, "steps": steps}
+
+
+@contextmanager
+def _numbered(number: int) -> Iterator[None]:
+    """Says in errors which step it was."""
+    try:
+        yield
+    except EditError as error:
+        raise EditError(f"step {number} of the edit: {error}") from error
+
+
+def _applied(step: Step, latent: SceneLatent, field: EditableField, scenes: Scenes) -> SceneLatent:
+    if isinstance(step, MixingStep):
+        latent = step.mix(latent, field, scenes(step.scene, step.run))
+    else:
+        latent = step.apply(latent, field)
+    tensors = [value for part in (latent, latent.motion) for value in vars(part).values()]
+    if not all(value.isfinite().all() for value in tensors if isinstance(value, Tensor)):
+        raise EditError(
+            f"{step.name}: its numbers are so large, or small, that the scene is no longer finite"
+        )
+    return latent
+
+
+def _run_beside(step: Step, folder: Path) -> Step:
+    """The step with the path of a run that was relative to the folder of its file."""
+    if isinstance(step, MixingStep) and step.run is not None:
+        return replace(step, run=str(folder / Path(step.run).expanduser()))  # type: ignore[type-var]
+    return step
 
 
 def _read_step(stored: Any, number: int) -> Step:
@@ -98,7 +145,7 @@ def _read_step(stored: Any, number: int) -> Step:
     if not isinstance(stored, dict) or "action" not in stored:
         raise EditError(f"{where} is a table with an `action`: {', '.join(STEPS)}")
     action = stored["action"]
-    if action not in STEPS:
+    if not isinstance(action, str) or action not in STEPS:
         raise EditError(f"{where}: unknown action {action!r}; there are {', '.join(STEPS)}")
     rest = {key: value for key, value in stored.items() if key != "action"}
     return _read(STEPS[action], rest, f"{where} ({action})")
@@ -132,6 +179,14 @@ def _value(hint: Any, stored: Any, where: str) -> Any:
         return _read_selection(stored, where)
     if is_dataclass(hint):
         return _read(hint, stored, where)  # type: ignore[arg-type]
+    if get_origin(hint) is Literal:
+        if stored not in get_args(hint):
+            raise EditError(f"{where} is one of {', '.join(get_args(hint))}, not {stored!r}")
+        return stored
+    if hint is str:
+        if not isinstance(stored, str) or not stored:
+            raise EditError(f"{where} is a text, not {stored!r}")
+        return stored
     if get_origin(hint) is tuple:
         options = get_args(hint)
         if not isinstance(stored, list) or (Ellipsis not in options and len(stored) != len(options)):
@@ -158,9 +213,16 @@ def _stored(value: Any) -> Any:
         return "all"
     if isinstance(value, Selection):
         name = next(name for name, kind in SELECTIONS.items() if type(value) is kind)
-        return {name: {part.name: _stored(getattr(value, part.name)) for part in fields(value)}}  # type: ignore[arg-type]
+        return {name: _changed(value)}
     if is_dataclass(value):
-        return {part.name: _stored(getattr(value, part.name)) for part in fields(value)}
-    if isinstance(value, Iterable):
+        return _changed(value)
+    if isinstance(value, Iterable) and not isinstance(value, str):
         return [_stored(item) for item in value]
     return value
+
+
+def _changed(value: Any) -> dict[str, Any]:
+    """The attributes of a dataclass that are not as by default."""
+    attributes = {part.name: getattr(value, part.name) for part in fields(value)}
+    defaults = {part.name: part.default for part in fields(value)}
+    return {name: _stored(given) for name, given in attributes.items() if given != defaults[name]}

@@ -79,6 +79,10 @@ class Nearest(Selection):
     point: Vector
     count: int = 1
 
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count must be 1 or more, not {self.count}")
+
     def mask(self, latent: SceneLatent) -> Bool[Tensor, " k"]:
         point = latent.translations.new_tensor(self.point)[None]
         chosen = torch.zeros(len(latent), dtype=torch.bool, device=point.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -57,6 +58,7 @@ class BoundGaussians(Field):
         self.register_buffer("bind_quats", torch.tensor([1.0, 0, 0, 0]).repeat(k, 1))
         self.register_buffer("bind_translations", torch.zeros(k, 3))
         self._neighbors: Int[Tensor, "n j"] | None = None
+        self._kept: Any = None
 
     def __len__(self) -> int:
         return self.params["means"].shape[0]
@@ -125,8 +127,7 @@ class BoundGaussians(Field):
 
     def forward(self, latent: SceneLatent) -> RiggedGaussians:
         rest = self._activated()
-        neighbors = self._nearest_tokens(rest.means)
-        weights = skinning_weights(rest.means, self.bind_translations, self.token_log_radii, neighbors)
+        neighbors, weights = self._bound()
         rigged = RiggedGaussians(rest, self.bind_quats, self.bind_translations, neighbors, weights)
         if not self._is_whole(latent):
             rigged = _with_tokens(rigged, latent)
@@ -149,6 +150,22 @@ class BoundGaussians(Field):
             return False
         return torch.equal(latent.ids, torch.arange(count, device=latent.ids.device))
 
+    def _bound(self) -> tuple[Int[Tensor, "n j"], Float[Tensor, "n j"]]:
+        """Tokens that each Gaussian follows, and their shares; kept in evaluation while nothing changes.
+
+        So an edit costs no search: it changes none of what they depend on.
+        """
+        inputs = self.params["means"], self.bind_translations, self.token_log_radii
+        versions = [tensor._version for tensor in inputs]
+        may_keep = not self.training and not torch.is_grad_enabled()
+        kept = self._kept if may_keep else None
+        if kept and kept[1] == versions and all(map(operator.is_, kept[0], inputs)):
+            return kept[2]
+        neighbors = self._nearest_tokens(inputs[0])
+        bound = neighbors, skinning_weights(*inputs, neighbors)
+        self._kept = (inputs, versions, bound) if may_keep else None
+        return bound
+
     def _nearest_tokens(self, means: Float[Tensor, "n 3"]) -> Int[Tensor, "n j"]:
         """Nearest tokens of each Gaussian; in training they are kept until `forget_neighbors`.
 
@@ -164,7 +181,7 @@ class BoundGaussians(Field):
 
     def forget_neighbors(self) -> None:
         """Look the nearest tokens up again at the next use: after Gaussians moved, came or went."""
-        self._neighbors = None
+        self._neighbors = self._kept = None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take over as many Gaussians as the checkpoint holds, in the parameters that optimizers hold."""

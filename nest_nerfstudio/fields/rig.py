@@ -39,6 +39,28 @@ def pose(rigged: RiggedGaussians, poses: Pose, light: Float[Tensor, "3 9"]) -> G
     return replace(gaussians, sh=torch.cat([rgb_to_sh(rgb)[:, None], gaussians.sh[:, 1:]], 1))
 
 
+def resize(rigged: RiggedGaussians, sizes: Float[Tensor, " k"]) -> RiggedGaussians:
+    """A scene in which each token's Gaussians are scaled about the token.
+
+    A Gaussian has the size of the token that it follows most; its other tokens count as far as they are of
+    the same size. If all tokens are, and stand as a whole scene scaled, so do the Gaussians, exactly.
+
+    Args:
+        rigged: the decoded scene.
+        sizes: scale of what each token carries, > 0.
+    """
+    most = rigged.tokens.gather(1, rigged.weights.argmax(1, keepdim=True))
+    size = sizes[most]
+    weights = torch.where(sizes[rigged.tokens] == size, rigged.weights, 0.0)
+    rest = replace(rigged.rest, means=rigged.rest.means * size, scales=rigged.rest.scales * size)
+    return replace(
+        rigged,
+        rest=rest,
+        bind_translations=rigged.bind_translations * sizes[:, None],
+        weights=weights / weights.sum(1, keepdim=True),
+    )
+
+
 def shade(
     rigged: RiggedGaussians, material: Material, quats: Float[Tensor, "k 4"], light: Float[Tensor, "3 9"]
 ) -> Float[Tensor, "n 3"]:

@@ -12,7 +12,7 @@ from nest_nerfstudio.dynamics.base import Dynamics
 from nest_nerfstudio.dynamics.orbit import Orbit
 from nest_nerfstudio.dynamics.trajectory import Trajectory
 from nest_nerfstudio.fields.base import Field
-from nest_nerfstudio.fields.rig import pose
+from nest_nerfstudio.fields.rig import pose, resize
 from nest_nerfstudio.geometry.se3 import Pose
 from nest_nerfstudio.types import Gaussians, SceneLatent
 
@@ -36,6 +36,8 @@ class DecodedScene:
     ) -> None:
         self.latent, self.dynamics, self._deform = latent, dynamics, deform
         self.rigged = field(latent)
+        if latent.sizes is not None:
+            self.rigged = resize(self.rigged, latent.sizes)
         self._solved: tuple[float, float, Trajectory | Orbit] | None = None
 
     @property

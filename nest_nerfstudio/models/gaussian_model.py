@@ -18,12 +18,14 @@ from torch import Tensor
 
 from nest_nerfstudio.cameras import position_in_path, ray_lengths
 from nest_nerfstudio.dynamics.base import Dynamics
-from nest_nerfstudio.dynamics.flow import LatentFlowConfig
+from nest_nerfstudio.dynamics.flow import LatentFlow, LatentFlowConfig
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
 from nest_nerfstudio.fields.base import Field
 from nest_nerfstudio.geometry.sh import MAX_DEGREE, rgb_to_sh
 from nest_nerfstudio.models.decoded_scene import DecodedScene
+from nest_nerfstudio.models.latent_parameters import LatentParameters
 from nest_nerfstudio.models.metrics import ImageMetrics
+from nest_nerfstudio.models.runs import OtherScenes
 from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.rasterizers.base import RenderMode
 from nest_nerfstudio.sight import Sight, sight_of
@@ -69,6 +71,8 @@ class GaussianModel(Model):
 
     config: GaussianModelConfig
     field: Field
+    flow: LatentFlow
+    latent: LatentParameters  # of models of one scene
     viewer_controls: SceneControls
     is_trained_here: bool
     has_alpha: Tensor
@@ -81,6 +85,7 @@ class GaussianModel(Model):
         self._crop: OrientedBox | None = None
         self.is_trained_here = False
         self._refused_edit = ""
+        self.other_scenes = OtherScenes(self)
         self._edit = None if self.config.edit is None else SceneEdit.load(Path(self.config.edit))
         self.register_buffer("has_alpha", torch.tensor(True))
         self.register_buffer("image_background", torch.zeros(3))
@@ -119,7 +124,9 @@ class GaussianModel(Model):
         """
         if self._edit is not None:
             try:
-                latent = self._edit.apply(latent, self.field)
+                edited = self._edit.apply(latent, self.field, self.other_scenes)
+                _require_motion_code(latent, edited, dynamics)
+                latent = edited
             except EditError as error:
                 if not self.is_trained_here:
                     raise
@@ -127,6 +134,16 @@ class GaussianModel(Model):
                     CONSOLE.log(f"[yellow]Shown without its edit for now: {error}.")
                     self._refused_edit = str(error)
         return DecodedScene(latent, self.field, dynamics, deform)
+
+    def latent_named(self, scene: str | None) -> SceneLatent:
+        """Z of the scene of a name, without the model's edit; None: the only scene, which has no name.
+
+        Raises:
+            EditError: there is no such scene.
+        """
+        if scene is not None:
+            raise EditError(f"there is no scene {scene!r} in a run of one scene; leave out `scene`")
+        return self.latent()
 
     def set_image_background(self, has_alpha: bool, color: Float[Tensor, " 3"] | None) -> None:
         """Say whether training images have alpha, and the colour that the parser put behind opaque ones."""
@@ -263,3 +280,14 @@ class GaussianModel(Model):
         alpha = outputs["accumulation"]
         color = outputs[output_name] - outputs["background"] * (1 - alpha)
         return torch.cat([(color / alpha.clamp_min(1e-6)).clamp(0, 1), alpha], -1)
+
+
+def _require_motion_code(latent: SceneLatent, edited: SceneLatent, dynamics: Dynamics) -> None:
+    """EditError where an edit changes motion that is not in the latent: of a run before its hand-over."""
+    if latent.motion.kind != "still" or dynamics.is_still(latent.motion):
+        return
+    if edited.motion.kind != "still" or edited.sizes is not None:
+        raise EditError(
+            "the motion of this scene is a free curve, which cannot be replaced or scaled; it can once the "
+            "training log says that the ODE takes over"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
@@ -11,6 +12,7 @@ from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 from torch.nn import Parameter
 
+from nest_nerfstudio.edits.base import EditError
 from nest_nerfstudio.edits.light import sun_sky_light
 from nest_nerfstudio.edits.states import to_state
 from nest_nerfstudio.encoders.hull_depth import hull_points
@@ -70,7 +72,14 @@ class NestPriorModelConfig(GaussianModelConfig):
 
 
 class Contexts(Protocol):
-    """Context views of scenes: data that the model is given."""
+    """Context views of scenes: data that the model is given.
+
+    Attributes:
+        names: of the scenes, by number.
+    """
+
+    @property
+    def names(self) -> Sequence[str]: ...
 
     def __getitem__(self, key: tuple[int, int]) -> Views:
         """Views of a scene, by its number and the number of views; fewer where it has fewer."""
@@ -251,6 +260,14 @@ class NestPriorModel(GaussianModel):
             latent = self.refine(latent, context) if key[2] else latent
             shown = self._shown = _Shown(key, latent, context.alphas is not None)
         return shown
+
+    def latent_named(self, scene: str | None) -> SceneLatent:
+        names = () if self.contexts is None else self.contexts.names
+        if scene not in names:
+            some = ", ".join(names[:8])
+            raise EditError(f"there is no scene {scene!r} among {len(names)}; the first are {some}")
+        assert self.contexts is not None
+        return self.encoder(self.contexts[names.index(scene), self.viewer_controls.num_views])
 
     def latent_of_cloud(self, points: Points) -> SceneLatent:
         """Z of a coloured point cloud in the frame of the training scenes (z up, world units).

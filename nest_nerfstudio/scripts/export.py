@@ -17,6 +17,7 @@ from rich.progress import track
 
 from nest_nerfstudio.io.point_clouds import read_cloud
 from nest_nerfstudio.io.splats import only_finite, undo_transform, with_sh_degree, write_splat_ply
+from nest_nerfstudio.models.runs import load_run
 from nest_nerfstudio.types import Gaussians, Points
 
 
@@ -140,7 +141,7 @@ def splat(
     """
     scenes.check()
     chosen_times = _times(times, num_times, t0, t1)
-    pipeline = _load(load_config, scenes.change)
+    pipeline = load_run(load_config, lambda config: _change(config, scenes))
     is_many = isinstance(pipeline.model, ManyScenes)
     if not is_many and scenes != EncodedScenes():
         raise ValueError("--scenes options are for runs of nest-prior; this run has one scene")
@@ -165,6 +166,15 @@ def splat(
         f"Wrote {len(written)} file(s): {', '.join(map(str, written[:3]))}{' …' * (len(written) > 3)}"
     )
     return written
+
+
+def _change(config: Any, scenes: EncodedScenes) -> None:
+    """Have a run of many scenes read those that are to be written; refuse runs without scenes."""
+    model = config.pipeline.model._target
+    if not hasattr(model, "scene"):
+        raise ValueError(f"this does not export {config.method_name}; use nerfstudio's ns-export")
+    if issubclass(model, ManyScenes):
+        scenes.change(config)
 
 
 def _at_times(
@@ -198,28 +208,6 @@ def _times(times: tuple[float, ...], num_times: int | None, t0: float, t1: float
     if len({f"{time:.4f}" for time in times}) < len(times):
         raise ValueError("two times have one file name (four decimals); give times at least 0.0001 apart")
     return list(times)
-
-
-def _load(load_config: Path, change: Callable[[Any], None]) -> Any:
-    """Pipeline of a run of ours, without its images; models of other methods are not built.
-
-    Args:
-        load_config: the run's `config.yml`.
-        change: changes the config of a run of many scenes before anything is built.
-    """
-    if not load_config.is_file():
-        raise FileNotFoundError(f"no run at {load_config}; give the config.yml that ns-train wrote")
-    from nerfstudio.utils.eval_utils import eval_setup  # imports every method that is installed
-
-    def require(config: Any) -> Any:
-        model = config.pipeline.model._target
-        if not hasattr(model, "scene"):
-            raise ValueError(f"this does not export {config.method_name}; use nerfstudio's ns-export")
-        if issubclass(model, ManyScenes):
-            change(config)
-        return config
-
-    return eval_setup(load_config, test_mode="inference", update_config_callback=require)[1]
 
 
 def entrypoint() -> None:

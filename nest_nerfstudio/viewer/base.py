@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
+from nest_nerfstudio.viewer.edit_panel import EditPanel
 from nest_nerfstudio.viewer.splat_export import SplatExport
+from nest_nerfstudio.viewer.token_overlay import TokenOverlay
 
 FAR_DEPTH = 1000.0
 """Depth of empty pixels, world units: beyond the largest depth that viser stores (16.8 world units)."""
 
 
 class SceneControls(ViewerControl):
-    """Viewer controls of all models: the initial viewpoint, the depth of empty pixels, and export.
+    """Viewer controls of all models: the initial viewpoint, the depth of empty pixels, edits, and export.
 
     An attribute of the model: nerfstudio's viewer finds it there and calls `_setup`. Without a viewer it only
     holds settings.
@@ -22,14 +28,35 @@ class SceneControls(ViewerControl):
     motion = False
     """Whether the output "motion" of scenes that move is rendered."""
 
+    _tokens: Any
+    _overlay: TokenOverlay
+    edit_panel: EditPanel
+
     def __init__(self) -> None:
         self._panel: Any = None
 
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
         self._panel = viewer.control_panel
+        self._overlay = TokenOverlay(viewer.viser_server, self._panel.viser_scale_ratio)
+        self.edit_panel = EditPanel(viewer, self, self._other_scenes())
         SplatExport(viewer, self._exported)
         self.viser_server.on_client_connect(self._set_viewpoint)
+
+    def show_tokens(self, chosen: Bool[np.ndarray, " k"] | None) -> None:
+        """Draw the tokens, and those that are chosen brighter; None: as no choice."""
+        self._overlay.highlight(chosen)
+        if chosen is not None:
+            self._tokens.value = True
+        self.redraw_tokens()
+
+    @abstractmethod
+    def redraw_tokens(self) -> None:
+        """Draw the tokens where they are now, if they are shown."""
+
+    def _other_scenes(self) -> Sequence[str]:
+        """Names of scenes that edits can take something from."""
+        return ()
 
     def _exported(self) -> tuple[str, list[str]]:
         """Name of the scene that is shown, and options of `nest-export splat` that choose it."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nest_nerfstudio.viewer.base import SceneControls
 from nest_nerfstudio.viewer.playback import Playback
-from nest_nerfstudio.viewer.token_overlay import TOKENS_HINT, TokenOverlay
+from nest_nerfstudio.viewer.token_overlay import TOKENS_HINT
 
 _FIRST_TIME, _LAST_TIME, _TIME_STEP = -1.0, 3.0, 0.001
 _FASTEST, _SLOWEST = 0.5, 30.0
@@ -52,7 +52,6 @@ class DynamicViewerControls(SceneControls):
 
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
-        self._overlay = TokenOverlay(viewer.viser_server, self._panel.viser_scale_ratio)
         self._wake = threading.Event()
         self._closed = False
         self._add_elements()
@@ -60,6 +59,9 @@ class DynamicViewerControls(SceneControls):
         self._thread.start()
         # Ended before the interpreter is: a daemon thread killed inside torch can abort the process.
         atexit.register(self.close)
+
+    def redraw_tokens(self) -> None:
+        self._wake.set()
 
     def play(self) -> None:
         """Start playback at the current time."""

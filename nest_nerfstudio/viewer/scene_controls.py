@@ -10,7 +10,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from nest_nerfstudio.viewer.base import SceneControls
-from nest_nerfstudio.viewer.token_overlay import TOKENS_HINT, TokenOverlay
+from nest_nerfstudio.viewer.token_overlay import TOKENS_HINT
 
 MAX_VIEWS = 16
 """Largest number of context views to choose."""
@@ -55,7 +55,6 @@ class SceneViewerControls(SceneControls):
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
         gui = self.viser_server.gui
-        self._overlay = TokenOverlay(self.viser_server, self._panel.viser_scale_ratio)
         with gui.add_folder("Scene", order=viewer.stats_markdown.order + 0.5):
             self._scene = gui.add_dropdown(
                 "Scene", list(self._names), self._names[self.scene], hint="Scene to display"
@@ -83,6 +82,13 @@ class SceneViewerControls(SceneControls):
         name, refined = self._names[self.scene], "refined" if self.refined else "no-refined"
         views = ["--scenes.num-views", str(self.num_views)]
         return name, ["--scenes.names", name, *views, f"--scenes.{refined}"]
+
+    def redraw_tokens(self) -> None:
+        if self._tokens.value:
+            self._update()
+
+    def _other_scenes(self) -> Sequence[str]:
+        return self._names
 
     def _toggle_tokens(self) -> None:
         self._pause_depth_compositing(self._tokens.value)

@@ -6,7 +6,7 @@ import colorsys
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 TOKENS_HINT = "Draw the tokens (control points) over the image; depth compositing is off while they are shown"
@@ -30,6 +30,12 @@ class TokenOverlay:
         self._handle: Any = None
         self._points = np.zeros((0, 3), dtype=np.float32)
         self._size = 0.0
+        self._chosen: Bool[np.ndarray, " k"] | None = None
+        self._drawn = False
+
+    def highlight(self, chosen: Bool[np.ndarray, " k"] | None) -> None:
+        """Draw these tokens brighter than the others from now on; None: all alike."""
+        self._chosen, self._drawn = chosen, False
 
     @property
     def visible(self) -> bool:
@@ -43,14 +49,17 @@ class TokenOverlay:
             positions: world frame, world units.
         """
         points = positions.numpy(force=True).astype(np.float32) * self._scale
-        if self.visible and np.array_equal(points, self._points):
+        if self.visible and self._drawn and np.array_equal(points, self._points):
             return
         if not self.visible:
             # Set once, so that the size does not change while the scene moves.
             self._size = 0.1 * float(points.std(0).mean())
-        self._points = points
+        self._points, self._drawn = points, True
+        colors = token_colors(len(points))
+        if self._chosen is not None and len(self._chosen) == len(points):
+            colors[~self._chosen] = (80, 80, 80)
         self._handle = self._server.scene.add_point_cloud(
-            _NODE, points, token_colors(len(points)), point_size=self._size, point_shape="circle"
+            _NODE, points, colors, point_size=self._size, point_shape="circle"
         )
 
     def hide(self) -> None:

@@ -9,9 +9,12 @@ import torch
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
 from nest_nerfstudio.edits.selection import Box, Cluster, Copies, Ids, Nearest, Sphere
 from nest_nerfstudio.edits.steps import (
+    STEPS,
     Amplify,
     Delete,
     Duplicate,
+    Freeze,
+    Interpolate,
     Keep,
     Loop,
     Move,
@@ -19,7 +22,11 @@ from nest_nerfstudio.edits.steps import (
     Recolor,
     Relight,
     Retime,
+    Reverse,
+    Scale,
     ShiftPhase,
+    Swap,
+    Turn,
 )
 from nest_nerfstudio.states import SunSky
 from tests.edits.test_steps import FIELD, make_latent
@@ -35,6 +42,14 @@ EVERY_STEP = SceneEdit(
         Recolor(0.2, (1.0, 2.0, 1.0), tokens=Cluster((0.0, 0.0, 0.0), 1.5)),
         Relight((0.1, 0.0, 0.0), 0.5, SunSky((0.0, 0.0, -1.0), 2.0, 0.1)),
         Relight(),
+        Relight(coefficients=((0.5,) * 9, (0.1,) * 9, (0.2,) * 9)),
+        Turn(30.0, (0.0, 1.0, 0.0), about=(0.0, 0.0, 0.0)),
+        Turn(matrix=((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)), tokens=Copies((0, 1))),
+        Scale(0.5, tokens=Nearest((0.0, 0.0, 0.0))),
+        Swap("light", scene="car", run="/runs/other"),
+        Interpolate("geometry", 0.3, scene="car", tokens=Ids((2,))),
+        Reverse(),
+        Freeze(0.25),
         Oscillate(0.5, (0.0, 0.0, 0.1), tokens=Ids((0,))),
         Retime(-1.0, 1.0),
         Loop(0.0, 0.5, 0.1),
@@ -45,6 +60,7 @@ EVERY_STEP = SceneEdit(
 
 
 def test_every_step_is_written_and_read_again(tmp_path: Path) -> None:
+    assert {step.name for step in EVERY_STEP.steps} == set(STEPS)
     EVERY_STEP.save(tmp_path / "edit.json")
     assert SceneEdit.load(tmp_path / "edit.json") == EVERY_STEP
 
@@ -96,6 +112,30 @@ def steps(*listed) -> dict:
             "whole number",
         ),
         (steps({"action": "relight", "light": {"sunny": 3}}), "has no `sunny`"),
+        (
+            steps({"action": "relight", "light": {"direction": [0, 0, 0]}}),
+            "`direction` of the light must not be",
+        ),
+        (steps({"action": "relight", "light": {"sun": -1}}), "must not be negative"),
+        (steps({"action": "relight", "coefficients": [[1, 2], [1, 2], [1, 2]]}), "9 numbers for each"),
+        (steps({"action": ["move"]}), r"unknown action \['move'\]"),
+        (steps({"action": "move", "translation": [0, 0, 10**400]}), "a finite number"),
+        (steps({"action": "turn"}), r"step 1 \(turn\): give either `degrees`"),
+        (steps({"action": "turn", "degrees": 9, "axis": [0, 0, 0]}), "`axis` has no direction"),
+        (
+            steps({"action": "amplify", "factor": 2}, {"action": "turn", "matrix": [[1, 0, 0], [0, 1, 0]]}),
+            r"step 2 \(turn\), `matrix` is a list of 3",
+        ),
+        (
+            steps({"action": "turn", "matrix": [[1, 0, 0], [0, 1, 1], [0, 0, 1]]}),
+            r"step 1 \(turn\): `matrix` is no rotation",
+        ),
+        (steps({"action": "scale", "factor": 0}), "factor must be greater than 0"),
+        (steps({"action": "keep", "tokens": {"nearest": {"point": [0, 0, 0], "count": 0}}}), "1 or more"),
+        (steps({"action": "swap", "factor": "shape", "scene": "a"}), "is one of geometry, appearance, poses"),
+        (steps({"action": "swap", "factor": "light", "scene": 3}), "`scene` is a text, not 3"),
+        (steps({"action": "swap", "factor": "light"}), "name a `scene` of this run, or another `run`"),
+        (steps({"action": "interpolate", "factor": "light", "scene": "a"}), "needs `amount`"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, stored, message: str) -> None:
@@ -112,3 +152,15 @@ def test_files_that_are_not_there_or_not_json(tmp_path: Path) -> None:
     (tmp_path / "edit.json").write_text("{")
     with pytest.raises(EditError, match="not valid JSON"):
         SceneEdit.load(tmp_path / "edit.json")
+
+
+def test_numbers_too_large_for_the_scene_are_an_error() -> None:
+    with pytest.raises(EditError, match="step 1 of the edit: move: its numbers are so large"):
+        SceneEdit((Move((1e300, 0.0, 0.0)),)).apply(make_latent(), FIELD)
+
+
+def test_paths_of_runs_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "edit.json").write_text(
+        json.dumps(steps({"action": "swap", "factor": "light", "run": "../other", "scene": "car"}))
+    )
+    assert SceneEdit.load(tmp_path / "edit.json").steps[0].run == str(tmp_path / "../other")

@@ -37,7 +37,7 @@ class ColorField:
         self.knows_light = knows_light
 
     def recolor(self, latent, tokens, hue, gain):
-        changed = latent.appearance * latent.appearance.new_tensor(gain) + hue
+        changed = (latent.appearance + hue) * latent.appearance.new_tensor(gain)
         return replace(latent, appearance=torch.where(tokens[:, None], changed, latent.appearance))
 
 

@@ -7,6 +7,7 @@ from nest_nerfstudio.geometry.color import shift_hue
 from nest_nerfstudio.geometry.quaternion import quat_multiply, quat_to_rotmat
 from nest_nerfstudio.geometry.se3 import se3_apply, se3_exp
 from nest_nerfstudio.geometry.sh import SH_C0, eval_sh
+from nest_nerfstudio.models.latent_parameters import still_latent
 from nest_nerfstudio.types import Gaussians, MotionCode, SceneLatent
 
 
@@ -197,3 +198,33 @@ def test_in_training_neighbours_are_kept_until_they_are_forgotten() -> None:
     assert not torch.equal(field.eval()(latent).tokens, before)  # as a checkpoint would show
     field.train().forget_neighbors()
     assert not torch.equal(field(latent).tokens, before)
+
+
+def test_tokens_of_gaussians_are_kept_only_while_nothing_changes() -> None:
+    """In evaluation: after each change, in place or by another parameter, they are as looked up anew."""
+    torch.manual_seed(0)
+    field, fresh = (BoundGaussians(50, 8, sh_degree=0).eval() for _ in range(2))
+    latent = still_latent(8, COLOR_DIM, 2)
+    with torch.no_grad():
+        field.initialize(torch.randn(50, 3), torch.rand(50, 3), 0.5)
+        field.bind((latent.quats, torch.randn(8, 3)))
+        first = field(latent)
+        assert field(latent).tokens is first.tokens
+
+        def assert_fresh() -> None:
+            fresh.load_state_dict(field.state_dict())
+            found, expected = field(latent), fresh(latent)
+            assert torch.equal(found.tokens, expected.tokens)
+            assert torch.equal(found.weights, expected.weights)
+            assert not torch.equal(found.weights, first.weights)
+
+        field.params["means"].add_(0.3)
+        assert_fresh()
+        field.token_log_radii.add_(1.0)
+        assert_fresh()
+        field.params["means"] = torch.nn.Parameter(field.params["means"] + 0.5)
+        assert_fresh()
+        field.bind((latent.quats, torch.randn(8, 3)))
+        assert_fresh()
+    field(latent).weights.sum().backward()
+    assert field(latent).weights.requires_grad

@@ -8,7 +8,7 @@ import torch
 from nest_nerfstudio.edits.light import sun_sky_light
 from nest_nerfstudio.fields.bound_gaussians import COLOR_DIM, BoundGaussians
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
-from nest_nerfstudio.fields.rig import irradiance, pose, shade
+from nest_nerfstudio.fields.rig import irradiance, pose, resize, shade
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_normalize, quat_to_rotmat
 from nest_nerfstudio.geometry.se3 import se3_exp
 from nest_nerfstudio.states import SunSky
@@ -89,6 +89,30 @@ def test_permuting_selecting_and_duplicating_are_what_they_say(kind: str, dtype:
     permuted = shown(field, latent.permute(order))
     rows = [g.means.sum(1).argsort() for g in (before, permuted)]
     assert gaussians_distance(permuted.select(rows[1]), before.select(rows[0])) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("kind", ["latent", "bound"])
+def test_a_scene_that_is_scaled_is_that_scene_scaled(kind: str) -> None:
+    """Exactly where all of it is; of a part, Gaussians that follow other tokens most stay as they are."""
+    field, latent = make_scene(kind, torch.float64)
+    plain, centre = shown(field, latent), torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
+
+    def scaled(tokens: torch.Tensor) -> Gaussians:
+        small = latent.scale(0.4, centre, tokens)
+        assert small.sizes is not None
+        return pose(resize(field(small), small.sizes), small.poses, small.light)
+
+    whole = scaled(torch.ones(TOKENS, dtype=torch.bool))
+    expected = replace(plain, means=centre + 0.4 * (plain.means - centre), scales=0.4 * plain.scales)
+    assert gaussians_distance(whole, expected) < 1e-10
+    chosen = torch.arange(TOKENS) < 4
+    part, rigged = scaled(chosen), field(latent)
+    most = chosen[rigged.tokens.gather(1, rigged.weights.argmax(1, keepdim=True))[:, 0]]
+    torch.testing.assert_close(part.scales, torch.where(most[:, None], 0.4, 1.0) * plain.scales)
+    inside = (rigged.weights * chosen[rigged.tokens]).sum(1)
+    for alone, like in ((inside == 1, whole), (inside == 0, plain)):
+        assert alone.any() or kind == "bound"  # few of which follow tokens on one side alone
+        assert not alone.any() or gaussians_distance(part.select(alone), like.select(alone)) < 1e-10
 
 
 def test_light_shades_a_material_as_it_turns() -> None:

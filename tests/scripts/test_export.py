@@ -25,6 +25,8 @@ class FakeScene:
     def scene(self) -> "FakeScene":
         return self
 
+    shown_scene = scene
+
     def gaussians_at(self, time: float) -> Gaussians:
         means = self.gaussians.means + torch.tensor([time, 0.0, 0.0])
         return Gaussians(**{**vars(self.gaussians), "means": means})
@@ -33,7 +35,9 @@ class FakeScene:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A run whose checkpoint loads as a `FakeScene`; `target` is the model class in its config."""
-    (tmp_path / "config.yml").touch()
+    (tmp_path / "models").mkdir()
+    for name in ("config.yml", "models/step-000000001.ckpt"):
+        (tmp_path / name).touch()
     transform, scale = make_transform()
     parsed = SimpleNamespace(dataparser_transform=transform, dataparser_scale=scale)
     run = SimpleNamespace(
@@ -44,7 +48,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         assert config_path == run.config
         assert test_mode == "inference"
         model = SimpleNamespace(_target=run.target)
-        config = SimpleNamespace(method_name="some-method", pipeline=SimpleNamespace(model=model))
+        config = SimpleNamespace(
+            method_name="some-method",
+            pipeline=SimpleNamespace(model=model),
+            get_checkpoint_dir=lambda: tmp_path / "models",
+        )
         datamanager = SimpleNamespace(train_dataparser_outputs=parsed)
         pipeline = SimpleNamespace(model=run.scene, datamanager=datamanager)
         return update_config_callback(config), pipeline, None, 0

@@ -1,0 +1,163 @@
+"""What a person has done in the edit panel, as an edit; without any element of the viewer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from nest_nerfstudio.edits.mixing import MixedFactor
+from nest_nerfstudio.edits.scene_edit import SceneEdit
+from nest_nerfstudio.edits.selection import ALL, Selection, Vector
+from nest_nerfstudio.edits.steps import Interpolate, Move, Recolor, Relight, Retime, ShiftPhase, Step
+from nest_nerfstudio.geometry.quaternion import quat_exp, quat_log, quat_multiply
+
+_NOWHERE = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class TokenChange:
+    """What was done to one selection of tokens.
+
+    Attributes:
+        tokens: the selection.
+        centre: that their rotation leaves in place, world units.
+        translation: world units.
+        rotation: rotation vector.
+        hue: fraction of a turn.
+        gain: factor of all channels.
+    """
+
+    tokens: Selection = ALL
+    centre: Vector = _NOWHERE
+    translation: Vector = _NOWHERE
+    rotation: Vector = _NOWHERE
+    hue: float = 0.0
+    gain: float = 1.0
+
+    def steps(self) -> tuple[Step, ...]:
+        """As steps; those that would change nothing are left out."""
+        steps: tuple[Step, ...] = ()
+        if any(self.translation) or any(self.rotation):
+            steps += (Move(self.translation, self.rotation, self.centre, self.tokens),)
+        if self.hue or self.gain != 1:
+            steps += (Recolor(self.hue, (self.gain, self.gain, self.gain), self.tokens),)
+        return steps
+
+
+@dataclass(frozen=True)
+class SceneChange:
+    """What was done to the light and the motion, and taken from another scene.
+
+    Attributes:
+        azimuth: turn of the light about z, degrees, after its elevation.
+        elevation: turn of the light about x, degrees.
+        light_gain: its factor.
+        speed: of time.
+        phase: shift of cyclic motion, fraction of a cycle.
+        scene: another scene of the run.
+        factor: what is taken from it.
+        amount: how much.
+    """
+
+    azimuth: float = 0.0
+    elevation: float = 0.0
+    light_gain: float = 1.0
+    speed: float = 1.0
+    phase: float = 0.0
+    scene: str | None = None
+    factor: MixedFactor = "appearance"
+    amount: float = 0.0
+
+    def steps(self) -> tuple[Step, ...]:
+        """As steps; those that would change nothing are left out."""
+        steps: tuple[Step, ...] = ()
+        if self.scene is not None and self.amount:
+            steps += (Interpolate(self.factor, self.amount, self.scene),)
+        if self.azimuth or self.elevation or self.light_gain != 1:
+            about_z, about_x = quat_exp(
+                torch.tensor(
+                    [[0.0, 0.0, math.radians(self.azimuth)], [math.radians(self.elevation), 0.0, 0.0]]
+                )
+            )
+            x, y, z = quat_log(quat_multiply(about_z, about_x)).tolist()
+            steps += (Relight((x, y, z), self.light_gain),)
+        if self.phase:
+            steps += (ShiftPhase(self.phase),)
+        if self.speed != 1:
+            steps += (Retime(self.speed),)
+        return steps
+
+
+@dataclass(frozen=True)
+class _State:
+    changes: tuple[TokenChange, ...] = (TokenChange(),)
+    scene: SceneChange = SceneChange()
+
+
+@dataclass
+class EditSession:
+    """Changes made so far, the last of which controls are still changing.
+
+    Attributes:
+        base: the edit that the scene had before.
+    """
+
+    base: SceneEdit = field(default_factory=SceneEdit)
+    _state: _State = _State()
+    _past: list[_State] = field(default_factory=list)
+    _last: tuple[str, int] | None = None
+
+    @property
+    def tokens(self) -> TokenChange:
+        """What is done to the tokens that are selected now."""
+        return self._state.changes[-1]
+
+    @property
+    def scene(self) -> SceneChange:
+        """What is done to the whole scene."""
+        return self._state.scene
+
+    def edit(self) -> SceneEdit:
+        """All of it."""
+        steps = [step for change in self._state.changes for step in change.steps()]
+        return self.base.then(SceneEdit((*steps, *self._state.scene.steps())))
+
+    def select(self, tokens: Selection, centre: Vector) -> None:
+        """Change these tokens from now on; `centre` is their mean position at rest."""
+        kept = [change for change in self._state.changes if change.steps()]
+        self._keep("select")
+        self._state = replace(self._state, changes=(*kept, TokenChange(tokens, centre)))
+
+    def change_tokens(self, **values: Any) -> None:
+        """Set attributes of what is done to the selected tokens."""
+        self._keep(*values)
+        *before, last = self._state.changes
+        self._state = replace(self._state, changes=(*before, replace(last, **values)))
+
+    def change_scene(self, **values: Any) -> None:
+        """Set attributes of what is done to the whole scene."""
+        self._keep(*values)
+        self._state = replace(self._state, scene=replace(self._state.scene, **values))
+
+    def undo(self) -> bool:
+        """Take the last change back, a whole drag of a control at once; False if there is none."""
+        self._last = None
+        if not self._past:
+            return False
+        self._state = self._past.pop()
+        return True
+
+    def reset(self) -> None:
+        """Take everything back; `undo` brings it again."""
+        self._keep("reset")
+        self._state = _State()
+
+    def _keep(self, *names: str) -> None:
+        """Remember the state before a change, unless the last one was of the same control."""
+        what = " ".join(names), len(self._state.changes)
+        if what != self._last or names[0] in ("select", "reset"):
+            self._past.append(self._state)
+        self._last = what
