@@ -26,6 +26,7 @@ from nest_nerfstudio.data.images import (
     read_depth,
     read_image,
     read_mask,
+    shape_problems,
 )
 from nest_nerfstudio.data.scenes.edits import BASE, edit_name_problems, edit_table_problems
 from nest_nerfstudio.data.scenes.index import (
@@ -325,22 +326,32 @@ def _check_files(frames: Sequence[Frame], rendered: bool, report: Report) -> dic
     masks = {frame.mask for frame in frames}
     depths = {frame.depth for frame in frames}
     headers: dict[Path, ImageHeader] = {}
+    shapes: dict[Path | None, tuple[int, ...]] = {}  # of masks and depths
     for path in dict.fromkeys(listed_files(frames)):
         try:
             if not path.is_file():
                 report.problems.append(f"{missing_file(path)}: is missing")
             elif path in depths:
-                read_depth(path)
+                shapes[path] = read_depth(path).shape
             elif path in masks:
-                report.add(
-                    path, [] if read_mask(path).any() else ["the mask is empty: no pixel is to be used"]
-                )
+                mask = read_mask(path)
+                shapes[path] = mask.shape
+                report.add(path, [] if mask.any() else ["the mask is empty: no pixel is to be used"])
             else:
                 header, image = image_header(path), read_image(path)
                 headers[path] = header
                 report.add(path, _content_problems(image))
         except ValueError as error:
             report.add_error(error)
+    pairs = {
+        (path, headers[frame.image].size): None
+        for frame in frames
+        for path in (frame.mask, frame.depth)
+        if path in shapes and frame.image in headers
+    }
+    for path, size in pairs:
+        height, width = shapes[path]
+        report.add(path, shape_problems((width, height), size))
     if rendered and headers:
         _check_renders(headers, report)
     return headers

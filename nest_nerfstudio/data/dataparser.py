@@ -22,9 +22,9 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from nest_nerfstudio.data.coordinates import Coordinates, fit_poses, keep_poses
-from nest_nerfstudio.data.frame_cameras import Size, camera_notes, is_scaled, make_cameras, stack_poses
+from nest_nerfstudio.data.frame_cameras import camera_notes, make_cameras, stack_poses
 from nest_nerfstudio.data.frame_order import FrameOrder
-from nest_nerfstudio.data.images import ImageHeader, alpha_problems, image_header
+from nest_nerfstudio.data.images import ImageHeader, Size, alpha_problems, image_header, is_scaled
 from nest_nerfstudio.data.splits import (
     EVAL_SPLITS,
     Splits,

@@ -24,8 +24,9 @@ class DynamicDataset(InputDataset):
 
     Lens distortion and fisheye projection are undone as a file is read, and `cameras` are those of the
     pinhole images from the start. An image of another size is an error, unless the data parser asks for
-    resizing (`metadata["resize_on_load"]`) or the data manager does (`scale_factor`). Masks are always
-    resized. An image may have no mask, then all of its pixels are used, or no depth, then it is unknown.
+    resizing (`metadata["resize_on_load"]`) or the data manager does (`scale_factor`). Masks and depths of the
+    same ratio are always resized. An image may have no mask, then all of its pixels are used, or no depth,
+    then it is unknown.
 
     Args:
         dataparser_outputs: files and cameras of the split.
@@ -116,7 +117,7 @@ class DynamicDataset(InputDataset):
         return {**data, "image": rgb * alpha + (1 - alpha)} if alpha.shape[-1] else data
 
     def get_mask(self, image_idx: int) -> Bool[Tensor, "h w 1"] | None:
-        """Read which pixels of an image to use, None for all; ValueError if the file is damaged."""
+        """Read which pixels of an image to use, None for all; ValueError as `read_mask`."""
         files, lens = self._dataparser_outputs.mask_filenames, self.lenses[image_idx]
         path = files[image_idx] if files else None
         mask = None if path is None else read_mask(path, lens.size)
@@ -125,7 +126,7 @@ class DynamicDataset(InputDataset):
         return None if mask is None else torch.from_numpy(mask)[..., None]
 
     def get_depth(self, image_idx: int) -> Float[Tensor, "h w 1"] | None:
-        """Read the camera-space z of an image in parsed units, 0 where unknown; ValueError if damaged."""
+        """Read the camera-space z of an image in parsed units, 0 where unknown; errors as `read_depth`."""
         files, lens = self.metadata.get("depth_filenames"), self.lenses[image_idx]
         path = files[image_idx] if files else None
         if path is None:

@@ -16,13 +16,11 @@ from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras, CameraType
 from torch import Tensor
 
 from nest_nerfstudio.data.coordinates import Coordinates
-from nest_nerfstudio.data.images import ImageHeader
+from nest_nerfstudio.data.images import ImageHeader, Size, is_scaled
 from nest_nerfstudio.data.lenses import MAX_FIELD_OF_VIEW, Lens, model_problems
 from nest_nerfstudio.data.transforms import Frame, number
 
 DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
-Size = tuple[int, int]
-"""Width and height, pixels."""
 
 
 def stack_poses(frames: Sequence[Frame]) -> Float[Tensor, "n 4 4"]:
@@ -164,13 +162,6 @@ def camera_notes(frames: Sequence[Frame], headers: Sequence[ImageHeader]) -> Ite
             f"{len(wide)} of {len(frames)} images are of fisheye cameras that see more than a pinhole image "
             f"can show well: of these, the middle {MAX_FIELD_OF_VIEW:g}° are used"
         )
-
-
-def is_scaled(size: Size, other: Size) -> bool:
-    """Whether a size is the other one or has its ratio, up to the rounding to whole pixels."""
-    (width, height), (w, h) = size, other
-    same = width == w, height == h
-    return all(same) or (not any(same) and abs(width * h - height * w) <= max(w, h))
 
 
 def _camera_model(camera: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ time, and an error asks where that is not clear; frame-name: as frame-order, una
 files of all cameras are of one time; path-order: each file has a time of its own, folder after folder."""
 CAMERA_WORD = re.compile(r"(?<![a-z])(?:cam(?:era)?|view)[ _-]?\d+", re.IGNORECASE)
 TIME_WORD = re.compile(r"(?:frame|time|t|f)[ _-]?\d+", re.IGNORECASE)
+DECIMAL = re.compile(r"(\D*)(\d+(?:\.\d+)?)(\D*)")
 SEPARATORS = " _.-"
 SPLIT_WORDS = {"train", "val", "valid", "validation", "test", "eval"}
 MIN_SHARE = 0.75  # of all moments that a camera must show, else it is unclear whether names mean the same
@@ -212,8 +213,17 @@ def _moments_by_camera(shots: Sequence[Shot]) -> dict[str, list[str]]:
 
 
 def _ranks(names: Sequence[str]) -> dict[str, int]:
-    ordered = sorted(set(names), key=lambda name: (natural_order(name), name))
+    values = _decimals(names)
+    ordered = sorted(set(names), key=lambda name: (values.get(name, 0.0), natural_order(name), name))
     return {name: i for i, name in enumerate(ordered)}
+
+
+def _decimals(names: Sequence[str]) -> dict[str, float]:
+    """Values of names that differ in one decimal number alone, each another; else none (`1.9`, `1.10`)."""
+    found = {name: DECIMAL.fullmatch(name) for name in names}
+    values = {name: float(match[2]) for name, match in found.items() if match}
+    around = {(match[1], match[3]) for match in found.values() if match}
+    return values if len(around) == 1 and len({*values.values()}) == len(found) else {}
 
 
 def _first_and_last(names: Sequence[str]) -> str:

@@ -19,9 +19,14 @@ USUAL_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # What Pillow raises on broken files, depending on where in the file the fault is.
 BROKEN_IMAGE = (OSError, SyntaxError, ValueError, struct.error, zlib.error)
 
+Size = tuple[int, int]
+"""Width and height, pixels."""
+
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _WIDE_MODES = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "I": 65535, "F": 1}
 """Pillow's modes of more than 8 bits, all grey, and the value that is white."""
+_LOSSY_FORMATS = ("AVIF", "JPEG", "JPEG2000", "MPO", "WEBP")
+"""Pillow's formats that may blur black into values of a few."""
 
 
 class ImageHeader(NamedTuple):
@@ -33,7 +38,7 @@ class ImageHeader(NamedTuple):
         orientation: EXIF orientation, 1 to 8; 1 is upright. Pixels are used as they are stored.
     """
 
-    size: tuple[int, int]
+    size: Size
     has_alpha: bool = False
     orientation: int = 1
 
@@ -73,7 +78,7 @@ def image_header(path: Path) -> ImageHeader:
         return ImageHeader(image.size, has_alpha(image), _orientation(image))
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
+def read_image(path: Path, size: Size | None = None) -> Image.Image:
     """Decode an image file: RGB, or RGBA with straight alpha, of 8 bits a channel.
 
     Args:
@@ -98,8 +103,8 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     """An image as RGB, or RGBA if it has alpha: integers of 16 bits are scaled by 255/65535, floats by 255.
 
     Raises:
-        ValueError: its values have no known white (floats outside [0, 1], integers beyond 16 bits), or its
-            mode has no conversion to RGB.
+        ValueError: its values have no known white (floats outside [0, 1], integers beyond 16 bits, or of so
+            many that all fit into 8), or its mode has no conversion to RGB.
     """
     mode = "RGBA" if has_alpha(image) else "RGB"
     try:
@@ -115,13 +120,16 @@ def to_8_bit(image: Image.Image) -> Image.Image:
 def _narrowed(image: Image.Image) -> Image.Image:
     """A grey image of more than 8 bits with 8, and alpha where it has a transparent value."""
     values, white = np.asarray(image, dtype=np.float32), _WIDE_MODES[image.mode]
+    kind = "floats" if image.mode == "F" else "integers"
+    span = f"from {np.nanmin(values):g} to {np.nanmax(values):g}"
+    found = f"its pixels are {kind} {span} (Pillow's mode {image.mode})"
     if not ((values >= 0) & (values <= white)).all():
-        kind = "floats" if image.mode == "F" else "integers"
         raise ValueError(
-            f"its pixels are {kind} from {np.nanmin(values):g} to {np.nanmax(values):g} (Pillow's mode "
-            f"{image.mode}), and only [0, {white}] is known to be black to white; save it with 8 or 16 bits "
-            "a channel"
+            f"{found}, and only [0, {white}] is known to be black to white; save it with 8 or 16 bits a "
+            "channel"
         )
+    if white > 255 >= values.max() > 0:
+        raise ValueError(f"{found}, which of 16 bits are all black; if 255 is white, save it with 8 bits")
     grey = _grey(np.rint(values * (255 / white)))
     if "transparency" in image.info:
         grey.putalpha(_grey(255 * (values != image.info["transparency"])))
@@ -147,16 +155,16 @@ def _orientation(image: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def read_mask(path: Path, size: tuple[int, int] | None = None) -> Bool[np.ndarray, "h w"]:
+def read_mask(path: Path, size: Size | None = None) -> Bool[np.ndarray, "h w"]:
     """Decode which pixels to use: those that are not black, nor transparent.
 
     Args:
-        path: image file.
+        path: image file; of a lossy format, what is darker than half of its largest value is black.
         size: width and height of the result; None for the mask's own. Of a smaller result a pixel is used if
             all are that it stands for.
 
     Raises:
-        ValueError: as `open_image` does.
+        ValueError: as `open_image` does, or the first of `shape_problems`, with the path.
     """
     with open_image(path, "mask") as image:
         image.load()
@@ -166,14 +174,15 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Bool[np.ndarra
         shown = to_8_bit(image)
         if shown.mode == "RGBA":
             shown = Image.alpha_composite(Image.new("RGBA", shown.size, "black"), shown)
-        # JPEG blurs black into values of a few; other files may mark with a value of 1
-        used = np.asarray(shown.convert("L")) >= (128 if image.format == "JPEG" else 1)
+        grey = np.asarray(shown.convert("L"))
+        used = grey >= (max(1, grey.max() / 2) if image.format in _LOSSY_FORMATS else 1)
     if size is None or image.size == size:
         return used
+    _check_shape(path, image.size, size)
     return np.array(_grey(255 * used).resize(size, Image.Resampling.BOX)) == 255
 
 
-def read_depth(path: Path, size: tuple[int, int] | None = None) -> Float[np.ndarray, "h w"]:
+def read_depth(path: Path, size: Size | None = None) -> Float[np.ndarray, "h w"]:
     """Decode a depth image (of 16 or 32 bits) or NumPy array, in its own unit; 0 where unknown.
 
     Args:
@@ -181,7 +190,8 @@ def read_depth(path: Path, size: tuple[int, int] | None = None) -> Float[np.ndar
         size: width and height of the result; None for its own.
 
     Raises:
-        ValueError: the file is missing or damaged, or has more than one channel; the message names it.
+        ValueError: the file is missing or damaged, has more than one channel, or the first of
+            `shape_problems`; the message names it.
     """
     try:
         depth = np.load(path) if path.suffix == ".npy" else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
@@ -194,7 +204,34 @@ def read_depth(path: Path, size: tuple[int, int] | None = None) -> Float[np.ndar
     except (OSError, ValueError, EOFError, cv2.error) as error:
         raise ValueError(f"{path}: cannot read the depth image: {error}") from error
     depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
-    return depth if size is None else cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+    if size is None:
+        return depth
+    _check_shape(path, (depth.shape[1], depth.shape[0]), size)
+    return cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+
+
+def _check_shape(path: Path, size: Size, image: Size) -> None:
+    for problem in shape_problems(size, image):
+        raise ValueError(f"{path}: {problem}")
+
+
+def shape_problems(size: Size, image: Size) -> Iterator[str]:
+    """Whether a mask or depth of one size would have to be stretched to fit its image of another."""
+    if not is_scaled(*sorted((size, image))):
+        problem = "it is {}×{} pixels, but its image is {}×{}, of another ratio".format(*size, *image)
+        if is_scaled(*sorted((size[::-1], image))):
+            problem += (
+                ": one of them is turned. If that is an EXIF orientation, bake it in: "
+                "`mogrify -auto-orient FILES` (ImageMagick)"
+            )
+        yield problem
+
+
+def is_scaled(size: Size, other: Size) -> bool:
+    """Whether a size is the other one or has its ratio, up to the rounding to whole pixels."""
+    (width, height), (w, h) = size, other
+    same = width == w, height == h
+    return all(same) or (not any(same) and abs(width * h - height * w) <= max(w, h))
 
 
 def alpha_problems(images: Mapping[Path, bool]) -> Iterator[str]:

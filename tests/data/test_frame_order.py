@@ -66,6 +66,15 @@ def test_words_tell_the_camera() -> None:
     assert {shot.camera for shot in read_shots(names, moving(8))} == {"left", "right"}
 
 
+@pytest.mark.parametrize(
+    "pattern", ["cam{c}/{t:g}.png", "cam{c}_{t:g}.png", "{t:g}_cam{c}.png", "{t:g}/cam{c}.png"]
+)
+@pytest.mark.parametrize("order", ["frame-order", "camera-order"])
+def test_decimal_time_stamps_of_several_cameras_are_ordered_by_value(pattern: str, order: Any) -> None:
+    names = [pattern.format(c=c, t=round(t / 30, 7)) for c, t in GRID]
+    assert frame_times(names, moving(len(GRID)), order) == [t / (TIMES - 1) for _, t in GRID]
+
+
 def test_frames_of_a_camera_may_be_missing() -> None:
     names = [f"cam{c:02d}/{t:04d}.png" for c in range(2) for t in range(20) if (c, t) not in {(0, 3), (1, 0)}]
     at = {name: time for name, time in zip(names, frame_times(names, moving(38)), strict=True)}
@@ -82,6 +91,10 @@ def test_frames_of_a_camera_may_be_missing() -> None:
         [f"view{i}.png" for i in range(20)],
         [f"{i:02d}/{i:02d}.png" for i in range(20)],
         [f"t{i / 10:.1f}.png" for i in range(20)],
+        [f"images/{round(i / 30, 7):g}.png" for i in range(20)],
+        [f"t_{i / 20}s.jpg" for i in range(20)],
+        [f"clip.{i // 10}.{i % 10}" for i in range(20)],
+        [f"1.{i}" for i in range(20)],
         [f"2024-01-01 12-0{i // 4}-{10 + 15 * (i % 4)}.jpg" for i in range(20)],
         [f"IMG_20240101_12{i:02d}{i * 7 % 60:02d}.jpg" for i in range(20)],
     ],

@@ -13,6 +13,7 @@ from nest_nerfstudio.data.images import (
     alpha_problems,
     find_image,
     image_header,
+    image_suffixes,
     missing_file,
     read_depth,
     read_image,
@@ -69,6 +70,11 @@ def test_a_bit_a_pixel(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "a.png")[..., 0], 255 * (GREY > 128))
 
 
+def test_a_black_frame_of_16_bits_is_black(tmp_path: Path) -> None:
+    grey(0 * RAMP, np.uint16).save(tmp_path / "a.png")
+    assert not read(tmp_path / "a.png").any()
+
+
 def test_a_transparent_value_of_16_bits_is_alpha(tmp_path: Path) -> None:
     values = (RAMP * 65535).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png", transparency=int(values[3, 4]))
@@ -84,6 +90,8 @@ def test_a_transparent_value_of_16_bits_is_alpha(tmp_path: Path) -> None:
         (grey(np.where(RAMP > 0.5, np.nan, RAMP), np.float32), r"floats from 0 to 0.49"),
         (grey(RAMP * 1e6, np.int32), r"integers from 0 to 1e\+06 .*mode I.*only \[0, 65535\]"),
         (grey(RAMP * 100 - 50, np.int32), r"integers from -50 to 50"),
+        (grey(GREY, np.int32), r"integers from 0 to 255 .*mode I\), which of 16 bits are all black"),
+        (grey(GREY, np.uint16), r"integers from 0 to 255 .*mode I;16\), which of 16 bits are all black"),
     ],
 )
 def test_values_without_a_known_white_are_refused_by_training_and_check(
@@ -93,9 +101,7 @@ def test_values_without_a_known_white_are_refused_by_training_and_check(
     (dnerf / "train" / "r_3.png").unlink()
     for path in (dnerf / "train").glob("*.png"):
         Image.open(path).convert("RGB").save(path)
-    with pytest.raises(
-        ValueError, match=rf"train/r_3\.tif: .*{problem}.*save it with 8 or 16 bits"
-    ) as raised:
+    with pytest.raises(ValueError, match=rf"train/r_3\.tif: .*{problem}.*save it with 8") as raised:
         DynamicDataset(parse(dnerf)).get_data(3)
     assert str(raised.value) in check_dataset(dnerf).problems
 
@@ -169,6 +175,15 @@ def test_masks_of_many_kinds(tmp_path: Path) -> None:
     grey(255 * big, np.uint8).save(tmp_path / "h.jpg", quality=60)
     assert np.array_equal(read_mask(tmp_path / "h.jpg"), big)  # its black is not quite black
     assert np.array_equal(read_mask(tmp_path / "h.jpg", (12, 8)), used)
+    for suffix in ("webp", "jp2", "avif"):
+        if f".{suffix}" in image_suffixes():
+            path = tmp_path / f"i.{suffix}"
+            grey(255 * big, np.uint8).convert("RGB").save(
+                path, quality=10, quality_layers=[30], irreversible=True
+            )
+            assert np.array_equal(read_mask(path), big), suffix
+    grey(big, np.uint8).convert("RGB").save(tmp_path / "j.webp", lossless=True)  # of 0 and 1
+    assert np.array_equal(read_mask(tmp_path / "j.webp"), big)
 
 
 def test_depths_of_many_kinds(tmp_path: Path) -> None:
@@ -195,6 +210,33 @@ def test_a_broken_depth_is_found_by_the_check(dnerf: Path) -> None:
     with pytest.raises(ValueError, match="one channel") as raised:
         DynamicDataset(parse(dnerf)).get_data(2)
     assert str(raised.value) in check_dataset(dnerf).problems
+
+
+@pytest.mark.parametrize(
+    ("size", "hint"),
+    [((8, 12), "`mogrify -auto-orient FILES`"), ((12, 12), "of another ratio"), ((12, 9), "12×8")],
+)
+@pytest.mark.parametrize("key", ["mask_path", "depth_file_path"])
+def test_masks_and_depths_of_another_shape_are_refused_by_training_and_check(
+    dnerf: Path, key: str, size: tuple[int, int], hint: str
+) -> None:
+    Image.new("L", size, "white").save(dnerf / "extra.png")
+    edit_json(dnerf / "transforms_train.json", lambda meta: meta["frames"][2].update({key: "extra.png"}))
+    dataset = DynamicDataset(parse(dnerf))
+    with pytest.raises(ValueError, match=r"extra\.png: it is .*, but its image is 12×8") as raised:
+        dataset.get_data(2)
+    assert hint in str(raised.value)
+    assert check_dataset(dnerf).problems == [str(raised.value)]
+
+
+@pytest.mark.parametrize("size", [(12, 8), (6, 4), (96, 64), (7, 5)])
+def test_masks_and_depths_of_the_same_ratio_are_resized(dnerf: Path, size: tuple[int, int]) -> None:
+    Image.new("L", size, "white").save(dnerf / "extra.png")
+    extra = {"mask_path": "extra.png", "depth_file_path": "extra.png"}
+    edit_json(dnerf / "transforms_train.json", lambda meta: meta["frames"][2].update(extra))
+    data = DynamicDataset(parse(dnerf)).get_data(2)
+    assert data["mask"].shape == data["depth_image"].shape == (8, 12, 1)
+    assert check_dataset(dnerf).problems == []
 
 
 # ---------------------------------------------------------------- alpha
