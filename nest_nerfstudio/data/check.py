@@ -58,6 +58,7 @@ from nest_nerfstudio.data.transforms import (
     read_json_list,
     read_seed_points,
     read_transforms,
+    seed_point_notes,
 )
 from nest_nerfstudio.geometry.convergence import convergence
 
@@ -158,11 +159,14 @@ def _check_scene(folder: Path, report: Report) -> None:
     if "" in splits:
         splits = _check_split_lists(splits[""], metas[""], files[""], report)
     if splits.get("train"):
-        report.add(splits["train"][0].file, motion_problems(splits["train"], can_order=len(files) == 1))
+        times = [frame.time for frame in splits["train"]]
+        report.add(splits["train"][0].file, motion_problems(times, can_order=len(files) == 1))
     try:
-        read_seed_points(metas.get("train") or metas.get("") or {}, folder)
+        points = read_seed_points(metas.get("train") or metas.get("") or {}, folder)
     except (FileNotFoundError, ValueError) as error:
         report.add(folder, [str(error)])
+    else:
+        report.add_notes(folder, [] if points is None else seed_point_notes(points.positions))
 
 
 def _check_edited_scene(entry: SceneEntry, report: Report) -> None:
@@ -183,7 +187,7 @@ def _check_edited_scene(entry: SceneEntry, report: Report) -> None:
             shown = (str(frame.camera.get("edit", BASE)) for frame in frames)
             report.add(files[split], edit_name_problems(shown, [*edits, *({BASE} - edits.keys())]))
     if splits.get("train"):
-        report.add(files["train"], motion_problems(splits["train"], moves=False))
+        report.add(files["train"], motion_problems([f.time for f in splits["train"]], moves=False))
         report.add(files["train"], world_problems(splits["train"]))
 
 

@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Iterable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from nerfstudio.data.datamanagers.full_images_datamanager import (
     FullImageDatamanager,
     FullImageDatamanagerConfig,
 )
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -29,6 +30,8 @@ from nest_nerfstudio.data.dataparser import NestDynamicDataParser, NestDynamicDa
 from nest_nerfstudio.data.dataset import DynamicDataset
 from nest_nerfstudio.data.frame_order import FrameOrder, describe_order, frame_times
 from nest_nerfstudio.data.images import alpha_problems, image_header
+from nest_nerfstudio.data.splits import motion_problems
+from nest_nerfstudio.data.transforms import seed_point_notes
 from nest_nerfstudio.data.world import World, find_world
 
 
@@ -80,8 +83,8 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
         local_rank: rank of this process.
 
     Raises:
-        ValueError: the data parser gives no times, and `config.missing_times` is "error"; only some of the
-            images have alpha.
+        ValueError: the data parser gives no times, and `config.missing_times` is "error"; train times that
+            do not differ; only some of the images have alpha.
     """
 
     config: DynamicDatamanagerConfig
@@ -103,8 +106,10 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
             self.random_generator = random.Random(config.train_cameras_sampling_seed)
         if self.train_dataset.cameras.times is None:
             self._fill_times()
-        if not isinstance(self.dataparser, NestDynamicDataParser) and config.time_scale == "auto":
-            self._scale_times()
+        if not isinstance(self.dataparser, NestDynamicDataParser):
+            self._check_times()
+            if config.time_scale == "auto":
+                self._scale_times()
         if test_mode != "inference":
             self._check_alpha()
 
@@ -115,6 +120,7 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
                 f"The cameras of {type(self.dataparser).__name__} are too far from the origin for its single "
                 "precision: images will be blurred. Use nest-dynamic-data, or move the poses to the origin"
             )
+        self.train_dataparser_outputs = _with_finite_points(self.train_dataparser_outputs)
         self.world = find_world(self.train_dataparser_outputs)
         self.train_dataparser_outputs = self.world.apply(self.train_dataparser_outputs)
         if not self.world.is_as_parsed:
@@ -308,8 +314,8 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
         datasets = (self.train_dataset, self.eval_dataset)
         views = {
             str(name): pose
-            for dataset in datasets
-            for name, pose in zip(dataset.image_filenames, dataset.cameras.camera_to_worlds, strict=True)
+            for frames in (*datasets, *self._other_split())
+            for name, pose in zip(frames.image_filenames, frames.cameras.camera_to_worlds, strict=True)
         }
         if self.config.missing_times == "static":
             rank = dict.fromkeys(views, 0.0)
@@ -322,6 +328,27 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
             times = [rank[str(name)] for name in dataset.image_filenames]
             dataset.cameras.times = torch.tensor(times)[:, None]
 
+    def _other_split(self) -> list[DataparserOutputs]:
+        """The split of val and test that is not loaded, if there is one: it has a say in the times of all."""
+        split = "val" if self.test_split == "test" else "test"
+        try:
+            return [self.world.apply(self.dataparser.get_dataparser_outputs(split=split))]
+        except Exception:  # whatever a parser raises of a split that the data have not
+            return []
+
+    def _check_times(self) -> None:
+        """ValueError if train times are equal, or so large that single precision hardly tells them apart."""
+        times = self._train_times.tolist()
+        last = max(map(abs, times))
+        step = torch.finfo(torch.float32).eps * last
+        if self.config.missing_times == "static" or max(times) - min(times) > 1000 * step:
+            return
+        same = next(motion_problems(times), f"train times up to {last:g} are {step:.2g} apart, or equal")
+        raise ValueError(
+            f"{type(self.dataparser).__name__}: {same}. If they differ in the data, the single precision "
+            "of this parser has rounded them: use nest-dynamic-data, or subtract the first time from all"
+        )
+
     def _scale_times(self) -> None:
         """Map all times so that the train times span [0, 1]."""
         first, last = self._train_times.aminmax()
@@ -332,3 +359,15 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
                 times = dataset.cameras.times.double()
                 dataset.cameras.times = ((times - first) / (last - first)).float()
             del self._train_times  # cached
+
+
+def _with_finite_points(outputs: DataparserOutputs) -> DataparserOutputs:
+    """What a data parser gave, without seed points that are not finite; a line in the log says how many."""
+    points = outputs.metadata.get("points3D_xyz")
+    if points is None or points.isfinite().all():
+        return outputs
+    for note in seed_point_notes(points):
+        CONSOLE.log(note)
+    finite = points.isfinite().all(1)
+    kept = {key: outputs.metadata[key][finite] for key in ("points3D_xyz", "points3D_rgb")}
+    return replace(outputs, metadata={**outputs.metadata, **kept})

@@ -82,14 +82,15 @@ def time_problems(frames: Sequence[Frame], can_order: bool = False) -> Iterator[
         )
 
 
-def motion_problems(train: Sequence[Frame], moves: bool = True, can_order: bool = False) -> Iterator[str]:
-    """Whether train frames are too few, or all of one time where the scene `moves`."""
-    times = {frame.time for frame in train}
-    if len(train) < 2:
+def motion_problems(
+    times: Sequence[float | None], moves: bool = True, can_order: bool = False
+) -> Iterator[str]:
+    """Whether train frames, by their times, are too few, or all of one time where the scene `moves`."""
+    if len(times) < 2:
         yield f"only one train frame; a scene needs two or more{', at different times' if moves else ''}"
-    elif moves and len(times) == 1 and None not in times:
+    elif moves and len({*times}) == 1 and times[0] is not None:
         yield (
-            f"all {len(train)} train frames have time {times.pop():g}; a moving scene needs different times: "
+            f"all {len(times)} train frames have time {times[0]:g}; a moving scene needs different times: "
             f"give each frame its own{FRAME_ORDER_HINT if can_order else ''}"
         )
 
@@ -208,7 +209,7 @@ def scale_times(splits: Splits, mode: Literal["auto", "none"], can_order: bool =
     Raises:
         ValueError: the first of `motion_problems`, with the transforms file.
     """
-    for problem in motion_problems(splits["train"], can_order=can_order):
+    for problem in motion_problems([frame.time for frame in splits["train"]], can_order=can_order):
         raise ValueError(f"{splits['train'][0].file}: {problem}")
     times = [frame.time for frame in splits["train"] if frame.time is not None]
     clip = min(times), max(times)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
 from nest_nerfstudio.data.images import find_image, missing_file
 from nest_nerfstudio.io.point_clouds import read_cloud
@@ -131,6 +132,13 @@ def read_seed_points(meta: dict[str, Any], folder: Path) -> Points | None:
         return read_cloud(local_path(folder, meta["ply_file_path"]), grey=True, dtype=torch.float64)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"seed points: {error}; remove `ply_file_path` to start without them") from None
+
+
+def seed_point_notes(positions: Float[Tensor, "n 3"]) -> Iterator[str]:
+    """What is made of seed points that are not finite."""
+    count = int((~positions.isfinite().all(1)).sum())
+    if count:
+        yield f"{count} of {len(positions)} seed points are not finite: they are left out"
 
 
 # Frames

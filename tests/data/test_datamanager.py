@@ -377,6 +377,58 @@ def test_times_of_other_parsers_span_the_clip(dnerf: Path, first: float, last: f
     torch.testing.assert_close(own, torch.linspace(first, last, 12))
 
 
+@pytest.mark.parametrize("span", [0.0, 9.0, 3600.0])
+@pytest.mark.parametrize("time_scale", ["auto", "none"])
+def test_times_that_single_precision_does_not_tell_apart_are_refused(
+    dnerf: Path, span: float, time_scale: str
+) -> None:
+    def stamp(meta: dict[str, Any]) -> None:
+        for frame in meta["frames"]:
+            frame["time"] = 1.7e9 + span * frame["time"]
+
+    for split in ("train", "val"):
+        edit_json(dnerf / f"transforms_{split}.json", stamp)
+    with pytest.raises(
+        ValueError, match=r"DNeRF: .*train .*; a moving|DNeRF: train times .*nest-dynamic-data"
+    ):
+        manage(dnerf, DNeRFDataParserConfig(), time_scale=time_scale)
+    manage(dnerf, DNeRFDataParserConfig(), time_scale=time_scale, missing_times="static")
+
+
+def test_times_do_not_depend_on_the_split_that_is_loaded(video: Path) -> None:
+    names = [f"images/frame_{i + 1:05d}.png" for i in range(20)]
+    lists = {"val": names[:2], "test": names[-5:], "train": names[2:-5]}
+    edit_json(
+        video / "transforms.json",
+        lambda meta: meta.update({f"{split}_filenames": listed for split, listed in lists.items()}),
+    )
+    for mode, held in (("val", [0, 1]), ("test", [15, 16, 17, 18, 19])):
+        parser = NerfstudioDataParserConfig()
+        manager = manage(video, parser, mode=mode, missing_times="frame-order", time_scale="none")
+        torch.testing.assert_close(manager.train_views_times, torch.arange(2, 15) / 19)
+        assert manager.eval_dataset.cameras.times is not None
+        assert sorted(manager.eval_dataset.cameras.times.flatten().tolist()) == pytest.approx(
+            [i / 19 for i in held]
+        )
+
+
+def test_seed_points_that_are_not_finite_are_left_out(
+    video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{i / 10} 0 {'nan' if i == 3 else 'inf' if i == 5 else 0}" for i in range(10)]
+    header = "ply\nformat ascii 1.0\nelement vertex 10\n"
+    properties = "".join(f"property float {axis}\n" for axis in "xyz")
+    (video / "seeds.ply").write_text(f"{header}{properties}end_header\n" + "\n".join(rows) + "\n")
+    edit_json(video / "transforms.json", lambda meta: meta.update(ply_file_path="seeds.ply"))
+    manager = manage(video, NestDynamicDataParserConfig(time_from="frame-order"))
+    points = manager.train_dataparser_outputs.metadata["points3D_xyz"]
+    assert points.shape == (8, 3)
+    assert points.isfinite().all()
+    line = "2 of 10 seed points are not finite: they are left out"
+    assert line in " ".join(capsys.readouterr().out.split())
+    assert f"{video}: {line}" in check_dataset(video).notes
+
+
 def test_a_parser_of_single_precision_is_named(dnerf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def carry_off(meta: dict[str, Any]) -> None:
         for frame in meta["frames"]:
