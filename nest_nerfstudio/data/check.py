@@ -223,8 +223,11 @@ def _check_frames(
     frames = [frame for split in splits.values() for frame in split]
     repeated = Counter(plain_name(frame.name) for frame in frames)
     for path in {file.parent for file in files.values()}:
-        report.add(path, (f"{count} frames show {name}" for name, count in repeated.items() if count > 1))
-    headers = _check_files(frames, rendered, report)
+        report.add_notes(path, (f"{n} frames show {name}" for name, n in repeated.items() if n > 1))
+    headers = _check_files(frames, report)
+    if rendered:
+        for path in {file.parent for file in files.values()}:
+            report.add_notes(path, _render_notes(headers))
     middle = _object_of(frames if rendered else [], radius)
     for split, path in files.items():
         problems = [
@@ -325,7 +328,7 @@ def _inside_problems(frame: Frame, centre: np.ndarray, radius: float) -> Iterato
         )
 
 
-def _check_files(frames: Sequence[Frame], rendered: bool, report: Report) -> dict[Path, ImageHeader]:
+def _check_files(frames: Sequence[Frame], report: Report) -> dict[Path, ImageHeader]:
     """Check the images, masks and depths of frames; returns the headers of the images."""
     masks = {frame.mask for frame in frames}
     depths = {frame.depth for frame in frames}
@@ -356,20 +359,24 @@ def _check_files(frames: Sequence[Frame], rendered: bool, report: Report) -> dic
     for path, size in pairs:
         height, width = shapes[path]
         report.add(path, shape_problems((width, height), size))
-    if rendered and headers:
-        _check_renders(headers, report)
     return headers
 
 
-def _check_renders(headers: Mapping[Path, ImageHeader], report: Report) -> None:
-    """Check that images of a rendered object are of one size, and have alpha."""
-    usual = Counter(header.size for header in headers.values()).most_common(1)[0][0]
-    for path, header in headers.items():
-        if header.size != usual:
-            report.add(path, ["is {}×{} pixels, but most are {}×{}".format(*header.size, *usual)])
-    if not any(header.has_alpha for header in headers.values()):
-        for path in headers:
-            report.add(path, ["has no alpha channel; images of rendered objects need one"])
+def _render_notes(headers: Mapping[Path, ImageHeader]) -> Iterator[str]:
+    """What images of a rendered object usually have, and these have not: one size, and alpha."""
+    sizes = Counter(header.size for header in headers.values()).most_common()
+    for size, count in sizes[1:]:
+        first = next(path for path, header in headers.items() if header.size == size)
+        yield (
+            "{} of {} images are of {}×{} pixels (first: {}), but most of {}×{}".format(
+                count, len(headers), *size, first.name, *sizes[0][0]
+            )
+        )
+    if headers and not any(header.has_alpha for header in headers.values()):
+        yield (
+            f"none of the {len(headers)} images has alpha: what they show is learned whole, but for a plain "
+            "backdrop"
+        )
 
 
 def _content_problems(image: Image.Image) -> Iterator[str]:

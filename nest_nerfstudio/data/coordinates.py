@@ -17,7 +17,7 @@ from nerfstudio.cameras import camera_utils
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from nest_nerfstudio.geometry.convergence import convergence
+from nest_nerfstudio.geometry.convergence import ROUNDING, convergence
 
 MOST_OFFSET = 150.0  # in distances of cameras from what they see; float32 then resolves 1e-5 of these
 
@@ -78,7 +78,8 @@ def fit_poses(
         shift = shift - rotation @ middle[:, None]
     fitted = Coordinates(torch.cat([rotation, shift], 1), scale)
     extent = float(fitted.poses(poses)[..., 3].abs().max()) / scale
-    return replace(fitted, scale=scale / extent) if auto_scale and extent > 0 else fitted
+    is_one_place = extent <= ROUNDING * float(middle.norm())  # a tripod
+    return fitted if is_one_place or not auto_scale else replace(fitted, scale=scale / extent)
 
 
 def keep_poses(poses: Float[Tensor, "n 4 4"], scale: float) -> Coordinates:

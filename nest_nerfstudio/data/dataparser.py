@@ -272,7 +272,7 @@ def read_capture(config: NestDynamicDataParserConfig) -> Capture:
     if config.eval_camera and eval_split:
         raise ValueError(f"evaluate either on the camera {config.eval_camera} or on the split {eval_split}")
     if config.eval_camera:
-        splits |= hold_out_camera(splits["train"], config.eval_camera)
+        splits = hold_out_camera(splits, config.eval_camera)
     elif not eval_split and not any(name in splits for name in EVAL_SPLITS):
         splits |= hold_out(splits["train"], config.eval_interval)
     splits = scale_times(splits, config.time_scale, can_order=len(files) == 1)

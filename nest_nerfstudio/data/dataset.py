@@ -14,7 +14,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
 from torch import Tensor
 
-from nest_nerfstudio.data.images import read_depth, read_image, read_mask
+from nest_nerfstudio.data.images import Size, image_header, read_depth, read_image, read_mask
 from nest_nerfstudio.data.lenses import lenses_of, pinhole_cameras
 from nest_nerfstudio.data.world import World
 
@@ -120,7 +120,7 @@ class DynamicDataset(InputDataset):
         """Read which pixels of an image to use, None for all; ValueError as `read_mask`."""
         files, lens = self._dataparser_outputs.mask_filenames, self.lenses[image_idx]
         path = files[image_idx] if files else None
-        mask = None if path is None else read_mask(path, lens.size)
+        mask = None if path is None else read_mask(path, lens.size, self._stored_size(image_idx))
         if lens.distorts:
             mask = lens.inside if mask is None else lens.undistort_mask(mask)
         return None if mask is None else torch.from_numpy(mask)[..., None]
@@ -132,8 +132,12 @@ class DynamicDataset(InputDataset):
         if path is None:
             return None
         unit = self.metadata["depth_unit_scale_factor"] * self._dataparser_outputs.dataparser_scale
-        depth = read_depth(path, lens.size) * np.float32(unit)
+        depth = read_depth(path, lens.size, self._stored_size(image_idx)) * np.float32(unit)
         return torch.from_numpy(lens.undistort_depth(depth) if lens.distorts else depth)[..., None]
+
+    def _stored_size(self, image_idx: int) -> Size:
+        """Width and height of an image before it is resized."""
+        return image_header(self.image_filenames[image_idx]).size if self.resize else self.sizes[image_idx]
 
     def _paint_masked(self, data: dict[str, Any]) -> None:
         """Give pixels outside the mask the data parser's `mask_color`, if it has one."""
@@ -149,5 +153,5 @@ def _to_float32(cameras: Cameras) -> None:
         setattr(cameras, name, getattr(cameras, name).float())
 
 
-def _by(size: tuple[int, int]) -> str:
+def _by(size: Size) -> str:
     return f"{size[0]}×{size[1]}"

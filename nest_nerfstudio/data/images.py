@@ -155,39 +155,43 @@ def _orientation(image: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def read_mask(path: Path, size: Size | None = None) -> Bool[np.ndarray, "h w"]:
+def read_mask(path: Path, size: Size | None = None, image: Size | None = None) -> Bool[np.ndarray, "h w"]:
     """Decode which pixels to use: those that are not black, nor transparent.
 
     Args:
         path: image file; of a lossy format, what is darker than half of its largest value is black.
         size: width and height of the result; None for the mask's own. Of a smaller result a pixel is used if
             all are that it stands for.
+        image: width and height of its image as stored; None for those of the result.
 
     Raises:
         ValueError: as `open_image` does, or the first of `shape_problems`, with the path.
     """
-    with open_image(path, "mask") as image:
-        image.load()
-    if image.mode in _WIDE_MODES:
-        used = np.asarray(image) > 0
+    with open_image(path, "mask") as stored:
+        stored.load()
+    if stored.mode in _WIDE_MODES:
+        used = np.asarray(stored) > 0
     else:
-        shown = to_8_bit(image)
+        shown = to_8_bit(stored)
         if shown.mode == "RGBA":
             shown = Image.alpha_composite(Image.new("RGBA", shown.size, "black"), shown)
         grey = np.asarray(shown.convert("L"))
-        used = grey >= (max(1, grey.max() / 2) if image.format in _LOSSY_FORMATS else 1)
-    if size is None or image.size == size:
+        used = grey >= (max(1, grey.max() / 2) if stored.format in _LOSSY_FORMATS else 1)
+    if size is None:
         return used
-    _check_shape(path, image.size, size)
+    _check_shape(path, stored.size, image or size)
+    if stored.size == size:
+        return used
     return np.array(_grey(255 * used).resize(size, Image.Resampling.BOX)) == 255
 
 
-def read_depth(path: Path, size: Size | None = None) -> Float[np.ndarray, "h w"]:
+def read_depth(path: Path, size: Size | None = None, image: Size | None = None) -> Float[np.ndarray, "h w"]:
     """Decode a depth image (of 16 or 32 bits) or NumPy array, in its own unit; 0 where unknown.
 
     Args:
         path: image file, or NumPy file `.npy`.
         size: width and height of the result; None for its own.
+        image: width and height of its image as stored; None for those of the result.
 
     Raises:
         ValueError: the file is missing or damaged, has more than one channel, or the first of
@@ -206,7 +210,7 @@ def read_depth(path: Path, size: Size | None = None) -> Float[np.ndarray, "h w"]
     depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
     if size is None:
         return depth
-    _check_shape(path, (depth.shape[1], depth.shape[0]), size)
+    _check_shape(path, (depth.shape[1], depth.shape[0]), image or size)
     return cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
 
 

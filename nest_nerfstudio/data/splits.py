@@ -16,6 +16,7 @@ from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.data.frame_order import (
+    SPLIT_WORDS,
     FrameOrder,
     describe_order,
     frame_times,
@@ -174,27 +175,35 @@ def _every_nth(ranked: list[Frame], interval: int) -> list[Frame]:
     return held
 
 
-def hold_out_camera(frames: list[Frame], name: str) -> Splits:
-    """Hold all frames of one camera out of train.
+def hold_out_camera(splits: Splits, name: str) -> Splits:
+    """Hold all frames of one camera out of train, and train on all others of train and evaluation splits.
 
     Args:
-        frames: the train frames.
-        name: of the camera, as in the names of its files.
+        splits: frames; other splits stay.
+        name: of the camera, as in the names of its files; folders of splits are no part of it.
 
     Returns:
-        The train split and the evaluation splits.
+        The splits, with the frames of the camera for the evaluation splits.
 
     Raises:
         ValueError: there is no such camera, or no other one.
     """
-    cameras = [shot.camera for shot in read_shots(*_names_and_poses(frames))]
+    pooled = [frame for split in ("train", *EVAL_SPLITS) for frame in splits.get(split, [])]
+    frames = list({id(frame): frame for frame in pooled}.values())
+    names, poses = _names_and_poses(frames)
+    cameras = [shot.camera for shot in read_shots([_without_split(file) for file in names], poses)]
     known = sorted(set(cameras), key=natural_order)
     if name not in known or len(known) == 1:
         there = f"there are: {', '.join(known)}" if len(known) > 1 else "file names tell of one camera only"
         raise ValueError(f"{frames[0].file}: no camera '{name}' to hold out (--eval-camera); {there}")
     held = [frame for frame, camera in zip(frames, cameras, strict=True) if camera == name]
     CONSOLE.log(f"Holding out camera {name}: {len(held)} of {len(frames)} frames")
-    return _held_out(frames, held)
+    return splits | _held_out(frames, held)
+
+
+def _without_split(name: str) -> str:
+    """The name of a file without the folders that split data have."""
+    return "/".join(part for part in plain_name(name).split("/") if part.lower() not in SPLIT_WORDS)
 
 
 def _held_out(frames: list[Frame], held: list[Frame]) -> Splits:

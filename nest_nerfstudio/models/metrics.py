@@ -42,11 +42,13 @@ class ImageMetrics:
         Args:
             rgb: rendered image.
             target: ground truth.
-            mask: 1 for the pixels to use, at least one of them, and 0 for the others; None uses all.
+            mask: 1 for the pixels to use and 0 for the others; None uses all.
 
         Returns:
-            `psnr`, `ssim`, `lpips`.
+            `psnr`, `ssim`, `lpips`; nothing where no pixel is to be used.
         """
+        if mask is not None and not (mask > 0.5).any():
+            return {}
         shown, seen = (x.detach().permute(2, 0, 1)[None].clamp(0, 1) for x in (rgb, target))
         used = torch.ones_like(shown)
         if mask is not None:

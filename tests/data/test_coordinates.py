@@ -8,6 +8,7 @@ import pytest
 import torch
 from plyfile import PlyData, PlyElement
 
+from nest_nerfstudio.data.coordinates import fit_poses
 from tests.data.small_scenes import edit_json, orbit, parse
 
 TURN = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
@@ -146,3 +147,11 @@ def test_poses_that_are_not_to_be_centred_are_if_they_are_too_far(video: Path) -
     move(video, 1.0, 4.512e6)
     far = parse(video, center_method="none", **keep).cameras.camera_to_worlds
     assert float(far[..., 3].norm(dim=1).max()) < 10
+
+
+def test_a_tripod_is_not_scaled_by_its_rounding_error() -> None:
+    """Its positions in their middle are of 1e-16 of their distance from the origin."""
+    poses = torch.tensor([orbit(i / 40) for i in range(20)], dtype=torch.float64)
+    poses[:, :3, 3] = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    for orientation in ("up", "none"):
+        assert fit_poses(poses, orientation, "poses", True, 1.0).scale == 1.0

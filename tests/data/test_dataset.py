@@ -53,6 +53,19 @@ def test_pixels_outside_the_mask_take_the_mask_colour(dnerf: Path) -> None:
     assert torch.equal(painted[..., 3], plain[..., 3])
 
 
+def test_a_mask_is_of_the_shape_of_its_stored_image(dnerf: Path) -> None:
+    """Whatever the size that both are resized to."""
+    outputs = parse(dnerf)
+    outputs.metadata["resize_on_load"] = True
+    write_image(dnerf / "train" / "r_0.png", size=(10, 8))
+    Image.new("L", (20, 16), "white").save(dnerf / "mask.png")
+    outputs.mask_filenames = 12 * [dnerf / "mask.png"]
+    dataset = DynamicDataset(outputs)
+    assert dataset.get_data(0)["mask"].shape == (8, 12, 1)
+    with pytest.raises(ValueError, match=r"mask\.png: it is 20×16 pixels, but its image is 12×8"):
+        dataset.get_mask(1)
+
+
 def test_intrinsics_become_float32(dnerf: Path) -> None:
     outputs = parse(dnerf)
     outputs.cameras.fx = outputs.cameras.fx.double()

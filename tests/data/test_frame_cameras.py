@@ -109,7 +109,7 @@ def test_exif_that_sizes_do_not_explain_is_a_note(
 ) -> None:
     turn(dnerf, orientation, size)
     set_camera(dnerf, **camera)
-    note = one(check_dataset(dnerf).notes)
+    note = one([note for note in check_dataset(dnerf).notes if "are of 12×8" not in note])
     assert f"12 of 12 images have an EXIF orientation (first: ./train/r_0, {orientation})" in note
     assert "they are used as stored" in note
 

@@ -1,5 +1,6 @@
 """What names of files say about cameras and times, in the conventions that captures come in."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from nest_nerfstudio.data.check import check_dataset
 from nest_nerfstudio.data.frame_order import frame_times, natural_order, order_problems, read_shots
-from tests.data.small_scenes import orbit, parse, write_scene
+from tests.data.small_scenes import edit_json, orbit, parse, write_scene
 
 CAMERAS, TIMES = 3, 5
 GRID = [(c, t) for c in range(CAMERAS) for t in range(TIMES)]
@@ -194,9 +195,34 @@ def test_one_camera_is_held_out_by_name(tmp_path: Path) -> None:
         parse(tmp_path, eval_split="late", **options)
 
 
-def test_a_camera_by_name_replaces_the_splits_of_the_data(dnerf: Path, video: Path) -> None:
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_camera_by_name_replaces_the_splits_of_the_data(tmp_path: Path, split: str) -> None:
+    """It may be that of a split to evaluate, and then the others of that split are trained on."""
+    rig(tmp_path)
+    names = [f"cam{c:02d}/{t:04d}.png" for c in range(4) for t in range(20)]
+    lists = {"train_filenames": names[:40], f"{split}_filenames": names[40:]}
+    edit_json(tmp_path / "transforms.json", lambda meta: meta.update(lists))
+    options = {"time_from": "frame-order", "eval_camera": "cam02"}
+    assert of_cameras(parse(tmp_path, split, **options)) == {"cam02": list(range(20))}
+    assert of_cameras(parse(tmp_path, **options)).keys() == {"cam00", "cam01", "cam03"}
+
+
+def test_a_camera_by_name_of_split_files(dnerf: Path) -> None:
     with pytest.raises(ValueError, match=r"'cam00'.*file names tell of one camera only"):
         parse(dnerf, eval_camera="cam00")
+    for split in ("train", "val", "test", "future"):  # train/r_3 becomes train/cam01/r_3
+        meta = json.loads((dnerf / f"transforms_{split}.json").read_text())
+        for i, frame in enumerate(meta["frames"]):
+            source = dnerf / f"{frame['file_path']}.png"
+            frame["file_path"] = f"./{split}/cam{i % 2:02d}/{source.stem}"
+            target = dnerf / f"{frame['file_path']}.png"
+            target.parent.mkdir(exist_ok=True)
+            source.rename(target)
+        (dnerf / f"transforms_{split}.json").write_text(json.dumps(meta))
+    held = parse(dnerf, "val", eval_camera="cam01").image_filenames
+    assert {path.parent.name for path in held} == {"cam01"}
+    assert len(held) == 6 + 1 + 1
+    assert len(parse(dnerf, eval_camera="cam01").image_filenames) == 6 + 2 + 1
 
 
 def test_check_asks_as_training_does(tmp_path: Path) -> None:
