@@ -59,6 +59,10 @@ class CachedBatches(Sequence[Batch]):
         future = self._ahead.pop(i, None)
         return self._read(i) if future is None else future.result()
 
+    def kept(self, i: int) -> Batch | None:
+        """A batch, if it is in memory."""
+        return self._kept.get(i)
+
     @property
     def num_kept(self) -> int:
         """How many batches are in memory."""

@@ -125,6 +125,11 @@ class DynamicDataset(InputDataset):
             mask = lens.inside if mask is None else lens.undistort_mask(mask)
         return None if mask is None else torch.from_numpy(mask)[..., None]
 
+    def has_mask_file(self, image_idx: int) -> bool:
+        """Whether the data has a mask of an image; a lens may mask out pixels where it has none."""
+        files = self._dataparser_outputs.mask_filenames
+        return bool(files) and files[image_idx] is not None
+
     def get_depth(self, image_idx: int) -> Float[Tensor, "h w 1"] | None:
         """Read the camera-space z of an image in parsed units, 0 where unknown; errors as `read_depth`."""
         files, lens = self.metadata.get("depth_filenames"), self.lenses[image_idx]

@@ -229,7 +229,7 @@ def crop_clip(splits: Splits, interval: int, span: tuple[float, float]) -> Split
     """Train on every `interval`-th frame of a span of the clip, which becomes the clip.
 
     Args:
-        splits: frames with times; train times in [0, 1].
+        splits: frames with times; train times in [0, 1], unless they are kept as stored.
         interval: 1 or more.
         span: first and last time to train on, in [0, 1].
 
@@ -249,9 +249,12 @@ def crop_clip(splits: Splits, interval: int, span: tuple[float, float]) -> Split
     ranked = sorted(splits["train"], key=lambda frame: (frame.time, natural_order(frame.name)))
     kept = [frame for frame in ranked if frame.time is not None and first <= frame.time <= last][::interval]
     if len({frame.time for frame in kept}) < 2:
+        clip = ranked[0].time, ranked[-1].time
+        as_stored = "; their times are {:g} to {:g}, as --time-scale none leaves them: drop it".format(*clip)
         raise ValueError(
             f"{len(kept)} of {len(ranked)} train frames are in the part of the clip that train_interval and "
             "train_span keep; a moving scene needs two or more, at different times"
+            f"{as_stored if clip != (0.0, 1.0) else ''}"
         )
     CONSOLE.log(f"Training on {len(kept)} of {len(ranked)} frames")
     chosen = {id(frame) for frame in kept}

@@ -151,6 +151,15 @@ class GaussianModel(Model):
         if color is not None:
             self.image_background.copy_(color)
 
+    def may_have_background(self, color: Float[Tensor, " 3"]) -> bool:
+        """Whether a colour found behind opaque images can be the background, or is the one that is set."""
+        given = {"white": 1.0, "black": 0.0}.get(self.config.background_color)
+        return (
+            self.config.background_color == "auto"
+            if given is None
+            else bool((color - given).abs().max() < 0.05)
+        )
+
     def background(self, has_alpha: bool) -> Float[Tensor, " 3"]:
         """Background for images with or without alpha; in training it may be another one at every call."""
         color = self.config.background_color

@@ -95,7 +95,8 @@ class NestPipeline(VanillaPipeline):
             more = f" (and {len(details) - 1} more like it)" if len(details) > 1 else ""
             version = _version_of(state_dict)
             cause = (
-                "it was trained with other settings; repeat those of its config.yml"
+                "it was trained with other settings, or by an earlier state of this version; repeat the "
+                "settings of its config.yml"
                 if version == __version__
                 else f"it was trained by {f'version {version}' if version else 'a version before 0.1.0'}, or "
                 "with other settings; install that version, or repeat the settings of its config.yml"

@@ -151,7 +151,7 @@ class NestDynamicPipeline(NestPipeline):
             seed_points = Points(parsed.metadata["points3D_xyz"].float(), rgb)
         views = self._views_in(model.time_window())
         backdrop = None if has_alpha else find_backdrop(views)
-        if backdrop is not None:
+        if backdrop is not None and model.may_have_background(backdrop):
             CONSOLE.log(f"All images have RGB {_numbers(backdrop)} at their borders: it is the background.")
             model.set_image_background(has_alpha, backdrop)
             views = [with_silhouettes(view, backdrop) for view in views]
@@ -220,5 +220,6 @@ class _TrainCameras(Sequence[Views]):
     def __getitem__(self, index: int) -> Views:  # type: ignore[override]
         i = range(len(self))[index]
         views = cameras_to_views(self._cameras[i : i + 1])
-        mask = self._data.train_dataset.get_mask(i)
+        kept = self._data.cached_train.kept(i)
+        mask = self._data.train_dataset.get_mask(i) if kept is None else kept.get("mask")
         return views if mask is None else replace(views, masks=mask[None].to(views.viewmats))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
@@ -18,9 +19,17 @@ _UNSEEN = 0.1
 
 
 def are_fixed(views: Iterable[Views]) -> bool:
-    """Whether views are of fewer cameras than images: of a rig that stands still."""
-    poses = [tuple(view.viewmats.flatten().tolist()) for view in views]
-    return len(set(poses)) < len(poses)
+    """Whether single views are of a rig that stands still.
+
+    Of its poses many recur; or some do, and several cameras show one time. The path of one camera may cross
+    itself.
+    """
+    seen = [(tuple(view.viewmats.flatten().tolist()), view.times) for view in views]
+    counts = Counter(pose for pose, _ in seen)
+    recurring = sum(count for count in counts.values() if count > 1)
+    times = {float(time) for _, time in seen if time is not None}
+    at_once = 0 < len(times) < len(seen)
+    return len(counts) > 1 and recurring > 0 and (at_once or 2 * recurring >= len(seen))
 
 
 def most_consistent(views: list[Views], points: Float[Tensor, "n 3"], count: int) -> Float[Tensor, "m 3"]:

@@ -42,6 +42,17 @@ def test_times_of_all_splits_share_one_map(dnerf: Path) -> None:
     )
 
 
+def test_a_part_of_a_clip_whose_times_are_kept_as_stored(dnerf: Path) -> None:
+    for split in ("train", "val", "test", "future"):
+        edit_json(
+            dnerf / f"transforms_{split}.json",
+            lambda meta: [frame.update(time=100 + 19 * frame["time"]) for frame in meta["frames"]],
+        )
+    with pytest.raises(ValueError, match=r"0 of 12 .*times are 100 to 119, as --time-scale none leaves them"):
+        parse(dnerf, time_scale="none", train_span=(0.0, 0.5))
+    assert len(parse(dnerf, train_span=(0.0, 0.5)).image_filenames) == 6
+
+
 @pytest.mark.parametrize(
     ("first", "last"), [(0.0, 0.05), (0.2, 0.9), (0.0, 0.99), (-1.0, 1.0), (1.7e9, 1.7e9 + 9)]
 )

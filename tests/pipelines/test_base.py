@@ -41,7 +41,7 @@ def spoilt(trainer: NestTrainer, folder: Path, version: str | None) -> Path:
     """Its checkpoint as another version would have written it, with another part."""
     stored = torch.load(checkpoint_of(trainer), weights_only=True)
     pipeline = stored["pipeline"]
-    assert pipeline["_extra_state"] == {"version": __version__}
+    assert pipeline["_extra_state"]["version"] == __version__
     pipeline["_model.part_that_is_gone"] = torch.zeros(2)
     if version is None:
         del pipeline["_extra_state"]
@@ -61,7 +61,7 @@ def test_a_checkpoint_brings_progress_and_version(first: NestTrainer, capture: P
     trainer = make_trainer(config)
     assert trainer._start_step == 1
     assert trainer.pipeline.progress == 0.25
-    assert trainer.pipeline.state_dict()["_extra_state"] == {"version": __version__}
+    assert trainer.pipeline.state_dict()["_extra_state"]["version"] == __version__
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_checkpoint_brings_progress_and_version(first: NestTrainer, capture: P
     [
         ("9.8.7", "it was trained by version 9.8.7, or with other settings; install that version"),
         (None, "it was trained by a version before 0.1.0, or with other settings; install that version"),
-        (__version__, "it was trained with other settings; repeat those of its config.yml"),
+        (__version__, "it was trained with other settings, or by an earlier state of this version; repeat"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_names_the_version_once(
@@ -84,7 +84,7 @@ def test_a_checkpoint_that_does_not_fit_names_the_version_once(
     assert message.count("part_that_is_gone") == 1
     assert len(message.splitlines()) == 1
     if version == __version__:
-        assert "version" not in message.replace(f"nest_nerfstudio {__version__}", "")
+        assert "install" not in message
 
 
 def test_tools_that_reload_a_run_say_it_too(first: NestTrainer, tmp_path: Path) -> None:

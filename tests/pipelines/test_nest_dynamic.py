@@ -311,3 +311,28 @@ def test_images_of_which_nothing_is_to_be_used_are_not_scored(
 
 def test_without_masks_all_pixels_are_scored(pipeline: NestDynamicPipeline) -> None:
     assert "share_used" not in pipeline.get_average_eval_image_metrics()
+
+
+def test_masks_that_are_kept_are_not_read_again(
+    masked_capture: Path, tmp_path: Path, starts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pipeline(masked_capture, tmp_path)
+    monkeypatch.setattr("nest_nerfstudio.data.dataset.read_mask", None)
+    assert all(views.masks is not None for views in starts[0]["cameras"])
+
+
+# ---------------------------------------------------------------- backdrops
+
+
+@pytest.mark.parametrize(
+    ("chosen", "found"), [("auto", True), ("white", True), ("black", False), ("random", False)]
+)
+def test_a_backdrop_is_used_where_it_may_be_the_background(
+    starts: list[dict[str, Any]], capture: Path, tmp_path: Path, capsys: Any, chosen: Any, found: bool
+) -> None:
+    """Images before white, without alpha."""
+    config = make_config(capture, tmp_path, background_color=chosen)
+    config.pipeline.datamanager.dataparser.alpha_color = "white"
+    make_trainer(config)
+    assert all((view.alphas is not None) == found for view in starts[0]["views"])
+    assert ("it is the background" in " ".join(capsys.readouterr().out.split())) == found

@@ -47,7 +47,19 @@ def test_images_of_one_camera_count_as_one() -> None:
 def test_a_rig_that_stands_still_is_told_by_its_poses() -> None:
     views = before_grey()
     assert not are_fixed(views)
-    assert are_fixed([*views, views[2]])
+    assert are_fixed([*views, *views])
+    assert not are_fixed([views[0], views[0]])  # a tripod
+
+
+def at_times(views: list[Views], times: list[float]) -> list[Views]:
+    return [replace(view, times=torch.tensor([time])) for view, time in zip(views, times, strict=True)]
+
+
+def test_a_path_that_crosses_itself_is_no_rig() -> None:
+    views = before_grey()
+    assert not are_fixed(at_times([*views, views[2]], [i / 6 for i in range(7)]))
+    assert are_fixed(at_times([*views, views[2]], [0.0] * 6 + [1.0]))  # six cameras, and one at another time
+    assert not are_fixed(at_times(views, [0.0] * 6))  # nothing recurs
 
 
 def test_no_points_are_no_error() -> None:

@@ -21,7 +21,7 @@ class LoadedImage:
 
     Attributes:
         pixels: RGB, or RGBA with straight alpha, in [0, 255]; an image without alpha has its mask for alpha.
-        mask: which pixels to use, of an image with alpha; None for all.
+        mask: which pixels to use, where it is not the alpha; None for all.
         depth: camera-space z, world units, 0 where unknown; None where the scene has none.
     """
 
@@ -112,9 +112,12 @@ def _load_image(scene: Scene, frame: int) -> LoadedImage:
     data = scene.dataset.get_data(frame, "uint8")
     pixels = data["image"].numpy()
     mask, depth = (data[name].numpy() if name in data else None for name in ("mask", "depth_image"))
-    if mask is not None and pixels.shape[-1] == 3:
-        return LoadedImage(np.concatenate([pixels, np.uint8(255) * mask], axis=-1), depth=depth)
-    return LoadedImage(pixels, mask, depth)
+    if mask is None or pixels.shape[-1] == 4 or not scene.dataset.has_mask_file(frame):
+        return LoadedImage(pixels, mask, depth)
+    lens = scene.dataset.lenses[frame]
+    inside = lens.inside if lens.distorts else None
+    rgba = np.concatenate([pixels, np.uint8(255) * mask], axis=-1)
+    return LoadedImage(rgba, None if inside is None else inside[..., None], depth)
 
 
 def _with_alpha(pixels: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 4"]:

@@ -8,6 +8,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from PIL import Image
 
 from nest_nerfstudio.cameras import cameras_to_views
+from nest_nerfstudio.data.lenses import Lens
 from nest_nerfstudio.data.scenes.index import index_folders, read_index
 from nest_nerfstudio.data.scenes.library import SceneLibrary
 from tests.data.scenes.many_scenes import write_scene, write_scenes
@@ -129,6 +130,27 @@ def test_images_of_a_lens_are_undistorted(video: Path) -> None:
     assert not torch.equal(views.images[0], stored(scene.dataset.image_filenames[0]))
     assert torch.equal(views.Ks, scene.views.Ks[:2])
     assert (views.Ks[:, [0, 1], [0, 1]] != scene.dataset._dataparser_outputs.cameras.fx[:2]).all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_a_lens_does_not_show_is_masked_and_no_silhouette(
+    video: Path, monkeypatch: pytest.MonkeyPatch, masked: bool
+) -> None:
+    inside = np.ones((8, 12), bool)
+    inside[:2] = False
+    monkeypatch.setattr(Lens, "inside", property(lambda lens: inside))
+    Image.new("L", (12, 8), "white").save(video / "mask.png")
+    edit_json(video / "transforms.json", lambda meta: meta.update(k1=0.3))
+    if masked:
+        edit_json(
+            video / "transforms.json",
+            lambda meta: [frame.update(mask_path="mask.png") for frame in meta["frames"]],
+        )
+    library = SceneLibrary(index_folders([video], NerfstudioDataParserConfig(downscale_factor=1)))
+    views = library.views(library.scene(0), [0, 1])
+    assert (views.alphas is not None) == masked
+    assert views.masks is not None
+    assert torch.equal(views.masks[0, ..., 0] > 0.5, torch.from_numpy(inside))
 
 
 def test_a_damaged_image_is_named(scenes: Path) -> None:
