@@ -333,7 +333,7 @@ def _check_files(frames: Sequence[Frame], report: Report) -> dict[Path, ImageHea
     masks = {frame.mask for frame in frames}
     depths = {frame.depth for frame in frames}
     headers: dict[Path, ImageHeader] = {}
-    shapes: dict[Path | None, tuple[int, ...]] = {}  # of masks and depths
+    shapes: dict[Path, tuple[int, ...]] = {}  # of masks and depths
     for path in dict.fromkeys(listed_files(frames)):
         try:
             if not path.is_file():
@@ -354,7 +354,7 @@ def _check_files(frames: Sequence[Frame], report: Report) -> dict[Path, ImageHea
         (path, headers[frame.image].size): None
         for frame in frames
         for path in (frame.mask, frame.depth)
-        if path in shapes and frame.image in headers
+        if path is not None and path in shapes and frame.image in headers
     }
     for path, size in pairs:
         height, width = shapes[path]

@@ -346,7 +346,8 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
         same = next(motion_problems(times), f"train times up to {last:g} are {step:.2g} apart, or equal")
         raise ValueError(
             f"{type(self.dataparser).__name__}: {same}. If they differ in the data, the single precision "
-            "of this parser has rounded them: use nest-dynamic-data, or subtract the first time from all"
+            "of this parser has rounded them: use nest-dynamic-data, or subtract the first time from all. If "
+            "nothing moves: --pipeline.datamanager.missing-times static"
         )
 
     def _scale_times(self) -> None:

@@ -223,7 +223,7 @@ def shape_problems(size: Size, image: Size) -> Iterator[str]:
     """Whether a mask or depth of one size would have to be stretched to fit its image of another."""
     if not is_scaled(*sorted((size, image))):
         problem = "it is {}×{} pixels, but its image is {}×{}, of another ratio".format(*size, *image)
-        if is_scaled(*sorted((size[::-1], image))):
+        if is_scaled(*sorted(((size[1], size[0]), image))):
             problem += (
                 ": one of them is turned. If that is an EXIF orientation, bake it in: "
                 "`mogrify -auto-orient FILES` (ImageMagick)"
