@@ -75,6 +75,7 @@ class EditPanel:
         click = gui.add_button("Select by click", hint="Then click a part of the image")
         box = gui.add_button("Select by box", hint="Then drag a box on the image")
         everything = gui.add_button("Select all", hint="Change the whole scene")
+        self._message = gui.add_markdown("")
         self._reach = gui.add_slider(
             "Reach", 0.0, 1.0, 0.01, 0.15, hint="Size of what a click selects, as a fraction of the scene"
         )
@@ -102,7 +103,6 @@ class EditPanel:
         reset = gui.add_button("Reset edit", hint="Take all changes back; Undo brings them again")
         self._name = gui.add_text("Edit name", "edit", hint="Name of the file, without its ending")
         save = gui.add_button("Save edit", hint="Write the edit as a JSON file, for nest-edit and all tools")
-        self._message = gui.add_markdown("")
         for button, act in (
             (click, lambda: self._wait_for("click")),
             (box, lambda: self._wait_for("rect-select")),
@@ -264,7 +264,7 @@ class EditPanel:
         self._gizmo_start = position * self._ratio
         extent = float(np.ptp(self._positions(), axis=0).max()) * self._ratio
         self._gizmo = self._server.scene.add_transform_controls(
-            _GIZMO, scale=0.3 * extent, position=tuple(self._gizmo_start), depth_test=False
+            _GIZMO, scale=0.5 * extent, position=tuple(self._gizmo_start), depth_test=False
         )
         self._gizmo.on_update(lambda _: self._drag())
 

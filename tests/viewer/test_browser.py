@@ -112,8 +112,9 @@ def test_ns_viewer_listens_on_this_machine_only(viewer_process: tuple[psutil.Pro
     assert listening == {("127.0.0.1", port)}
 
 
-@pytest.mark.browser
-def test_time_play_and_tokens_in_a_browser(viewer_process: tuple[psutil.Process, int]) -> None:
+@pytest.fixture
+def page(viewer_process: tuple[psutil.Process, int]) -> Iterator[Any]:
+    """The viewer in a headless Chromium, loaded."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     if shutil.which(CHROMIUM) is None:
         pytest.skip(f"needs {CHROMIUM}")
@@ -124,8 +125,68 @@ def test_time_play_and_tokens_in_a_browser(viewer_process: tuple[psutil.Process,
         page = browser.new_page(viewport={"width": 900, "height": 700})
         page.goto(f"http://127.0.0.1:{viewer_process[1]}")
         page.get_by_text("Time and motion").wait_for(timeout=60_000)
-        watch(page)
+        yield page
         browser.close()
+
+
+@pytest.mark.browser
+def test_time_play_and_tokens_in_a_browser(page: Any) -> None:
+    watch(page)
+
+
+@pytest.mark.browser
+def test_edits_in_a_browser(page: Any, run_config: Path, tmp_path: Path) -> None:
+    """A click selects, a slider recolours, the gizmo moves, undo takes back, and the edit is saved."""
+    set_time(page, 0.5)
+    plain = settled(page, lambda p: is_orange(p).sum() > 1000)
+    page.get_by_text("Edit", exact=True).click()
+    assert page.get_by_text("Light azimuth").count() == 0  # the scene cannot carry it
+    page.get_by_role("button", name="Select by click").click()
+    page.get_by_text("Click the image.").wait_for(timeout=30_000)
+    rows, columns = np.nonzero(is_orange(plain))
+    page.mouse.click(60 + columns.mean(), 80 + rows.mean())
+    page.get_by_text("tokens are selected").wait_for(timeout=30_000)
+    set_number(page, "Reach", 1.0)
+    page.get_by_role("button", name="Select all").click()
+    page.get_by_text("16 of 16 tokens are selected").wait_for(timeout=30_000)
+    page.get_by_label("Show tokens").uncheck()
+    set_number(page, "Hue", 0.4)
+    settled(page, lambda p: is_orange(p).sum() < 100)
+    page.screenshot(path=tmp_path / "recoloured.png")
+    page.get_by_role("button", name="Undo").click()
+    still = settled(page, lambda p: is_orange(p).sum() > 1000)
+    drag_gizmo(page, still)
+    moved = settled(page, lambda p: np.abs(p - still).mean() > 2)
+    Image.fromarray(moved.astype(np.uint8)).save(tmp_path / "moved.png")
+    page.screenshot(path=tmp_path / "dragged.png")
+    page.get_by_role("button", name="Save edit").click()
+    path = run_config.parent / "edits" / "edit.json"
+    assert eventually(path.is_file, 30.0)
+    assert json.loads(path.read_text())["steps"][0]["action"] == "move"
+    page.get_by_role("button", name="Reset edit").click()
+    settled(page, lambda p: np.abs(p - moved).mean() > 2)  # back; drags beside the arrows turned the camera
+
+
+def drag_gizmo(page: Any, image: Screenshot) -> None:
+    """Drag one of the gizmo's arrows, which lies on the ball's middle."""
+    rows, columns = np.nonzero(is_orange(image))
+    x, y = 60 + columns.mean(), 80 + rows.mean()
+    for angle in np.linspace(0, 2 * np.pi, 24, endpoint=False):
+        before = screenshot_of(page)
+        start = x + 25 * np.cos(angle), y + 25 * np.sin(angle)
+        page.mouse.move(*start)
+        page.mouse.down()
+        page.mouse.move(start[0] + 60 * np.cos(angle), start[1] + 60 * np.sin(angle), steps=5)
+        page.mouse.up()
+        if eventually(lambda before=before: np.abs(screenshot_of(page) - before).mean() > 2, 2.0):
+            return
+    raise AssertionError("no arrow of the gizmo was found")
+
+
+def set_number(page: Any, label: str, value: float) -> None:
+    row = page.get_by_text(label, exact=True).locator("xpath=ancestor::div[contains(@class,'Flex')][1]")
+    row.locator("input[inputmode]").fill(str(value))
+    row.locator("input[inputmode]").press("Enter")
 
 
 def watch(page: Any) -> None:
