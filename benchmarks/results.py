@@ -358,9 +358,7 @@ TABLES = (
             Source("prior_cost", ("device",), (), COSTS, "encoder and decoder, by {row}"),
             Source("scenes_memory", ("steps",), (("steps", 1300),), ("5000 scenes",), "memory, {row}"),
             Source("robustness", ("steps",), (), ("all",), "other scales, places and times, dB below"),
-            Source(
-                "rigs", ("cameras",), (("cameras", (3, 8)),), ("*",), "{cameras} still cameras, {row}"
-            ),
+            Source("rigs", ("cameras",), (("cameras", (3, 8)),), ("*",), "{cameras} still cameras, {row}"),
             Source("setup", ("what",), (("what", SET_UP),), None, "{what}"),
         ),
     ),

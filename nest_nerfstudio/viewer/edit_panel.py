@@ -62,7 +62,10 @@ class EditPanel:
         ):
             self._add_elements()
         if not self._model.is_trained_here:
-            self._offer(self._latent())
+            try:
+                self._offer(self._latent())
+            except (ValueError, OSError, RuntimeError) as error:  # another scene may do
+                self._message.content = f"The scene cannot be shown: {error}"
 
     @property
     def _model(self) -> Any:

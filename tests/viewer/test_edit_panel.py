@@ -207,6 +207,18 @@ def test_a_run_that_is_edited_already_keeps_its_edit(viewer: SimpleNamespace, op
     assert steps(viewer)[0] == base.steps[0]
 
 
+def test_a_scene_that_cannot_be_shown_leaves_the_viewer_usable(viewer: SimpleNamespace) -> None:
+    def shown_scene() -> None:
+        raise ValueError("its images are missing")
+
+    model = SimpleNamespace(edit=None, is_trained_here=False, shown_scene=shown_scene)
+    viewer.pipeline = SimpleNamespace(model=model)
+    controls = DynamicViewerControls(lambda t: torch.zeros(1, 3))
+    controls._setup(viewer)
+    controls.close()
+    assert "its images are missing" in controls.edit_panel._message.content
+
+
 def test_every_element_has_a_hint(open_panel: Callable) -> None:
     viewer = open_panel()
     ours = {
