@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +69,18 @@ def batch_to_views(cameras: Cameras, batch: dict[str, Any]) -> Views:
         masks=None if mask is None else mask.to(device)[None].float(),
         depths=None if depth is None else depth.to(device)[None],
     )
+
+
+def join_views(parts: Sequence[Views]) -> Views:
+    """Views one after another; what only some of them have (times, alphas, …) is left out.
+
+    Args:
+        parts: of one image size; at least one.
+    """
+    names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
+    values = {name: [getattr(part, name) for part in parts] for name in names}
+    whole = {name: torch.cat(v) for name, v in values.items() if all(x is not None for x in v)}
+    return replace(parts[0], **(dict.fromkeys(names) | whole))
 
 
 def downscale_views(views: Views, factor: int) -> Views:

@@ -1,4 +1,4 @@
-"""Both methods walk one line: scenes of either move, are edited, shown and exported by the same code."""
+"""All methods walk one line: scenes of each move, are edited, shown and exported by the same code."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from nest_nerfstudio.pipelines.trainer import NestTrainer
 from nest_nerfstudio.scripts.export import EncodedScenes, splat
 from nest_nerfstudio.types import MotionCode, SceneLatent
 from tests.ball_scenes import trained_prior
+from tests.small_inversion import make_invert_config, start_inversion
 from tests.small_run import make_config, make_trainer, trained_run
 
 pytestmark = pytest.mark.slow
@@ -53,6 +54,17 @@ def dynamic(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> NestTrai
 def prior(tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
     """A short run of nest-prior."""
     return trained_prior(tmp_path_factory.mktemp("prior"))
+
+
+@pytest.fixture(scope="module")
+def invert(prior: NestTrainer, tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
+    """A short run of nest-invert, from the images of a scene that the prior was not trained on."""
+    scene = prior.config.data / "balls_2"
+    output = tmp_path_factory.mktemp("invert")
+    trainer = start_inversion(make_invert_config(scene, prior.base_dir / "config.yml", output))
+    trainer.train()
+    trainer.pipeline.eval()
+    return trainer
 
 
 def with_motion(latent: SceneLatent, size: float = 0.4) -> SceneLatent:
@@ -100,8 +112,8 @@ def test_a_scene_of_a_prior_that_is_given_a_motion_code_moves(
     torch.testing.assert_close((a - b).norm(dim=1), torch.full((len(a),), 0.8), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["dynamic", "prior"])
-def test_scenes_of_both_methods_are_edited(method: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("method", ["dynamic", "prior", "invert"])
+def test_scenes_of_all_methods_are_edited(method: str, request: pytest.FixtureRequest) -> None:
     trainer: NestTrainer = request.getfixturevalue(method)
     model = trainer.pipeline.model
     whole = shown(trainer)
@@ -150,6 +162,19 @@ def test_a_scene_of_a_prior_oscillates_by_an_edit_in_all_tools(prior: NestTraine
     torch.testing.assert_close(a - b, torch.tensor([0.0, 0.0, 0.6]).expand_as(a), atol=1e-3, rtol=0)
 
 
+def test_an_inverted_scene_is_relit_and_oscillates(invert: NestTrainer) -> None:
+    model = invert.pipeline.model
+    whole = shown(invert)
+    try:
+        model.edit = SceneEdit((Relight(gain=0.3),))
+        assert float(whole.mean() - shown(invert).mean()) > 0.01
+        model.edit = SceneEdit((Oscillate(0.5, translation=(0.0, 0.0, 0.3)),))
+        assert (shown(invert, 0.0) - shown(invert, 0.25)).abs().max() > 0.2
+    finally:
+        model.edit = None
+    assert torch.equal(shown(invert), whole)
+
+
 def test_an_edit_of_motion_waits_for_the_motion_while_it_trains(
     capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -164,12 +189,15 @@ def test_an_edit_of_motion_waits_for_the_motion_while_it_trains(
         shown(trainer)
 
 
-def test_what_a_scene_cannot_carry_is_an_error(dynamic: NestTrainer, prior: NestTrainer) -> None:
-    for trainer in (dynamic, prior):
+def test_what_a_scene_cannot_carry_is_an_error(
+    dynamic: NestTrainer, prior: NestTrainer, invert: NestTrainer
+) -> None:
+    for trainer in (dynamic, prior, invert):
         trainer.pipeline.model.is_trained_here = False
     for trainer, step, message in (
         (dynamic, Relight(gain=0.5), "relight: the colours of this scene are baked"),
         (prior, Retime(2.0), "retime: the scene does not move"),
+        (invert, Retime(2.0), "retime: the scene does not move"),
     ):
         model = trainer.pipeline.model
         model.edit = SceneEdit((step,))
@@ -263,7 +291,7 @@ def test_a_run_shows_and_exports_the_edit_that_its_config_names(dynamic: NestTra
     torch.testing.assert_close(shift, torch.tensor([0.0, 0.0, 0.5]).expand_as(shift), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["dynamic", "prior"])
+@pytest.mark.parametrize("method", ["dynamic", "prior", "invert"])
 def test_ns_export_writes_the_splats_that_nest_export_writes(
     method: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -122,7 +122,7 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
             )
         self.train_dataparser_outputs = _with_finite_points(self.train_dataparser_outputs)
         self.world = find_world(self.train_dataparser_outputs)
-        self.train_dataparser_outputs = self.world.apply(self.train_dataparser_outputs)
+        self.train_dataparser_outputs = self.choose_train(self.world.apply(self.train_dataparser_outputs))
         if not self.world.is_as_parsed:
             CONSOLE.log(self.world.describe())
         return super().create_train_dataset()
@@ -137,6 +137,10 @@ class DynamicDatamanager(FullImageDatamanager[DynamicDataset], RenderableDataMan
             dataset.move(change)
         for name in ("_train_cameras", "cached_train", "cached_eval", "fixed_indices_eval_dataloader"):
             self.__dict__.pop(name, None)
+
+    def choose_train(self, outputs: DataparserOutputs) -> DataparserOutputs:
+        """The train frames to use, in the coordinates of training; all of them."""
+        return outputs
 
     def create_eval_dataset(self) -> DynamicDataset:
         """The images of the eval split, in the same coordinates."""

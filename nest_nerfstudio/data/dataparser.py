@@ -59,12 +59,13 @@ class NestDynamicDataParserConfig(DataParserConfig):
     of these files: `transforms_future.json` evaluates on the split `future`."""
     skip_missing: bool = False
     """Leave out listed frames whose image is missing, with a line in the log, instead of stopping."""
-    time_from: Literal["auto", "field"] | FrameOrder = "auto"
+    time_from: Literal["auto", "field", "still"] | FrameOrder = "auto"
     """Source of the times: the `time` of each frame (auto, field), or the order of the file names in a single
     `transforms.json`, evenly spaced. frame-order: a video, or several cameras, where files of one name in
     several folders are of one time; where names leave that open, an error asks to choose frame-name (the
     same, unasked), camera-order (the k-th files of all cameras are of one time) or path-order (each file has
-    a time of its own)."""
+    a time of its own). still: the scene stands still; times are not read, one image is enough, and of a scene
+    with edits the base state is used."""
     time_scale: Literal["auto", "none"] = "auto"
     """auto: times are mapped so that the train times span [0, 1], those of all splits alike. none: times stay
     as they are."""
@@ -275,6 +276,8 @@ def read_capture(config: NestDynamicDataParserConfig) -> Capture:
         splits = hold_out_camera(splits, config.eval_camera)
     elif not eval_split and not any(name in splits for name in EVAL_SPLITS):
         splits |= hold_out(splits["train"], config.eval_interval)
+    if config.time_from == "still":
+        return Capture(splits, coordinates, single, metas[train], folder, eval_split)
     splits = scale_times(splits, config.time_scale, can_order=len(files) == 1)
     if (config.train_interval, config.train_span) != (1, (0.0, 1.0)):
         splits = crop_clip(splits, config.train_interval, config.train_span)

@@ -24,6 +24,7 @@ from nest_nerfstudio.data.frame_order import (
     order_problems,
     read_shots,
 )
+from nest_nerfstudio.data.scenes.edits import BASE
 from nest_nerfstudio.data.transforms import Frame, plain_name
 
 EVAL_SPLITS = ("val", "test")
@@ -35,18 +36,21 @@ Splits = dict[str, list[Frame]]
 
 
 def with_times(
-    frames: list[Frame], time_from: Literal["auto", "field"] | FrameOrder, files: Sequence[str]
+    frames: list[Frame], time_from: Literal["auto", "field", "still"] | FrameOrder, files: Sequence[str]
 ) -> list[Frame]:
     """Give each frame a time.
 
     Args:
         frames: of one transforms file.
-        time_from: the stored times (auto, field), or the order of the file names, evenly spaced in [0, 1].
+        time_from: the stored times (auto, field), or the order of the file names, evenly spaced in [0, 1];
+            still: 0 for all frames of the base state, and the frames of other states are left out.
         files: splits that have a transforms file each; one where a single file lists all frames.
 
     Raises:
         ValueError: a frame has no time, or file names do not tell the times.
     """
+    if time_from == "still":
+        return [replace(f, time=0.0) for f in frames if str(f.camera.get("edit", BASE)) == BASE]
     if time_from in ("auto", "field"):
         for problem in time_problems(frames, can_order=len(files) == 1):
             raise ValueError(f"{frames[0].file}: {problem}")

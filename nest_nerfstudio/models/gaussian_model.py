@@ -21,7 +21,9 @@ from nest_nerfstudio.dynamics.base import Dynamics
 from nest_nerfstudio.dynamics.flow import LatentFlow, LatentFlowConfig
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
 from nest_nerfstudio.fields.base import Field
+from nest_nerfstudio.fields.rig import pose
 from nest_nerfstudio.geometry.sh import MAX_DEGREE, rgb_to_sh
+from nest_nerfstudio.losses.images import image_losses, squared_error
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.latent_parameters import LatentParameters
 from nest_nerfstudio.models.metrics import ImageMetrics
@@ -144,6 +146,19 @@ class GaussianModel(Model):
         if scene is not None:
             raise EditError(f"there is no scene {scene!r} in a run of one scene; leave out `scene`")
         return self.latent()
+
+    def gaussians_of(self, latent: SceneLatent) -> Gaussians:
+        """The scene of a latent at rest as Gaussians, world frame, without the model's edit."""
+        return pose(self.field(latent), latent.poses, latent.light)
+
+    def view_losses(
+        self, latent: SceneLatent, views: Views, background: Float[Tensor, " 3"]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses of a latent's renderings against images (`image_losses`), and their squared error."""
+        mode = "RGB" if views.depths is None else "RGB+ED"
+        rendering = self.rasterize(self.gaussians_of(latent), views, background, mode)
+        losses = image_losses(rendering, views, background, self.config.ssim_lambda)
+        return losses, squared_error(rendering, views, background)
 
     def set_image_background(self, has_alpha: bool, color: Float[Tensor, " 3"] | None) -> None:
         """Say whether training images have alpha, and the colour that the parser put behind opaque ones."""

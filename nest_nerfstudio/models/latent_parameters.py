@@ -55,7 +55,7 @@ class LatentParameters(nn.Module):
         charts: dict[Factor, dict[str, Tensor]] = {
             "poses": {"shifts": zeros, "turns": zeros.clone()},
             "geometry": {"geometry": latent.geometry},
-            "appearance": {"appearance": _logit(latent.appearance) if albedo else latent.appearance},
+            "appearance": {"appearance": albedo_logits(latent.appearance) if albedo else latent.appearance},
             "light": {"light": latent.light},
             "motion": _motion_chart(latent.motion),
         }
@@ -132,7 +132,8 @@ def _motion_chart(motion: MotionCode) -> dict[str, Tensor]:
     return {**parts, "log_period": motion.period.log()}
 
 
-def _logit(albedo: Tensor) -> Tensor:
+def albedo_logits(albedo: Tensor) -> Tensor:
+    """Logits of albedo, of what is nearly 0 or 1 finite ones."""
     return albedo.clamp(0.01, 0.99).logit()
 
 
@@ -143,15 +144,17 @@ def detached(latent: SceneLatent) -> SceneLatent:
     return replace(latent, **parts, motion=replace(latent.motion, **motion))
 
 
-def still_latent(num_tokens: int, appearance_dim: int, state_dim: int, code_dim: int = 0) -> SceneLatent:
-    """Tokens at the origin that do not move, without geometry codes, and of zero appearance and light."""
+def still_latent(
+    num_tokens: int, appearance_dim: int, state_dim: int, code_dim: int = 0, geometry_dim: int = 0
+) -> SceneLatent:
+    """Tokens at the origin that do not move, of zero geometry, appearance and light."""
     zeros = torch.zeros(num_tokens, 3)
     return SceneLatent(
         ids=torch.arange(num_tokens),
         copies=torch.zeros(num_tokens, dtype=torch.long),
         quats=torch.tensor([1.0, 0, 0, 0]).repeat(num_tokens, 1),
         translations=zeros,
-        geometry=torch.zeros(num_tokens, 0),
+        geometry=torch.zeros(num_tokens, geometry_dim),
         appearance=torch.zeros(num_tokens, appearance_dim),
         light=torch.zeros(3, 9),
         motion=MotionCode.still(num_tokens, zeros, state_dim, code_dim),

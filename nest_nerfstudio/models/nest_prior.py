@@ -19,15 +19,13 @@ from nest_nerfstudio.encoders.hull_depth import hull_points
 from nest_nerfstudio.encoders.inputs import sort_views
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
-from nest_nerfstudio.fields.rig import pose
 from nest_nerfstudio.geometry.sh import MAX_DEGREE
-from nest_nerfstudio.losses.images import image_losses, squared_error
 from nest_nerfstudio.losses.multi_task import UncertaintyWeights
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig
-from nest_nerfstudio.models.latent_optimization import optimize_latent
+from nest_nerfstudio.models.latent_optimization import Objective, optimize_latent
 from nest_nerfstudio.states import Edit, SceneSample
-from nest_nerfstudio.types import Gaussians, Points, Rendering, SceneLatent, Views
+from nest_nerfstudio.types import Points, Rendering, SceneLatent, Views
 from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
 
 TASKS = ("photometric", "edited", "alpha", "occupancy", "depth", "light")
@@ -152,7 +150,7 @@ class NestPriorModel(GaussianModel):
             if reached is None:
                 continue
             edited, views = reached
-            found, mse = self._view_losses(edited, views, self.background(views.alphas is not None))
+            found, mse = self.view_losses(edited, views, self.background(views.alphas is not None))
             if edit == sample.edit:
                 error = mse
             else:
@@ -204,14 +202,6 @@ class NestPriorModel(GaussianModel):
             edit = replace(edit, light=seen_as.light)
         return to_state(latent, self.field, edit, seen_as), views
 
-    def _view_losses(
-        self, latent: SceneLatent, views: Views, background: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        mode = "RGB" if views.depths is None else "RGB+ED"
-        rendering = self.rasterize(self.gaussians_of(latent), views, background, mode)
-        losses = image_losses(rendering, views, background, self.config.ssim_lambda)
-        return losses, squared_error(rendering, views, background)
-
     def _training_tokens(self) -> int | None:
         if not self.training:
             return None
@@ -226,10 +216,6 @@ class NestPriorModel(GaussianModel):
         return {"psnr": -10 * outputs["mse"].clamp_min(1e-10).log10(), **unweighted}
 
     # ---------------------------------------------------------------- scenes
-
-    def gaussians_of(self, latent: SceneLatent) -> Gaussians:
-        """The scene of a latent at rest as Gaussians, world frame."""
-        return pose(self.field(latent), latent.poses, latent.light)
 
     def latent_of(self, scene: int, num_views: int, refined: bool = False) -> SceneLatent:
         """Z of a scene, encoded from so many context views (fewer where it has fewer).
@@ -298,10 +284,12 @@ class NestPriorModel(GaussianModel):
             background = self.shown_background(False)
             if views.alphas is not None:  # by a generator of its own, so that the result is always the same
                 background = torch.rand(3, generator=generator).to(background)
-            return self._view_losses(z, views, background)[0]["photometric"]
+            return self.view_losses(z, views, background)[0]["photometric"]
 
         context = sort_views(context)  # so that their order does not matter, as it does not to the encoder
-        return optimize_latent(latent, context, loss, self.config.refine_steps * (len(context) - 1))
+        return optimize_latent(
+            latent, context, Objective(loss), self.config.refine_steps * (len(context) - 1)
+        )
 
     def scene(
         self, number: int, num_views: int, refined: bool = False, or_stale: bool = False

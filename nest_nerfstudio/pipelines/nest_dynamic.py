@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
-from torch.utils.data import Subset
 
-from nest_nerfstudio.cameras import batch_to_views, cameras_to_views, downscale_views
+from nest_nerfstudio.cameras import cameras_to_views, downscale_views
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
-from nest_nerfstudio.data.world import World
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
-from nest_nerfstudio.pipelines.base import NestPipeline, NestPipelineConfig
+from nest_nerfstudio.pipelines.base import NestPipelineConfig
+from nest_nerfstudio.pipelines.single_scene import SingleScenePipeline, in_numbers
 from nest_nerfstudio.training.backdrop import find_backdrop, with_silhouettes
 from nest_nerfstudio.training.image_errors import MAX_IMAGES
 from nest_nerfstudio.types import Points, Views
@@ -46,11 +43,8 @@ class NestDynamicPipelineConfig(NestPipelineConfig):
         return self.model.resolve(device_type)
 
 
-class NestDynamicPipeline(NestPipeline):
-    """nerfstudio's pipeline, plus a start from the training images and a schedule by progress.
-
-    A batch becomes `Views` here, once, and images reach the model in no other way.
-    """
+class NestDynamicPipeline(SingleScenePipeline):
+    """Starts the model from the training images, and keeps model and data on a schedule by progress."""
 
     def __init__(
         self,
@@ -74,72 +68,11 @@ class NestDynamicPipeline(NestPipeline):
         return cast(NestDynamicModel, self.model)
 
     @property
-    def _data(self) -> DynamicDatamanager:
-        return cast(DynamicDatamanager, self.datamanager)
-
-    @property
     def _train_times(self) -> Tensor:
         """Clip time of each training view."""
         times = self._data.train_dataset.cameras.times
         assert times is not None  # the data manager sees to it
         return times.reshape(-1)
-
-    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        return self._losses(*self._data.next_train(step))
-
-    @torch.no_grad()
-    def get_eval_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        self.eval()
-        losses = self._losses(*self._data.next_eval_image(step))
-        self.train()
-        return losses
-
-    def _losses(self, camera: Cameras, batch: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        outputs = self._model(batch_to_views(camera, batch))
-        metrics = self.model.get_metrics_dict(outputs, {})
-        return outputs, self.model.get_loss_dict(outputs, {}, metrics), metrics
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Which version wrote a checkpoint, and in what coordinates its scene is."""
-        world = self._data.world
-        return {**super().get_extra_state(), "world": [*world.centre.tolist(), world.scale]}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go over to the coordinates of a checkpoint; that of an earlier version kept those of the data."""
-        *centre, scale = state.get("world", (0.0, 0.0, 0.0, 1.0))
-        self._data.adopt_world(World(torch.tensor(centre, dtype=torch.float64), scale))
-
-    def get_average_eval_image_metrics(
-        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
-    ) -> dict[str, float]:
-        """Mean scores of the eval images; under masks, of those that have a pixel to use.
-
-        Args:
-            step: not used.
-            output_path: folder for images, target and rendering side by side; None for none.
-            get_std: also give standard deviations over images, as `psnr_std` and so on.
-
-        Returns:
-            Means of what the model gives for an image; under masks also `share_used`, of all their pixels.
-        """
-        views, dataset = self._data.fixed_indices_eval_dataloader, self._data.eval_dataset
-        masks = (dataset.get_mask(i) for i in range(len(views)))
-        shares = torch.tensor([1.0 if mask is None else float(mask.float().mean()) for mask in masks])
-        used = Subset(views, shares.nonzero().flatten().tolist())  # type: ignore[arg-type]
-        scores = self.get_average_image_metrics(used, "eval", step, output_path, get_std)
-        if (shares == 1).all():
-            return scores
-        share = shares[shares > 0].mean().item()
-        CONSOLE.log(
-            f"Scores are of the pixels that masks leave to use, {share:.1%} of those of {len(used)} of "
-            f"{len(views)} images."
-        )
-        return {**scores, "share_used": share}
-
-    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
-        super().load_pipeline(loaded_state, step)
-        if self.dynamic_model.edit is not None:
-            self.dynamic_model.scene()  # what the scene cannot carry is refused now, not by each frame
 
     def _start_model(self) -> None:
         model, parsed = self.dynamic_model, self._data.train_dataparser_outputs
@@ -152,7 +85,7 @@ class NestDynamicPipeline(NestPipeline):
         views = self._views_in(model.time_window())
         backdrop = None if has_alpha else find_backdrop(views)
         if backdrop is not None and model.may_have_background(backdrop):
-            CONSOLE.log(f"All images have RGB {_numbers(backdrop)} at their borders: it is the background.")
+            CONSOLE.log(f"All images have RGB {in_numbers(backdrop)} at their borders: it is the background.")
             model.set_image_background(has_alpha, backdrop)
             views = [with_silhouettes(view, backdrop) for view in views]
         model.initialize(
@@ -179,11 +112,6 @@ class NestDynamicPipeline(NestPipeline):
         order = self._train_times.argsort().tolist()
         return (self._view(i) for i in order[:: math.ceil(len(order) / MAX_IMAGES)])
 
-    def _view(self, index: int) -> Views:
-        camera = self._data.train_dataset.cameras[index : index + 1].to(self.device)
-        batch = self._data.cached_train[index]
-        return batch_to_views(camera, {"image": batch["image"], "mask": batch.get("mask")})
-
     def failure(self) -> str | None:
         return self.dynamic_model.failure()
 
@@ -196,10 +124,6 @@ class NestDynamicPipeline(NestPipeline):
         if window != self._window:
             self._window = window
             self._data.set_time_window(*(window or (None, None)), min_views=_FEWEST)
-
-
-def _numbers(values: Tensor) -> str:
-    return " ".join(f"{value:.4g}" for value in values.tolist())
 
 
 class _TrainCameras(Sequence[Views]):

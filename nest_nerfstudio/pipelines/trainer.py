@@ -102,6 +102,12 @@ class NestTrainer(Trainer):
         self._clock = Stopwatch()
         self._last_step = self._start_step
 
+    def train(self) -> None:
+        if self.config.max_num_iterations == 0:  # only the start is wanted
+            GLOBAL_BUFFER["max_iter"] = 1  # nerfstudio divides by it
+            return self._after_train()
+        return super().train()
+
     def setup_optimizers(self) -> FiniteOptimizers:
         return FiniteOptimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
 

@@ -10,7 +10,7 @@ from nest_nerfstudio.edits.light import sun_sky_light
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
 from nest_nerfstudio.fields.rig import pose as posed
 from nest_nerfstudio.geometry.quaternion import quat_exp
-from nest_nerfstudio.models.latent_optimization import optimize_latent
+from nest_nerfstudio.models.latent_optimization import Objective, optimize_latent
 from nest_nerfstudio.rasterizers.dense import DenseRasterizer
 from nest_nerfstudio.states import SunSky
 from nest_nerfstudio.types import MotionCode, SceneLatent, Views
@@ -56,7 +56,7 @@ def test_images_are_fitted_and_the_decoder_stays(field: LatentGaussianField, lat
     views, loss = pictures(3, size=24), loss_of(field)
     before = {name: p.clone() for name, p in field.named_parameters()}
     with torch.no_grad():  # as viewers and scores call it
-        fitted = optimize_latent(latent, views, loss, 60)
+        fitted = optimize_latent(latent, views, Objective(loss), 60)
         assert loss(fitted, views) < 0.5 * loss(latent, views)
     assert not fitted.translations.requires_grad
     assert ((fitted.appearance > 0) & (fitted.appearance < 1)).all()
@@ -67,7 +67,7 @@ def test_images_are_fitted_and_the_decoder_stays(field: LatentGaussianField, lat
 
 
 def test_no_step_changes_nothing(field: LatentGaussianField, latent: SceneLatent) -> None:
-    assert optimize_latent(latent, pictures(1), loss_of(field), 0) is latent
+    assert optimize_latent(latent, pictures(1), Objective(loss_of(field)), 0) is latent
 
 
 def test_result_turns_with_the_world(field: LatentGaussianField, latent: SceneLatent) -> None:
@@ -75,7 +75,7 @@ def test_result_turns_with_the_world(field: LatentGaussianField, latent: SceneLa
     names = ("quats", "translations", "geometry", "appearance", "light")
     latent = replace(latent, **{name: getattr(latent, name).double() for name in names})
     views, loss = pictures(2, torch.float64, size=24), loss_of(field)
-    fitted = optimize_latent(latent, views, loss, 5)
-    turned = optimize_latent(latent.turn_world(pose), views.move(pose), loss, 5)
+    fitted = optimize_latent(latent, views, Objective(loss), 5)
+    turned = optimize_latent(latent.turn_world(pose), views.move(pose), Objective(loss), 5)
     assert latent_distance(turned, fitted.turn_world(pose)) < 1e-8
     assert latent_distance(fitted, latent) > 1e-3

@@ -1,0 +1,171 @@
+"""One scene of a prior: a latent fitted to images, under a field that stays, as a nerfstudio Model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+from torch.nn import Parameter
+
+from nest_nerfstudio.cameras import downscale_views
+from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
+from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
+from nest_nerfstudio.geometry.albedo_cube import NUM_CORNERS
+from nest_nerfstudio.models.camera_search import azimuth_and_distance
+from nest_nerfstudio.models.decoded_scene import DecodedScene
+from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig
+from nest_nerfstudio.models.inversion import InversionConfig, Prior, find_start, latent_prior_for
+from nest_nerfstudio.models.latent_optimization import LEARNED, CameraPose
+from nest_nerfstudio.models.latent_parameters import LatentParameters, still_latent
+from nest_nerfstudio.models.latent_prior import Features
+from nest_nerfstudio.models.nest_prior import NestPriorModelConfig
+from nest_nerfstudio.types import Views
+from nest_nerfstudio.viewer.controls import DynamicViewerControls
+
+
+@dataclass
+class NestInvertModelConfig(InversionConfig, GaussianModelConfig):
+    """Settings of `NestInvertModel`."""
+
+    _target: type = field(default_factory=lambda: NestInvertModel)
+    prior: Path | None = None
+    """config.yml of a run of nest-prior, whose scenes are like this one. Needed to start and to resume; a
+    finished run holds what it needs of it."""
+    image_size: int = 400
+    """Images whose longer side has twice as many pixels or more are made smaller by a whole number."""
+    encoder: tyro.conf.Suppress[LatentEncoderConfig | None] = None
+    """That of the prior."""
+    decoder: tyro.conf.Suppress[LatentGaussianFieldConfig | None] = None
+    """That of the prior."""
+
+    def take(self, prior: NestPriorModelConfig) -> None:
+        """Take over the settings of a prior by which its latents are decoded and drawn."""
+        self.encoder, self.decoder, self.flow = prior.encoder, prior.decoder, prior.flow
+        self.rasterize_mode = prior.rasterize_mode
+
+
+class NestInvertModel(GaussianModel):
+    """A latent under the field of a prior. In training it is called with `Views` of one camera.
+
+    Field and flow are copies of the prior's, so that a checkpoint needs no other run; they are never trained.
+    """
+
+    config: NestInvertModelConfig
+    field: LatentGaussianField
+    viewer_controls: DynamicViewerControls
+
+    def populate_modules(self) -> None:
+        super().populate_modules()
+        config = self.config
+        if config.encoder is None or config.decoder is None:
+            raise ValueError("nest-invert needs a prior: --pipeline.model.prior RUN/config.yml of nest-prior")
+        self.field = config.decoder.setup(geometry_dim=config.encoder.geometry_dim).requires_grad_(False)
+        self.flow = config.flow.setup().requires_grad_(False)
+        self.latent_prior = latent_prior_for(config.encoder)
+        empty = still_latent(1, 3 * NUM_CORNERS, 0, geometry_dim=config.encoder.geometry_dim)
+        self.latent = LatentParameters.from_latent(empty, LEARNED, albedo=True)
+        self.encoded = LatentParameters.from_latent(empty, ())
+        self._around: Features | None = None
+        if config.unknown_camera:
+            self.camera = CameraPose(torch.eye(4))
+        self._shown: DecodedScene | None = None
+        self.viewer_controls = DynamicViewerControls(
+            lambda time: self.scene().poses_at(time)[1], config.playback_seconds, config.render_motion
+        )
+
+    # ---------------------------------------------------------------- start
+
+    def start(self, views: Views, prior: Prior) -> None:
+        """Take over the field of a prior, and the latent that the inversion starts from.
+
+        Args:
+            views: images, as for `inversion.invert`.
+            prior: its model has the settings that this one was built with.
+        """
+        self.field.load_state_dict(prior.model.field.state_dict())
+        self.flow.load_state_dict(prior.model.flow.state_dict())
+        if prior.distribution is not None:
+            self.latent_prior.load_state_dict(prior.distribution.state_dict())
+        start = find_start(views, prior, self.config)
+        learned = LatentParameters.from_latent(start.latent, LEARNED, albedo=True).state_dict()
+        encoded = LatentParameters.from_latent(start.encoded, ()).state_dict()
+        started = {f"latent.{k}": v for k, v in learned.items()} | {
+            f"encoded.{k}": v for k, v in encoded.items()
+        }
+        self.load_state_dict(started, strict=False)
+        if self.config.unknown_camera:
+            self.camera.viewmat.copy_(start.views.viewmats[0])
+            azimuth, distance = azimuth_and_distance(start.views)
+            height = float(torch.linalg.inv(start.views.viewmats[0])[2, 3])
+            CONSOLE.log(
+                f"Camera: {distance:.2f} from the origin, {height:.2f} above it, azimuth {azimuth:.0f}°."
+            )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take over as many tokens as the checkpoint holds, in the parameters that optimizers hold."""
+        for name, held in chain(self.named_parameters(), self.named_buffers()):
+            stored = state_dict.get(f"{prefix}{name}") if name.startswith(("latent.", "encoded.")) else None
+            if stored is not None and stored.shape != held.shape:
+                held.data = held.data.new_empty(stored.shape, dtype=held.dtype)
+        self._around = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    # ---------------------------------------------------------------- the scene
+
+    def scene(self) -> DecodedScene:
+        """The scene under the model's edit; decoded anew after training or another edit."""
+        shown = self._shown  # once: the viewer asks from several threads
+        if shown is None:
+            with torch.no_grad():
+                shown = self._shown = self.decode(self.latent(), self.flow)
+        return shown
+
+    def shown_scene(self, camera: Cameras | None = None) -> DecodedScene:
+        return self.scene()
+
+    def forget_scenes(self, keep_latents: bool = False) -> None:
+        self._shown = None
+
+    # ---------------------------------------------------------------- training
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        groups = {name: [parameter] for name, parameter in self.latent.named_parameters()}
+        return groups | ({"camera": [self.camera.twist]} if self.config.unknown_camera else {})
+
+    def get_outputs(self, camera: Cameras | RayBundle | Views) -> dict[str, Any]:  # type: ignore[override]
+        if not isinstance(camera, Views):
+            return super().get_outputs(camera)
+        views, latent = camera, self.latent()
+        if self.training:
+            self.forget_scenes()
+            views = downscale_views(views, max(1, max(views.width, views.height) // self.config.image_size))
+            views = self.camera(views) if self.config.unknown_camera else views
+        losses, mse = self.view_losses(latent, views, self.background(views.alphas is not None))
+        return {"photometric": losses["photometric"], "mse": mse, "latent": latent}
+
+    def get_loss_dict(self, outputs, batch=None, metrics_dict=None) -> dict[str, Tensor]:  # type: ignore[override]
+        losses, weight = (
+            {"photometric": outputs["photometric"]},
+            self.config.prior_weight(self.num_train_data),
+        )
+        if weight > 0:
+            losses["latent_prior"] = weight * self.latent_prior(outputs["latent"], self._features_of_start())
+        return losses
+
+    def _features_of_start(self) -> Features | None:
+        """What the prior over latents is centred on."""
+        if self.config.init == "hybrid" and self._around is None:
+            with torch.no_grad():
+                self._around = self.latent_prior.features(self.encoded())
+        return self._around
+
+    def get_metrics_dict(self, outputs, batch=None) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"psnr": -10 * outputs["mse"].clamp_min(1e-10).log10()}
