@@ -108,7 +108,7 @@ def camera(
         view, others = sample.context.select(slice(1)), sample.context.select(slice(1, None))
         distance = azimuth_and_distance(view)[1]
         scene = invert(others, prior, alone, steps=80)
-        around = tuple(range(0, 360, 30))
+        around = tuple(30.0 * i for i in range(12))
         ways = {
             "unknown scene": (False, cameras_around(distance)),
             "unknown scene, random starts": (

@@ -88,7 +88,7 @@ def find_camera(
     encode: Callable[[Views], SceneLatent],
     objective: Callable[[SceneLatent | None], Objective],
     starts: Float[Tensor, "n 4 4"],
-    steps: int = 60,
+    steps: int = 100,
     kept: int = 3,
     scene_is_known: bool = False,
 ) -> FoundCamera:

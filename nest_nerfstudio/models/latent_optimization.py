@@ -57,12 +57,14 @@ class LatentRates:
     light: float = 5e-3
 
 
-CAMERA_RATE = 1e-2
+CAMERA_RATE = 2e-2
 """Learning rate of a camera's twist: world units and radians a step."""
 
 
 class CameraPose(nn.Module):
-    """The pose of one camera as parameters: exp(ξ) · viewmat, ξ in the camera's own frame; 0 at the start.
+    """The pose of one camera as parameters: viewmat · exp(ξ), ξ in the world's frame; 0 at the start.
+
+    So rotations are orbits about the origin, which leave the object in the image.
 
     Args:
         viewmat: world to camera, OpenCV axes.
@@ -84,7 +86,7 @@ class CameraPose(nn.Module):
         quat, translation = se3_exp(self.twist)
         top = torch.cat([quat_to_rotmat(quat), translation[:, None]], 1)
         moved = torch.cat([top, self.viewmat.new_tensor([[0.0, 0.0, 0.0, 1.0]])])
-        return replace(view, viewmats=(moved @ self.viewmat)[None])
+        return replace(view, viewmats=(self.viewmat @ moved)[None])
 
 
 def optimize_latent(
