@@ -9,18 +9,13 @@ import torch
 
 from nest_nerfstudio.method_configs.nest_invert import nest_invert
 from nest_nerfstudio.pipelines.trainer import NestTrainer, NestTrainerConfig
-from tests.ball_scenes import make_prior_config, write_ball_scenes
+from tests.ball_scenes import trained_prior
 
 
 def train_prior(folder: Path, steps: int = 60) -> Path:
     """`config.yml` of a run of nest-prior on scenes of balls in `folder / "scenes"`."""
     torch.manual_seed(0)
-    config = make_prior_config(write_ball_scenes(folder / "scenes"), folder / "runs", steps)
-    trainer = config.setup()
-    trainer.setup()
-    config.save_config()
-    trainer.train()
-    return trainer.base_dir / "config.yml"
+    return trained_prior(folder, steps).base_dir / "config.yml"
 
 
 def make_invert_config(
