@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import tyro
@@ -19,6 +19,7 @@ from nest_nerfstudio.cameras import downscale_views
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
 from nest_nerfstudio.geometry.albedo_cube import NUM_CORNERS
+from nest_nerfstudio.geometry.sh import MAX_DEGREE
 from nest_nerfstudio.models.camera_search import azimuth_and_distance
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig
@@ -41,6 +42,8 @@ class NestInvertModelConfig(InversionConfig, GaussianModelConfig):
     finished run holds what it needs of it."""
     image_size: int = 400
     """Images whose longer side has twice as many pixels or more are made smaller by a whole number."""
+    sh_degree: ClassVar[int] = MAX_DEGREE
+    """Degree of the colours that a light gives."""
     encoder: tyro.conf.Suppress[LatentEncoderConfig | None] = None
     """That of the prior."""
     decoder: tyro.conf.Suppress[LatentGaussianFieldConfig | None] = None
