@@ -87,24 +87,29 @@ def scores(
 
 
 def camera(
-    load_config: Path, steps: int = 60, weight: float = InversionConfig.latent_prior_weight, most: int = 0
+    load_config: Path,
+    steps: int = 100,
+    weight: float = InversionConfig.latent_prior_weight,
+    views: int = 8,
+    most: int = 0,
 ) -> None:
     """Share of held-out scenes whose camera is found within 10° from one image, and the median error.
 
     The scene is unknown: the error is up to a turn about gravity, which no image tells. Or it is known, from
-    eight other views: the error is of the whole rotation.
+    other views: the error is of the whole rotation.
 
     Args:
         load_config: config.yml of a run of nest-prior.
         steps: of each fit.
         weight: of the prior over latents.
+        views: number of the other views.
         most: number of held-out scenes; 0: all.
     """
     prior, data = _load(load_config)
     config = InversionConfig("hybrid", latent_prior_weight=weight)
     alone, count = InversionConfig("encoder"), len(ELEVATIONS) * len(ROLLS)
     errors: dict[str, list[float]] = defaultdict(list)
-    for i, sample in enumerate(_samples(data, 9, most)):
+    for i, sample in enumerate(_samples(data, 1 + views, most)):
         view, others = sample.context.select(slice(1)), sample.context.select(slice(1, None))
         distance = azimuth_and_distance(view)[1]
         scene = invert(others, prior, alone, steps=80)
