@@ -47,13 +47,32 @@ def test_images_without_alpha_start_in_the_box_and_train(
     scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     for path in scene.glob("*/*.png"):
-        Image.open(path).convert("RGB").save(path)
+        with Image.open(path) as image:
+            room = Image.effect_noise(image.size, 80).convert("RGBA")
+            room.alpha_composite(image.convert("RGBA"))
+        room.convert("RGB").save(path)
     trainer = make_trainer(make_config(scene, tmp_path / "out", steps=12))
     assert "visual hull" not in capsys.readouterr().out
     model = trainer.pipeline.dynamic_model
     means, (low, high) = model.field.params["means"].detach(), model.scene_box.aabb
     assert ((means >= low) & (means <= high)).all()
     assert (means.amax(0) - means.amin(0) > 0.8 * (high - low)).all()
+    trainer.train()
+    assert_finite(trainer)
+
+
+def test_images_before_a_plain_backdrop_start_in_the_hull(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for path in scene.glob("*/*.png"):
+        with Image.open(path) as image:
+            wall = Image.new("RGBA", image.size, (40, 200, 90, 255))
+            wall.alpha_composite(image.convert("RGBA"))
+        wall.convert("RGB").save(path)
+    trainer = make_trainer(make_config(scene, tmp_path / "out", steps=12))
+    assert "points in the visual hull" in capsys.readouterr().out
+    background = trainer.pipeline.dynamic_model.shown_background(False)
+    torch.testing.assert_close(background, torch.tensor([40, 200, 90]) / 255, atol=0.01, rtol=0)
     trainer.train()
     assert_finite(trainer)
 

@@ -19,8 +19,8 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def psnr(data: Path, output: Path) -> float:
     """On the test images, after a short training."""
-    trainer: NestTrainer = make_trainer(make_config(data, output, steps=150))
-    for step in range(150):
+    trainer: NestTrainer = make_trainer(make_config(data, output, steps=300))
+    for step in range(300):
         trainer.train_iteration(step)
     return trainer.pipeline.get_average_eval_image_metrics()["psnr"]
 

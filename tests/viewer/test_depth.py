@@ -104,5 +104,5 @@ def test_the_previews_of_the_render_tab_are_drawn_through_their_lens(viewer, mod
     """Its thread ends where drawing raises."""
     outputs = viewer_outputs(viewer, model, kind)
     assert all(outputs[name].isfinite().all() for name in ("rgb", "accumulation", "depth"))
-    assert (outputs["accumulation"] > 0.9).sum() > 50
+    assert (outputs["accumulation"] > 0.9).sum() > 10  # small in a panorama
     assert outputs["gl_z_buf_depth"].shape == outputs["depth"].shape
