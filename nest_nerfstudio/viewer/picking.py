@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.spatial import KDTree
 
 _NEAR = 0.08
-"""Largest distance of a click's ray from a token, as a fraction of the extent of all tokens."""
+"""Largest distance of a click's ray from a token, as a fraction of the extent of all tokens; where tokens are
+sparse it is their spacing."""
 
 
 def clicked(
@@ -29,11 +31,18 @@ def clicked(
     along = (positions - origin) @ direction / (direction @ direction)
     off = np.linalg.norm(positions - origin - along[:, None] * direction, axis=1)
     extent = float(np.ptp(positions, axis=0).max())
-    near = (along > 0) & (off <= _NEAR * extent)
+    near = (along > 0) & (off <= max(_NEAR * extent, _spacing(positions)))
     if not near.any():
         return near
     first = np.flatnonzero(near)[np.argmin(along[near])]
     return np.linalg.norm(positions - positions[first], axis=1) <= reach
+
+
+def _spacing(positions: Float[np.ndarray, "k 3"]) -> float:
+    """Median distance of a token from the nearest other one."""
+    if len(positions) < 2:
+        return 0.0
+    return float(np.median(KDTree(positions).query(positions, k=2)[0][:, 1]))
 
 
 def boxed(
