@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import json
 import math
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tyro
+from brief import train_briefly
 from jaxtyping import Float
-from nerfstudio.scripts.train import _set_random_seed
 from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 from plyfile import PlyData, PlyElement
 from results import record
 
-from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
-from nest_nerfstudio.pipelines.trainer import NestTrainer
 from nest_nerfstudio.synthesis.datasets import WALKER
 from nest_nerfstudio.synthesis.rendering import (
     CAMERA_ANGLE_X,
@@ -94,17 +91,7 @@ class Rigs:
         return folder
 
     def _train(self, data: Path) -> dict[str, float]:
-        config = deepcopy(nest_dynamic.config)
-        config.data = config.pipeline.datamanager.data = data
-        config.output_dir, config.vis, config.max_num_iterations = self.output, "tensorboard", self.steps
-        config.steps_per_eval_image, config.steps_per_save = 0, 10**9
-        config.viewer.quit_on_train_completion = True
-        config.set_timestamp()
-        _set_random_seed(self.seed)
-        trainer = NestTrainer(config)
-        trainer.setup()
-        trainer.train()
-        scores = trainer.pipeline.get_average_eval_image_metrics()
+        scores = train_briefly(data, self.output, self.steps, self.seed)
         return {name: round(scores[name], 3) for name in ("psnr", "ssim")}
 
 

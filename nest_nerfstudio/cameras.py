@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -112,6 +112,14 @@ def downscale_views(views: Views, factor: int) -> Views:
         depths=None if views.depths is None else shrink(views.depths, factor, "nearest"),
         masks=None if views.masks is None else shrink(views.masks, factor, "min"),
     )
+
+
+def indices_by_pose(views: Iterable[Views]) -> list[list[int]]:
+    """Indices of single views, those of one pose together: images of a camera that stands still."""
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for i, view in enumerate(views):
+        groups.setdefault(tuple(view.viewmats.flatten().tolist()), []).append(i)
+    return list(groups.values())
 
 
 def position_in_path(camera: Cameras) -> int:

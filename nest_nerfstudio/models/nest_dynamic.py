@@ -270,11 +270,10 @@ class NestDynamicModel(GaussianModel):
             return
         errors = partial(self._image_errors, images) if self._has_few_times() else None
         arm = self.field.token_log_radii.detach().median().exp().item()  # of Gaussians from their tokens
-        fit = self.handing_over.step(self.fitter, self.flow, self.curriculum, arm, errors)
+        stage, take_back = self.curriculum, self._forget_motion
+        fit = self.handing_over.step(self.fitter, self.flow, stage, arm, errors, take_back)
         if fit is not None:
             self.latent.set_motion(fit.motion, fit.learn_period)
-        elif not self.fitter.rolls_out and self.latent().motion.kind != "still":
-            self._forget_motion()  # a cycle was taken back
 
     def _image_errors(self, images: Iterable[Views]) -> ImageErrors:
         background = self.shown_background(bool(self.has_alpha))

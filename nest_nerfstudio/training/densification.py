@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from nest_nerfstudio.cameras import indices_by_pose
 from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians
 from nest_nerfstudio.geometry.multiview import pixel_indices
 from nest_nerfstudio.training.strategy import create_strategy
@@ -74,10 +75,7 @@ class Densification(nn.Module):
                 anew when it is looked from.
             has_alpha: whether the images have alpha.
         """
-        by_pose: dict[tuple, list[int]] = {}
-        for i, view in enumerate(cameras):
-            by_pose.setdefault(tuple(view.viewmats.flatten().tolist()), []).append(i)
-        self.cameras = [Subset(cameras, indices) for indices in by_pose.values()]  # type: ignore[arg-type]
+        self.cameras = [Subset(cameras, group) for group in indices_by_pose(cameras)]  # type: ignore[arg-type]
         if has_alpha and self.config.max_scale:
             spacing = field.params["scales"].detach().median().exp()
             self.max_log_scale.fill_(math.log(self.config.max_scale * spacing.item()))

@@ -49,6 +49,7 @@ class HandOver(nn.Module):
         curriculum: Curriculum,
         arm: float,
         errors: Callable[[], ImageErrors] | None,
+        take_back: Callable[[], None],
     ) -> FlowFit | None:
         """Hand over, or take it back, if it is time; the log says what was found.
 
@@ -58,13 +59,14 @@ class HandOver(nn.Module):
             curriculum: where the training stands.
             arm: as for `LatentFlowFitter.fit`.
             errors: of the images against the scene as it is; None: they are enough to trust the tracks.
+            take_back: returns from the ODE to the free fit.
 
         Returns:
             What was fitted, if it takes over now.
         """
         progress = curriculum.progress.item()
         if progress >= self.judged_at and errors is not None:
-            self._judge(fitter, progress, errors().own.mean())
+            self._judge(errors().own.mean(), take_back)
         is_due, change = fitter.is_due(progress, curriculum.is_full_size(), arm)
         if not is_due:
             return None
@@ -92,7 +94,7 @@ class HandOver(nn.Module):
         """Judge no more, as the motion is forgotten."""
         self.judged_at.fill_(math.inf)
 
-    def _judge(self, fitter: LatentFlowFitter, progress: float, error: Tensor) -> None:
+    def _judge(self, error: Tensor, take_back: Callable[[], None]) -> None:
         """End a trial, with the error that images have now."""
         self.stop_trial()
         ratio = (error / self.error_before.clamp_min(1e-12)).item()
@@ -100,7 +102,7 @@ class HandOver(nn.Module):
             CONSOLE.log(f"The cycle holds: errors of images are {ratio:.2f} times those of the free path.")
             return
         self.is_refuted.fill_(True)
-        fitter.take_back(progress)
+        take_back()
         CONSOLE.log(
             f"[yellow]The cycle is taken back, as errors of images grew {ratio:.2f} times by it; motion is "
             "free again."

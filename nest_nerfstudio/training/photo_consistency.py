@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nest_nerfstudio.cameras import indices_by_pose
 from nest_nerfstudio.geometry.multiview import project, sample_images, visible
 from nest_nerfstudio.types import Views
 
@@ -18,18 +16,17 @@ _UNSEEN = 0.1
 """What a camera that does not see a point adds to its spread, so that points which all see come first."""
 
 
-def are_fixed(views: Iterable[Views]) -> bool:
+def are_fixed(views: list[Views]) -> bool:
     """Whether single views are of a rig that stands still.
 
     Of its poses many recur; or some do, and several cameras show one time. The path of one camera may cross
     itself.
     """
-    seen = [(tuple(view.viewmats.flatten().tolist()), view.times) for view in views]
-    counts = Counter(pose for pose, _ in seen)
-    recurring = sum(count for count in counts.values() if count > 1)
-    times = {float(time) for _, time in seen if time is not None}
-    at_once = 0 < len(times) < len(seen)
-    return len(counts) > 1 and recurring > 0 and (at_once or 2 * recurring >= len(seen))
+    counts = [len(group) for group in indices_by_pose(views)]
+    recurring = sum(count for count in counts if count > 1)
+    times = {float(view.times) for view in views if view.times is not None}
+    at_once = 0 < len(times) < len(views)
+    return len(counts) > 1 and recurring > 0 and (at_once or 2 * recurring >= len(views))
 
 
 def most_consistent(views: list[Views], points: Float[Tensor, "n 3"], count: int) -> Float[Tensor, "m 3"]:
@@ -42,10 +39,8 @@ def most_consistent(views: list[Views], points: Float[Tensor, "n 3"], count: int
         points: world frame.
         count: how many points to keep.
     """
-    cameras: dict[tuple, list[Views]] = {}
-    for view in views:
-        cameras.setdefault(tuple(view.viewmats.flatten().tolist()), []).append(view)
-    parts = [_spread(list(cameras.values()), chunk) for chunk in points.split(_CHUNK)]
+    cameras = [[views[i] for i in group] for group in indices_by_pose(views)]
+    parts = [_spread(cameras, chunk) for chunk in points.split(_CHUNK)]
     return points[torch.cat(parts).argsort()[:count]] if parts else points
 
 

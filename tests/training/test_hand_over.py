@@ -39,7 +39,9 @@ def step(hand_over: HandOver, fitter: Fitter, progress: float, error: float) -> 
     curriculum = Curriculum(CurriculumConfig())
     curriculum.advance(0, progress)
     seen = ImageErrors(torch.full((4, 9), error), torch.linspace(0, 1, 4))
-    return hand_over.step(fitter, FLOW.setup(), curriculum, 1.0, lambda: seen)
+    return hand_over.step(
+        fitter, FLOW.setup(), curriculum, 1.0, lambda: seen, lambda: fitter.take_back(progress)
+    )
 
 
 @pytest.mark.parametrize(("after", "holds"), [(0.01, True), (0.02, False)])
