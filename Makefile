@@ -48,7 +48,7 @@ lint: $(INSTALLED)
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) demo_output prior_output
+	rm -rf $(VENV) demo_output prior_output analysis_output
 
 # A name on the path is not enough: version managers leave stubs there that only print an error.
 $(BIN)/python:

@@ -26,14 +26,17 @@ ALLOWED = {
     "models": BASE | STAGES | {"cameras", "sight", "training", "viewer"},
     "pipelines": BASE | {"cameras", "data", "models", "training", "thread_pool"},
     "method_configs": {"data", "pipelines"},
-    "scripts": BASE | {"data", "edits", "io", "models", "pipelines", "synthesis", "method_configs"},
+    "analysis": BASE | STAGES | {"cameras", "data", "models", "pipelines"},
+    "scripts": BASE
+    | {"analysis", "data", "edits", "io", "models", "pipelines", "synthesis", "method_configs"},
 }
 """Parts that each part may import, besides itself and the package's own `__init__`."""
 ONLY_IN = {
     "gsplat": {"rasterizers", "training"},
     "numba": {"compiled", "rasterizers"},
     "torchdiffeq": {"dynamics"},
-    "e3nn": {"geometry", "encoders"},
+    "e3nn": {"geometry", "encoders", "analysis"},
+    "sklearn": {"analysis"},
     "mitsuba": {"synthesis"},
     "plyfile": {"io"},
     "nerfstudio.viewer": {"viewer"},
