@@ -55,7 +55,7 @@ def scores(
         weight: of the prior over latents.
         most: number of held-out scenes; 0: all.
     """
-    prior, data = _load(load_config)
+    prior, data = load(load_config)
     hybrid = InversionConfig("hybrid", latent_prior_weight=weight)
     ways = {
         "encoder": (InversionConfig("encoder"), 0),
@@ -69,7 +69,7 @@ def scores(
     print("| views | " + " | ".join(ways) + " |\n" + "|---" * (len(ways) + 1) + "|")
     for count in counts:
         found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-        for sample in _samples(data, count, most):
+        for sample in samples(data, count, most):
             for name, (config, taken) in ways.items():
                 start = time.perf_counter()
                 latent = invert(sample.context, prior, config, taken)
@@ -105,11 +105,11 @@ def camera(
         views: number of the other views.
         most: number of held-out scenes; 0: all.
     """
-    prior, data = _load(load_config)
+    prior, data = load(load_config)
     config = InversionConfig("hybrid", latent_prior_weight=weight)
     alone, count = InversionConfig("encoder"), len(ELEVATIONS) * len(ROLLS)
     errors: dict[str, list[float]] = defaultdict(list)
-    for i, sample in enumerate(_samples(data, 1 + views, most)):
+    for i, sample in enumerate(samples(data, 1 + views, most)):
         view, others = sample.context.select(slice(1)), sample.context.select(slice(1, None))
         distance = azimuth_and_distance(view)[1]
         scene = invert(others, prior, alone, steps=80)
@@ -142,14 +142,14 @@ def camera(
     record("inversion_camera", figures, settings=settings)
 
 
-def _load(load_config: Path) -> tuple[Prior, Any]:
+def load(load_config: Path) -> tuple[Prior, Any]:
     """A prior, and the data manager of its scenes."""
     prior = load_prior(load_config)
     manager = find_prior(load_config).config.pipeline.datamanager
     return prior, manager.setup(device=prior.model.device, test_mode="test")
 
 
-def _samples(data: Any, count: int, most: int) -> Iterator[SceneSample]:
+def samples(data: Any, count: int, most: int) -> Iterator[SceneSample]:
     """Held-out scenes with so many context views and targets of the same state."""
     for i, sample in enumerate(data.eval_samples(count)):
         if most and i >= most:

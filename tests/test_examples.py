@@ -14,6 +14,7 @@ from nest_nerfstudio.edits.steps import Move
 from nest_nerfstudio.synthesis.datasets import MovingSceneConfig, make_toy_scene
 from tests.ball_scenes import make_prior_config, write_ball_scenes
 from tests.small_capture import SIZE
+from tests.small_inversion import make_invert_config, start_inversion, train_prior
 
 pytestmark = pytest.mark.slow
 
@@ -105,3 +106,19 @@ def test_edit_a_new_scene(tmp_path: Path) -> None:
     assert evening.mean() != pytest.approx(refined.mean(), abs=1e-3)
     assert all(np.abs(state - refined).max() > 0.1 for state in (recolored, turned, half))
     assert half.mean() > refined.mean(), "less of it, over white"
+
+
+def test_evening_light(tmp_path: Path) -> None:
+    prior = train_prior(tmp_path / "prior")
+    config = make_invert_config(tmp_path / "prior" / "scenes" / "balls_2", prior, tmp_path / "runs", steps=5)
+    trainer = start_inversion(config)
+    trainer.train()
+    image = run(
+        "08_evening_light.py",
+        tmp_path / "evening.png",
+        load_config=trainer.base_dir / "config.yml",
+        columns=3,
+    )
+    seen, evening = np.split(image, 2)
+    assert image.shape == (2 * SIZE, 3 * SIZE, 3)
+    assert np.abs(evening - seen)[:, 2 * SIZE :].max() > 0.1, "the last sun is low"

@@ -2,14 +2,8 @@
 
 import json
 import math
-import os
-import shutil
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +13,22 @@ import pytest
 from PIL import Image
 
 from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
-from tests.viewer.waiting import eventually, free_port
+from tests.viewer.browser import (
+    LEFT,
+    PATIENCE,
+    TOP,
+    Screenshot,
+    drag_gizmo,
+    page_of,
+    set_number,
+    settled,
+    viewer_of,
+)
+from tests.viewer.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 SIZE, FOCAL = 48, 60.0
-Screenshot = np.ndarray
 
 
 def camera_at(turn: float) -> np.ndarray:
@@ -81,29 +83,8 @@ def run_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def viewer_process(run_config: Path) -> Iterator[tuple[psutil.Process, int]]:
-    """A running `ns-viewer`, without an address on its command line, and its port."""
-    port = free_port()
-    command = [str(Path(sys.executable).parent / "ns-viewer"), "--load-config", str(run_config)]
-    log = run_config.parent / "viewer.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, "--viewer.websocket-port", str(port)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        )
-
-    def listens() -> bool:
-        assert process.poll() is None, log.read_text()
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        assert eventually(listens, 300), log.read_text()
-        yield psutil.Process(process.pid), port
-    finally:
-        process.terminate()
-        process.wait(30)
+    with viewer_of(run_config) as running:
+        yield running
 
 
 def test_ns_viewer_listens_on_this_machine_only(viewer_process: tuple[psutil.Process, int]) -> None:
@@ -114,19 +95,8 @@ def test_ns_viewer_listens_on_this_machine_only(viewer_process: tuple[psutil.Pro
 
 @pytest.fixture
 def page(viewer_process: tuple[psutil.Process, int]) -> Iterator[Any]:
-    """The viewer in a headless Chromium, loaded."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if shutil.which(CHROMIUM) is None:
-        pytest.skip(f"needs {CHROMIUM}")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=[*FLAGS, "--disable-background-networking"]
-        )
-        page = browser.new_page(viewport={"width": 900, "height": 700})
-        page.goto(f"http://127.0.0.1:{viewer_process[1]}")
-        page.get_by_text("Time and motion").wait_for(timeout=60_000)
+    with page_of(viewer_process[1]) as page:
         yield page
-        browser.close()
 
 
 @pytest.mark.browser
@@ -137,70 +107,48 @@ def test_time_play_and_tokens_in_a_browser(page: Any) -> None:
 @pytest.mark.browser
 def test_edits_in_a_browser(page: Any, run_config: Path, tmp_path: Path) -> None:
     """A click selects, a slider recolours, the gizmo moves, undo takes back, and the edit is saved."""
-    set_time(page, 0.5)
+    set_number(page, "Time", 0.5)
     plain = settled(page, lambda p: is_orange(p).sum() > 1000)
     page.get_by_text("Edit", exact=True).click()
     assert page.get_by_text("Light azimuth").count() == 0  # the scene cannot carry it
     page.get_by_role("button", name="Select by click").click()
-    page.get_by_text("Click the image.").wait_for(timeout=30_000)
+    page.get_by_text("Click the image.").wait_for()
     rows, columns = np.nonzero(is_orange(plain))
-    page.mouse.click(60 + columns.mean(), 80 + rows.mean())
-    page.get_by_text("tokens are selected").wait_for(timeout=30_000)
+    page.mouse.click(LEFT + columns.mean(), TOP + rows.mean())
+    page.get_by_text("tokens are selected").wait_for()
     set_number(page, "Reach", 1.0)
     page.get_by_role("button", name="Select all").click()
-    page.get_by_text("16 of 16 tokens are selected").wait_for(timeout=30_000)
+    page.get_by_text("16 of 16 tokens are selected").wait_for()
     page.get_by_label("Show tokens").uncheck()
     set_number(page, "Hue", 0.4)
     settled(page, lambda p: is_orange(p).sum() < 100)
     page.screenshot(path=tmp_path / "recoloured.png")
     page.get_by_role("button", name="Undo").click()
     still = settled(page, lambda p: is_orange(p).sum() > 1000)
-    drag_gizmo(page, still)
+    drag_gizmo(page)
     moved = settled(page, lambda p: np.abs(p - still).mean() > 2)
     Image.fromarray(moved.astype(np.uint8)).save(tmp_path / "moved.png")
     page.screenshot(path=tmp_path / "dragged.png")
     page.get_by_role("button", name="Save edit").click()
     path = run_config.parent / "edits" / "edit.json"
-    assert eventually(path.is_file, 30.0)
+    assert eventually(path.is_file, PATIENCE)
     assert json.loads(path.read_text())["steps"][0]["action"] == "move"
     page.get_by_role("button", name="Reset edit").click()
-    settled(page, lambda p: np.abs(p - moved).mean() > 2)  # back; drags beside the arrows turned the camera
-
-
-def drag_gizmo(page: Any, image: Screenshot) -> None:
-    """Drag one of the gizmo's arrows, which lies on the ball's middle."""
-    rows, columns = np.nonzero(is_orange(image))
-    x, y = 60 + columns.mean(), 80 + rows.mean()
-    for angle in np.linspace(0, 2 * np.pi, 24, endpoint=False):
-        before = screenshot_of(page)
-        start = x + 25 * np.cos(angle), y + 25 * np.sin(angle)
-        page.mouse.move(*start)
-        page.mouse.down()
-        page.mouse.move(start[0] + 60 * np.cos(angle), start[1] + 60 * np.sin(angle), steps=5)
-        page.mouse.up()
-        if eventually(lambda before=before: np.abs(screenshot_of(page) - before).mean() > 2, 2.0):
-            return
-    raise AssertionError("no arrow of the gizmo was found")
-
-
-def set_number(page: Any, label: str, value: float) -> None:
-    row = page.get_by_text(label, exact=True).locator("xpath=ancestor::div[contains(@class,'Flex')][1]")
-    row.locator("input[inputmode]").fill(str(value))
-    row.locator("input[inputmode]").press("Enter")
+    settled(page, lambda p: np.abs(p - still).mean() < 1)
 
 
 def watch(page: Any) -> None:
     """Use the page as a person would, and look at the image alone."""
     settled(page, lambda p: is_orange(p).sum() > 1000)
-    set_time(page, 0.0)
+    set_number(page, "Time", 0.0)
     settled(page, lambda p: below_middle(p) > 20)
-    set_time(page, 1.0)
+    set_number(page, "Time", 1.0)
     settled(page, lambda p: below_middle(p) < -20)
-    set_time(page, 0.0)
+    set_number(page, "Time", 0.0)
     low = settled(page, lambda p: below_middle(p) > 20)
-    set_time(page, 2.0)  # beyond the clip
+    set_number(page, "Time", 2.0)  # beyond the clip
     settled(page, lambda p: np.abs(p - low).mean() > 2)
-    set_time(page, 0.0)
+    set_number(page, "Time", 0.0)
     settled(page, lambda p: below_middle(p) > 20)
     page.get_by_role("button", name="Play").click()
     settled(page, lambda p: below_middle(p) < -10)
@@ -212,31 +160,7 @@ def watch(page: Any) -> None:
     settled(page, lambda p: other_colors(p) < other_colors(plain) + 5)
     page.get_by_text("Export", exact=True).first.click()
     page.get_by_role("button", name="Write splat file").click()
-    page.get_by_text("Wrote").wait_for(timeout=30_000)
-
-
-def set_time(page: Any, value: float) -> None:
-    row = page.get_by_text("Time", exact=True).locator("xpath=ancestor::div[contains(@class,'Flex')][1]")
-    row.locator("input[inputmode]").fill(str(value))
-    row.locator("input[inputmode]").press("Enter")
-
-
-def settled(page: Any, holds: Callable[[Screenshot], bool]) -> Screenshot:
-    """The first image for which something holds: rendering takes its time."""
-    seen: list[Screenshot] = []
-
-    def look() -> bool:
-        seen.append(screenshot_of(page))
-        return holds(seen[-1])
-
-    assert eventually(look, 30.0)
-    return seen[-1]
-
-
-def screenshot_of(page: Any) -> Screenshot:
-    """What the window shows left of the panel, RGB in 0…255."""
-    data = page.screenshot(clip={"x": 60, "y": 80, "width": 480, "height": 520})
-    return np.asarray(Image.open(BytesIO(data)).convert("RGB")).astype(float)
+    page.get_by_text("Wrote").wait_for()
 
 
 def is_orange(image: Screenshot) -> np.ndarray:
