@@ -54,6 +54,7 @@ def exactness(load_config: Path, elements: int = 20, size: int = 200) -> None:
         size: pixels of the images, each way.
     """
     model = load_run(load_config).model.eval()
+    method = load_config.parts[-3]
     prior, data = load(load_config) if isinstance(model, NestPriorModel) else (None, None)
     if prior is not None:
         model = prior.model
@@ -81,7 +82,7 @@ def exactness(load_config: Path, elements: int = 20, size: int = 200) -> None:
         figures["steps"] = figures.get("steps", 0) + 1
     figures["inverse, largest error"] = largest
     print(figures)
-    record("edits_exactness", figures, settings={"run": load_config, "elements": elements})
+    record("edits_exactness", figures, settings={"run": load_config, "method": method, "elements": elements})
 
 
 def truth(load_config: Path, views: int = 4, steps: int = 100, most: int = 0, weight: float = 0.01) -> None:
@@ -117,7 +118,13 @@ def truth(load_config: Path, views: int = 4, steps: int = 100, most: int = 0, we
     figures = {name: {kind: float(np.mean(v)) for kind, v in kinds.items()} for name, kinds in found.items()}
     for name, kinds in figures.items():
         print(name, {kind: round(value, 2) for kind, value in kinds.items()})
-    settings = {"run": load_config, "views": views, "steps": steps, "scenes": most or len(data.held_out)}
+    settings = {
+        "run": load_config,
+        "data": data.dataparser.config.data,
+        "views": views,
+        "steps": steps,
+        "scenes": most or len(data.held_out),
+    }
     record("edits_truth", figures, settings=settings)
 
 

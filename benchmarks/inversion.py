@@ -82,7 +82,8 @@ def scores(
             for metric, value in zip(("psnr", "ssim", "seconds"), values, strict=True):
                 figures[name][f"{metric}/{count}"] = float(value)
             figures[name]["steps"] = ways[name][1]
-    settings = {"run": load_config, "steps": steps, "weight": weight, "scenes": most or len(data.held_out)}
+    settings = {"run": load_config, "data": data.dataparser.config.data, "steps": steps, "weight": weight}
+    settings["scenes"] = most or len(data.held_out)
     record("inversion_scores", figures, settings=settings)
 
 
@@ -138,7 +139,7 @@ def camera(
         share = float(np.mean(np.array(values) <= 10))
         figures[name] = {"within 10°": share, "median": float(np.median(values)), "scenes": len(values)}
         print(name, figures[name], flush=True)
-    settings = {"run": load_config, "steps": steps, "weight": weight}
+    settings = {"run": load_config, "data": data.dataparser.config.data, "steps": steps, "weight": weight}
     record("inversion_camera", figures, settings=settings)
 
 

@@ -29,7 +29,7 @@ import tyro
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "benchmarks" / "RESULTS.md"
-MOST_LINES = 120
+MOST_LINES = 170
 LOAD_AT_START = os.getloadavg()[0]
 
 # ---------------------------------------------------------------- recording
@@ -328,6 +328,27 @@ TABLES = (
         ),
     ),
     Table(
+        "Scenes from few images: `nest-invert`",
+        "benchmarks/inversion.py scores | camera --load-config RUN/config.yml; benchmarks/edits.py truth "
+        "--load-config RUN/config.yml",
+        "PSNR in dB on unseen views of unseen scenes from 1, 2, 4, 8 images, by the prior of half an hour "
+        "on two processes; seconds: of one inversion, one thread. Edits: of scenes inverted from 4 images, "
+        "against renderings of the edited states.",
+        (
+            ("", "name", ""),
+            *((f"{n}", f"psnr/{n}", PSNR) for n in (1, 2, 4, 8)),
+            *((f"SSIM, {n}", f"ssim/{n}", ".3f") for n in (1, 8)),
+            *((f"seconds, {n}", f"seconds/{n}", ".1f") for n in (1, 8)),
+            ("steps", "steps", ".0f"),
+            *((kind, kind, PSNR) for kind in EDITS),
+            *ORIGIN,
+        ),
+        (
+            Source("inversion_scores", ("data",), (), ("*",), "{row}"),
+            Source("edits_truth", ("data",), (), ("*",), "edits, {row}"),
+        ),
+    ),
+    Table(
         "Ablations of `nest-prior`",
         "benchmarks/prior_ablations.py --data ../shared/data/scenes --minutes 20 --threads 1",
         "As above, 20 minutes each; edits: mean over edited states, from 4 views. e3nn's messages earn "
@@ -346,7 +367,8 @@ TABLES = (
     Table(
         "Exactness, numerics, cost, set-up",
         "benchmarks/prior.py exactness | cost; benchmarks/dynamics.py --load-config RUN/config.yml; "
-        "benchmarks/scenes_memory.py; benchmarks/robustness.py; benchmarks/rigs.py; make setup | demo | "
+        "benchmarks/scenes_memory.py; benchmarks/robustness.py; benchmarks/rigs.py; "
+        "benchmarks/edits.py exactness; make setup | demo | "
         "prior; .ci/run",
         "Relative errors, the largest found; memory as against 50 scenes. `change_of_step`: largest change "
         "of a token's step from frame to frame over the largest step, t in [−1, 2]; ten times slower it is a "
@@ -355,6 +377,8 @@ TABLES = (
         (
             Source("prior_exactness", ("data",), ONE_HOUR[:2], ("*",), "equivariance of nest-prior, {row}"),
             Source("dynamics", ("scene",), (), None, "motion of {scene}"),
+            Source("edits_exactness", ("method",), (), None, "edits of {method}"),
+            Source("inversion_camera", ("data",), (), ("*",), "pose of a single image, {row}"),
             Source("prior_cost", ("device",), (), COSTS, "encoder and decoder, by {row}"),
             Source("scenes_memory", ("steps",), (("steps", 1300),), ("5000 scenes",), "memory, {row}"),
             Source("robustness", ("steps",), (), ("all",), "other scales, places and times, dB below"),
