@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from inversion import load, samples
+from inversion import held_out, load, samples
 from results import record
 from torch import Tensor
 
@@ -85,7 +85,7 @@ def exactness(load_config: Path, elements: int = 20, size: int = 200) -> None:
     record("edits_exactness", figures, settings={"run": load_config, "method": method, "elements": elements})
 
 
-def truth(load_config: Path, views: int = 4, steps: int = 100, most: int = 0, weight: float = 0.01) -> None:
+def truth(load_config: Path, views: int = 4, steps: int = 100, most: int = 0) -> None:
     """PSNR of edits of held-out scenes, as encoded and as inverted from their base state, per edit.
 
     Args:
@@ -93,15 +93,14 @@ def truth(load_config: Path, views: int = 4, steps: int = 100, most: int = 0, we
         views: number of images of the base state.
         steps: of each inversion.
         most: number of held-out scenes; 0: all.
-        weight: of the prior over latents.
     """
     prior, data = load(load_config)
     ways = {
         "encoder": (InversionConfig("encoder"), 0),
-        "hybrid": (InversionConfig("hybrid", latent_prior_weight=weight), steps),
+        "hybrid": (InversionConfig("hybrid"), steps),
     }
     found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in ways}
-    for number in list(data.held_out)[: most or None]:
+    for number in held_out(data, most):
         sample = data.eval_sample(number, views)
         for name, (config, taken) in ways.items():
             latent = invert(sample.context, prior, config, taken)

@@ -150,11 +150,16 @@ def load(load_config: Path) -> tuple[Prior, Any]:
     return prior, manager.setup(device=prior.model.device, test_mode="test")
 
 
-def samples(data: Any, count: int, most: int) -> Iterator[SceneSample]:
+def held_out(data: Any, most: int) -> list[int]:
+    """Numbers of the held-out scenes; of so many at most, evenly spread; 0: all."""
+    numbers = list(data.held_out)
+    return [numbers[i * len(numbers) // most] for i in range(most)] if 0 < most < len(numbers) else numbers
+
+
+def samples(data: Any, count: int, most: int = 0) -> Iterator[SceneSample]:
     """Held-out scenes with so many context views and targets of the same state."""
-    for i, sample in enumerate(data.eval_samples(count)):
-        if most and i >= most:
-            return
+    for number in held_out(data, most):
+        sample = data.eval_sample(number, count)
         yield replace(sample, targets=sample.targets[:1])
 
 

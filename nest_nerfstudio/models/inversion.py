@@ -43,9 +43,9 @@ class InversionConfig:
     renderings alone; without any step that is the encoder's own answer. prior: the training scene nearest to
     the mean of the prior over latents, then error and prior. hybrid: the encoded views, then error and a
     prior that is centred on them."""
-    latent_prior_weight: float = 0.01
+    latent_prior_weight: float = 0.3
     """Weight of −log p(Z) beside the photometric error of one view (init prior and hybrid); divided by the
-    square of the number of views, as what few leave open is what the prior is to decide."""
+    cube of the number of views, as what few leave open is what the prior is to decide."""
     num_starts: int = 1
     """Number of starts, of which the best is kept: encodings with fewer and fewer tokens, which then stand
     elsewhere (encoder, hybrid), or training scenes unlike each other (prior)."""
@@ -57,7 +57,7 @@ class InversionConfig:
 
     def prior_weight(self, num_views: int) -> float:
         """Weight of −log p(Z) beside the error of one of so many views."""
-        return 0.0 if self.init == "encoder" else self.latent_prior_weight / num_views**2
+        return 0.0 if self.init == "encoder" else self.latent_prior_weight / num_views**3
 
     @property
     def needs_latents(self) -> bool:
