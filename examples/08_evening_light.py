@@ -18,14 +18,14 @@ from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
 
 from nest_nerfstudio.edits.scene_edit import SceneEdit
-from nest_nerfstudio.edits.steps import Relight
+from nest_nerfstudio.edits.steps import Recolor, Relight
 from nest_nerfstudio.states import SunSky
 
 
 def main(load_config: Path, output: Path = Path("evening.png"), columns: int = 6) -> None:
     """Draw `columns` of the run's cameras, as the scene was seen, and with the sun lower at each."""
     pipeline: Any = eval_setup(load_config, test_mode="test")[1]
-    model, cameras = pipeline.model, pipeline.datamanager.eval_dataset.cameras
+    model, cameras = pipeline.model, pipeline.datamanager.train_dataset.cameras
     images = []
     for i in range(columns):
         camera = cameras[i * len(cameras) // columns : i * len(cameras) // columns + 1].to(pipeline.device)
@@ -35,8 +35,9 @@ def main(load_config: Path, output: Path = Path("evening.png"), columns: int = 6
             sun=3.0,
             ambient=0.6 - 0.5 * share,
         )
+        evening = SceneEdit((Relight(light=sun), Recolor(gain=(1.0, 1 - 0.2 * share, 1 - 0.5 * share))))
         column = []
-        for edit in (None, SceneEdit((Relight(light=sun),))):
+        for edit in (None, evening):
             model.edit = edit
             column.append(model.get_outputs_for_camera(camera)["rgb"].cpu())
         images.append(torch.cat(column))
