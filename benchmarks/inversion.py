@@ -65,7 +65,7 @@ def scores(
         "hybrid": (hybrid, steps),
         "hybrid, a fifth of the steps": (hybrid, steps // FIFTH),
     }
-    figures: dict[str, dict[str, float]] = defaultdict(dict)
+    figures: dict[str, dict[str, Any]] = defaultdict(dict)
     print("| views | " + " | ".join(ways) + " |\n" + "|---" * (len(ways) + 1) + "|")
     for count in counts:
         found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
@@ -80,7 +80,7 @@ def scores(
         print(f"| {count} | " + " | ".join(row) + " |", flush=True)
         for name, values in means.items():
             for metric, value in zip(("psnr", "ssim", "seconds"), values, strict=True):
-                figures[name][f"{metric}/{count}"] = float(value)
+                figures[name].setdefault(metric, {})[str(count)] = float(value)
             figures[name]["steps"] = ways[name][1]
     settings = {"run": load_config, "data": data.dataparser.config.data, "steps": steps, "weight": weight}
     settings["scenes"] = most or len(data.held_out)
