@@ -25,6 +25,16 @@ from nerfstudio.utils.eval_utils import eval_setup
 from results import record
 from torch import Tensor
 
+from nest_nerfstudio.analysis.commuting import (
+    cast_views,
+    default_dtype,
+    exact_rotations,
+    gaussians_distance,
+    latent_distance,
+    part_of,
+    random_motion,
+    rebuilt,
+)
 from nest_nerfstudio.data.scenes.index import read_index
 from nest_nerfstudio.data.scenes.library import SceneLibrary
 from nest_nerfstudio.data.scenes.sampling import eval_sample
@@ -34,7 +44,7 @@ from nest_nerfstudio.fields.base import Field
 from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
 from nest_nerfstudio.fields.rig import pose
-from nest_nerfstudio.geometry.quaternion import quat_exp, quat_normalize, quat_to_rotmat
+from nest_nerfstudio.geometry.quaternion import quat_normalize
 from nest_nerfstudio.losses.photometric import photometric_loss
 from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.thread_pool import SHARED, give_cores_to_kernels
@@ -136,20 +146,18 @@ def exactness(load_config: Path, draws: int = 20) -> None:
     figures: dict[str, dict[str, float]] = defaultdict(lambda: {"largest": 0.0})
     for group in ("se3", "so3", "azimuth"):
         for dtype, of_cameras in precisions:
-            torch.set_default_dtype(dtype)
             config = replace(model.config.encoder, group=group)
-            encoder = config.setup().eval()
-            field = model.config.decoder.setup(geometry_dim=config.geometry_dim)
-            for module, name in ((encoder, "encoder."), (field, "field.")):
-                part = {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}
-                floats = {k: v.to(dtype) for k, v in part.items() if _is_learned(module, k)}
-                module.load_state_dict(floats, strict=False)
             errors = defaultdict(list)
-            for draw in range(draws):
-                views = cast_views(samples[draw % len(samples)].context, dtype, of_cameras)
-                for name, error in _errors(encoder, field, views, group, draw).items():
-                    errors[name].append(error)
-            torch.set_default_dtype(torch.float32)
+            with default_dtype(dtype):
+                encoder = rebuilt(config.setup, part_of(weights, "encoder."))
+                field = rebuilt(
+                    lambda: model.config.decoder.setup(geometry_dim=model.config.encoder.geometry_dim),
+                    part_of(weights, "field."),
+                )
+                for draw in range(draws):
+                    views = cast_views(samples[draw % len(samples)].context, dtype, of_cameras)
+                    for name, error in _errors(encoder, field, views, group, draw).items():
+                        errors[name].append(error)
             line = [f"{name} {np.median(e):.1e} median, {max(e):.1e} most" for name, e in errors.items()]
             print(f"{group}, {dtype}, cameras {of_cameras}: " + "; ".join(line), flush=True)
             name = str(dtype).removeprefix("torch.")
@@ -226,28 +234,21 @@ def clouds(load_config: Path, counts: tuple[int, ...] = (4, 8)) -> None:
     record("prior_clouds", figures, settings=_settings(load_config, run))
 
 
-def _is_learned(module: torch.nn.Module, name: str) -> bool:
-    return name in dict(module.named_parameters())
-
-
 @torch.no_grad()
 def _errors(encoder, field, views: Views, group: str, seed: int) -> dict[str, float]:
     """‖h(g·X) − g·h(X)‖ / ‖h(X)‖, the same of f ∘ h and another order of views; and of images."""
-    torch.manual_seed(seed)
-    axis = torch.tensor([0.0, 0, 1]) if group == "azimuth" else torch.randn(3)
-    turn = quat_exp((axis / axis.norm() * 6.28 * torch.rand(())).to(views.viewmats))
-    shift = torch.randn(3).to(views.viewmats) * float(group == "se3")
-    motion = (turn, shift)
+    generator = torch.Generator().manual_seed(seed)
+    motion = random_motion(group, generator, views.viewmats.dtype)
     views = exact_rotations(views)
     latent, turned = encoder(views), encoder(views.move(motion))
     gaussians, moved = shown(field, latent), shown(field, turned)
-    rounded = (turn.to(latent.quats), shift.to(latent.quats))
+    rounded = motion[0].to(latent.quats), motion[1].to(latent.quats)
     expected = gaussians.move(rounded)
-    order = torch.randperm(len(views))
+    order = torch.randperm(len(views), generator=generator)
     errors = {
-        "order of views": relative(flat_latent(encoder(views.select(order))), flat_latent(latent)),
-        "h": relative(flat_latent(turned), flat_latent(latent.turn_world(rounded))),
-        "f∘h": relative(flat_gaussians(moved), flat_gaussians(expected)),
+        "order of views": latent_distance(encoder(views.select(order)), latent),
+        "h": latent_distance(turned, latent.turn_world(rounded)),
+        "f∘h": gaussians_distance(moved, expected),
     }
     if gaussians.means.dtype == torch.float32:
         cameras = (cast_views(v, torch.float32) for v in (views, views.move(motion)))
@@ -435,40 +436,6 @@ def over_white(views: Views) -> Tensor:
 def psnr(shown: Tensor, seen: Tensor) -> float:
     """Mean over images, in dB."""
     return float((-10 * (shown.clamp(0, 1) - seen).square().mean((1, 2, 3)).log10()).mean())
-
-
-def cast_views(views: Views, dtype: torch.dtype, of_cameras: torch.dtype | None = None) -> Views:
-    """The views in another precision, their cameras in that or in one of their own."""
-    cast = {k: v.to(dtype) for k, v in vars(views).items() if torch.is_tensor(v)}
-    for name in ("viewmats", "Ks"):
-        cast[name] = getattr(views, name).to(of_cameras or dtype)
-    return replace(views, **cast)
-
-
-def exact_rotations(views: Views) -> Views:
-    """Cameras whose rotations are orthonormal in their own precision, not only in that of the file."""
-    u, _, vt = torch.linalg.svd(views.viewmats[:, :3, :3].double())
-    viewmats = views.viewmats.double().clone()
-    viewmats[:, :3, :3] = u @ vt
-    return replace(views, viewmats=viewmats.to(views.viewmats))
-
-
-def flat_latent(z: SceneLatent) -> list[Tensor]:
-    """All parts, rotations as matrices."""
-    return [quat_to_rotmat(z.quats), z.translations, z.geometry, z.appearance, z.light]
-
-
-def flat_gaussians(g: Gaussians) -> list[Tensor]:
-    """All parts, rotations as matrices."""
-    return [quat_to_rotmat(g.quats), g.means, g.scales, g.opacities, g.sh]
-
-
-def relative(a: list[Tensor], b: list[Tensor]) -> float:
-    """‖a − b‖ / ‖b‖; infinite where another number of tokens was chosen."""
-    if any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
-        return float("inf")
-    one, other = (torch.cat([part.flatten() for part in parts]) for parts in (a, b))
-    return float((one - other).norm() / other.norm())
 
 
 if __name__ == "__main__":

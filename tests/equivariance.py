@@ -1,16 +1,23 @@
 """What must commute with a group, and by how much it does not."""
 
-from dataclasses import replace
-
 import torch
-from torch import Tensor
 
-from nest_nerfstudio.geometry.quaternion import quat_exp, quat_rotate, quat_to_rotmat
+from nest_nerfstudio.analysis.commuting import gaussians_distance, latent_distance, relative, turn_points
+from nest_nerfstudio.geometry.quaternion import quat_exp
 from nest_nerfstudio.geometry.se3 import Pose
 from nest_nerfstudio.rasterizers.dense import DenseRasterizer
-from nest_nerfstudio.types import Gaussians, Points, SceneLatent, Views
+from nest_nerfstudio.types import Views
 from tests.small_capture import blobs, orbit
 
+__all__ = [
+    "TOLERANCE",
+    "gaussians_distance",
+    "latent_distance",
+    "pictures",
+    "random_pose",
+    "relative",
+    "turn_points",
+]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
@@ -44,28 +51,3 @@ def random_pose(dtype: torch.dtype, seed: int, axis: str = "any", shift: float =
     angle = 0.5 + 2 * torch.rand((), generator=generator, dtype=torch.float64)
     translation = shift * torch.randn(3, generator=generator, dtype=torch.float64)
     return quat_exp(direction.double() * angle).to(dtype), translation.to(dtype)
-
-
-def turn_points(points: Points, pose: Pose) -> Points:
-    """The points moved by g."""
-    return replace(points, positions=quat_rotate(pose[0], points.positions) + pose[1])
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    """‖a − b‖ / ‖b‖."""
-    assert a.shape == b.shape, f"{tuple(a.shape)} against {tuple(b.shape)}"
-    return ((a - b).norm() / b.norm().clamp_min(1e-12)).item()
-
-
-def latent_distance(a: SceneLatent, b: SceneLatent) -> float:
-    """‖a − b‖ / ‖b‖ of all parts as one vector, rotations as matrices: q and −q are the same."""
-    return relative(*(_flat(z.quats, z.translations, z.geometry, z.appearance, z.light) for z in (a, b)))
-
-
-def gaussians_distance(a: Gaussians, b: Gaussians) -> float:
-    """‖a − b‖ / ‖b‖ of all parts as one vector, rotations as matrices: q and −q are the same."""
-    return relative(*(_flat(g.quats, g.means, g.scales, g.opacities, g.sh) for g in (a, b)))
-
-
-def _flat(quats: Tensor, *parts: Tensor) -> Tensor:
-    return torch.cat([part.flatten() for part in (quat_to_rotmat(quats), *parts)])

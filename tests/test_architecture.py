@@ -26,7 +26,7 @@ ALLOWED = {
     "models": BASE | STAGES | {"cameras", "sight", "training", "viewer"},
     "pipelines": BASE | {"cameras", "data", "models", "training", "thread_pool"},
     "method_configs": {"data", "pipelines"},
-    "analysis": BASE | STAGES | {"cameras", "data", "models", "pipelines"},
+    "analysis": BASE | STAGES | {"cameras", "data", "models", "pipelines", "synthesis"},
     "scripts": BASE
     | {"analysis", "data", "edits", "io", "models", "pipelines", "synthesis", "method_configs"},
 }

@@ -37,7 +37,7 @@ def to_state(
     """
     if edit.stretch != seen_as.stretch:
         raise ValueError("stretching is no action on a latent: encode the stretched scene")
-    there, back = _placement(edit, latent.translations), se3_inverse(_placement(seen_as, latent.translations))
+    there, back = placement(edit, latent.translations), se3_inverse(placement(seen_as, latent.translations))
     latent = latent.move(se3_compose(there, back))
     if edit.hue != seen_as.hue:
         everything = torch.ones(len(latent), dtype=torch.bool, device=latent.quats.device)
@@ -47,7 +47,7 @@ def to_state(
     return latent
 
 
-def _placement(edit: Edit, like: Tensor) -> Pose:
+def placement(edit: Edit, like: Tensor) -> Pose:
     """Pose of the object in a state: turned about z, then moved."""
     turn = torch.tensor([0.0, 0.0, edit.yaw]).to(like)
     return quat_exp(turn), torch.tensor(edit.translate).to(like)
