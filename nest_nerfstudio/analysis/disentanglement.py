@@ -28,7 +28,6 @@ from nest_nerfstudio.analysis.factor_data import (
 from nest_nerfstudio.analysis.image_autoencoder import train_autoencoder
 from nest_nerfstudio.analysis.lsbd import dispersion, fitted_dispersion, shift_dispersion, so2_elements
 from nest_nerfstudio.analysis.report import Command, Report, Value
-from nest_nerfstudio.analysis.scores import MIN_SCENES, classic_scores, leakage
 from nest_nerfstudio.analysis.summaries import (
     PARTS,
     chroma,
@@ -101,6 +100,8 @@ class Disentanglement(Command):
     """Random seed of figures, cameras and weights."""
 
     def run(self) -> Report:
+        from nest_nerfstudio.analysis.scores import MIN_SCENES  # scikit-learn is an extra
+
         for name in ("scenes", "views", "states", "mixed", "tokens", "autoencoder_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(self, name)}")
@@ -124,6 +125,8 @@ class Disentanglement(Command):
         Raises:
             ValueError: too few scenes, or latents that are not finite.
         """
+        from nest_nerfstudio.analysis.scores import classic_scores
+
         states = _unique(data)
         shown = track(states, "Encoding", console=CONSOLE, transient=True)
         latents = {id(state): encode(state) for state in shown}
@@ -136,7 +139,7 @@ class Disentanglement(Command):
         cuts = np.cumsum(list(sizes.values()))[:-1]
         plain = dict(zip(PARTS, np.split(codes, cuts, axis=1), strict=True))
         rows_of = {id(state): row for row, state in enumerate(states)}
-        rows = _leakage_rows(data, rows_of, ours, plain)
+        rows = leakage_rows(data, rows_of, ours, plain)
         lsbd = _lsbd(data, latents, field, rows_of, ours, codes)
         classic = {}
         mixed = [rows_of[id(state)] for state in data.mixed]
@@ -186,10 +189,12 @@ def _array(values: Tensor) -> Float[np.ndarray, " d"]:
 # ---------------------------------------------------------------- leakage
 
 
-def _leakage_rows(
+def leakage_rows(
     data: FactorData, rows_of: dict[int, int], ours: dict[str, np.ndarray], plain: dict[str, np.ndarray]
 ) -> list[dict[str, Value]]:
     """One row for each factor and part."""
+    from nest_nerfstudio.analysis.scores import leakage
+
     rows = []
     pairs = [(factor, part) for factor in data.factors for part in PARTS]
     for factor, part in track(pairs, "Fitting probes", console=CONSOLE, transient=True):
@@ -243,7 +248,8 @@ def _lsbd(
         states, orbits = data.of(factor)
         index = [rows_of[id(state)] for state in states]
         known = [latents[id(state)] for state in states]
-        figures |= {f"D_LSBD {name}": value for name, value in _known(factor, states, orbits, known, field)}
+        found = known_lsbd(factor, states, orbits, known, field)
+        figures |= {f"D_LSBD {name}": value for name, value in found}
         turns = FACTORS[factor].turns
         if turns is None or min(np.bincount(orbits)) < FITTED_STATES:
             continue
@@ -254,7 +260,7 @@ def _lsbd(
     return figures
 
 
-def _known(
+def known_lsbd(
     factor: str, states: Sequence[Observed], orbits: np.ndarray, latents: Sequence[SceneLatent], field: Field
 ) -> list[tuple[str, float]]:
     """D_LSBD under the action on Z that the factor is: latents brought back to the base of their orbit."""
@@ -342,7 +348,7 @@ def _leakage_figure(rows: Sequence[dict[str, Any]]) -> Figure:
         for row in rows:
             i, j = factors.index(row["factor"]), PARTS.index(row["part"])
             grid[i, j] = max(row[f"{name}, linear"], row[f"{name}, mlp"])
-            axis.text(j, i, f"{grid[i, j]:.2f}", ha="center", va="center", fontsize=8)
+            axis.text(j, i, f"{round(grid[i, j], 2) + 0.0:.2f}", ha="center", va="center", fontsize=8)
             if row["its own"]:
                 axis.add_patch(_frame(j, i))
         image = axis.imshow(np.clip(grid, 0, 1), vmin=0, vmax=1, cmap="Blues", alpha=0.7)

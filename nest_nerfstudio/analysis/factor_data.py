@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Int
 
 from nest_nerfstudio.analysis.toy_views import toy_cameras, toy_views
 from nest_nerfstudio.data.scenes.edits import BASE
 from nest_nerfstudio.data.scenes.index import read_index
 from nest_nerfstudio.data.scenes.library import SceneLibrary
 from nest_nerfstudio.data.scenes.reader import Scene, State
+from nest_nerfstudio.geometry.multiview import camera_centres
 from nest_nerfstudio.states import Edit, SunSky
 from nest_nerfstudio.synthesis.datasets import MOTION_CYCLES
 from nest_nerfstudio.types import Views
@@ -109,7 +110,7 @@ class FactorData:
     orbits: tuple[Orbit, ...]
     mixed: tuple[Observed, ...]
 
-    def of(self, factor: str) -> tuple[list[Observed], Float[np.ndarray, " n"]]:
+    def of(self, factor: str) -> tuple[list[Observed], Int[np.ndarray, " n"]]:
         """States of the orbits of a factor, and which orbit each is of."""
         orbits = [orbit for orbit in self.orbits if orbit.factor == factor]
         numbers = [i for i, orbit in enumerate(orbits) for _ in orbit.states]
@@ -128,7 +129,8 @@ def read_factor_data(data: Path, num_scenes: int, num_views: int, num_times: int
     """States of a data set with edits (`scenes.json`): each scene as it is, and with each edit and time.
 
     Scenes are spread over the index, so over categories. An orbit is seen from as many views of each of its
-    states as the poorest of them has: moments of a moving scene often have one.
+    states as the poorest of them has: moments of a moving scene often have one. They are those nearest to the
+    same azimuths for all states of a scene: else what tells cameras apart would tell states apart.
 
     Args:
         data: the folder.
@@ -181,9 +183,20 @@ def _by_factor(scene: Scene, num_times: int) -> dict[str, list[State]]:
 
 
 def _observed(library: SceneLibrary, scene: Scene, number: int, state: State, views: int) -> Observed:
-    seen = library.views(scene, scene.frames(state)[:views])
+    first = np.random.default_rng(number).uniform(0, 2 * math.pi)
+    seen = library.views(scene, _around(scene, scene.frames(state), first, views))
     phase = MOTION_CYCLES * state.time
     return Observed(number, scene.category, scene.edits[state.edit], state.time, phase, seen)
+
+
+def _around(scene: Scene, frames: Sequence[int], first: float, count: int) -> list[int]:
+    """Frames whose cameras are nearest to evenly spread azimuths, each taken once."""
+    centres = camera_centres(scene.views.viewmats[list(frames)]).double().numpy()
+    azimuths, left, chosen = np.arctan2(centres[:, 1], centres[:, 0]), list(range(len(frames))), []
+    for i in range(count):
+        away = np.cos(azimuths[left] - first - 2 * math.pi * i / count)
+        chosen.append(frames[left.pop(int(away.argmax()))])
+    return chosen
 
 
 # ---------------------------------------------------------------- procedural figures

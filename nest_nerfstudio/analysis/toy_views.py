@@ -6,6 +6,7 @@ which every factor is known. Data sets with shadows are rendered by `nest-data t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,10 +18,10 @@ from nest_nerfstudio.edits.light import sun_sky_light
 from nest_nerfstudio.edits.states import placement
 from nest_nerfstudio.fields.latent_gaussians import clamped_cosine
 from nest_nerfstudio.fields.rig import pose
-from nest_nerfstudio.geometry.color import linear_to_srgb
+from nest_nerfstudio.geometry.color import linear_to_srgb, shift_hue
 from nest_nerfstudio.rasterizers import create_rasterizer
 from nest_nerfstudio.states import Edit, SunSky
-from nest_nerfstudio.synthesis.meshes import edit_mesh
+from nest_nerfstudio.synthesis.meshes import Mesh
 from nest_nerfstudio.synthesis.rendering import Cameras
 from nest_nerfstudio.synthesis.toy import random_figure
 from nest_nerfstudio.types import Gaussians, Material, RiggedGaussians, Views
@@ -45,8 +46,12 @@ def toy_views(
         edit: state of the figure.
         phase: of its motion, cycles.
     """
-    rigged = _surfels(category, index, phase, edit.hue)
+    rigged = _surfels(category, index, phase % 1.0)
     like = rigged.bind_translations
+    if edit.hue:
+        assert rigged.material is not None
+        albedo = shift_hue(rigged.material.albedo, edit.hue)
+        rigged = replace(rigged, material=replace(rigged.material, albedo=albedo))
     quat, translation = placement(edit, like)
     light = sun_sky_light(edit.light or SunSky(), like.new_zeros(3, 9))
     gaussians = pose(rigged, (quat[None], translation[None]), light)
@@ -76,12 +81,10 @@ def toy_cameras(count: int, size: int = 64, seed: int = 0) -> Views:
 
 
 @lru_cache(maxsize=64)
-def _surfels(category: str, index: int, phase: float, hue: float) -> RiggedGaussians:
+def _surfels(category: str, index: int, phase: float) -> RiggedGaussians:
     """Round Gaussians on the surface of a figure, the same points at every phase, bound to one token."""
     figure = random_figure(category, index)
-    points, normals, colors = _on_surface(
-        [edit_mesh(mesh, Edit(hue=hue)) for mesh in figure.meshes(phase)], figure.meshes(0.0)
-    )
+    points, normals, colors = _on_surface(figure.meshes(phase), figure.meshes(0.0))
     identity = torch.tensor([[1.0, 0, 0, 0]])
     count = len(points)
     rest = Gaussians(
@@ -98,7 +101,7 @@ def _surfels(category: str, index: int, phase: float, hue: float) -> RiggedGauss
     )
 
 
-def _on_surface(posed: list, at_rest: list) -> tuple[Float[Tensor, "n 3"], ...]:
+def _on_surface(posed: list[Mesh], at_rest: list[Mesh]) -> tuple[Float[Tensor, "n 3"], ...]:
     """Positions, normals and colours of points that are uniform on the surface at rest."""
     rng = np.random.default_rng(0)
     corners = [mesh.vertices[mesh.faces] for mesh in at_rest]

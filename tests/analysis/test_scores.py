@@ -71,7 +71,7 @@ def test_an_mlp_finds_what_is_not_linear() -> None:
     codes = RNG.normal(size=(400, 2))
     target = np.cos(2 * codes[:, :1])
     assert leakage(codes, target, SCENES, "linear") < 0.1
-    assert leakage(codes, target, SCENES, "mlp") > 0.7
+    assert leakage(codes, target, SCENES, "mlp") > 0.6
 
 
 def test_what_only_tells_scenes_apart_says_nothing_of_others() -> None:
