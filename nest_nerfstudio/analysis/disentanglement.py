@@ -40,10 +40,11 @@ from nest_nerfstudio.edits.states import placement
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
 from nest_nerfstudio.fields.base import Field
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
+from nest_nerfstudio.geometry.multiview import camera_centres
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_to_rotmat
 from nest_nerfstudio.geometry.se3 import se3_inverse
 from nest_nerfstudio.models.runs import load_run
-from nest_nerfstudio.types import SceneLatent
+from nest_nerfstudio.types import SceneLatent, Views
 
 FITTED_STATES = 4
 """Fewest states of an orbit from which a linear representation is fitted."""
@@ -59,7 +60,7 @@ class Disentanglement(Command):
 
     Leakage, the rows of the table: R² with which a probe predicts a factor from one part, on scenes that it
     was not fitted to; linear (ridge regression) and mlp (a small network). A part of its own should tell its
-    factor (1), any other nothing (0 or less).
+    factor (1), any other nothing (0 or less). What cameras alone tell of a factor, the figures say.
 
     D_LSBD (Tonnaer et al., arXiv 2011.06070), among the figures: latents of an orbit are brought back by the
     inverse action (turned or moved back, relit, recoloured, set back in time) and should coincide: dispersion
@@ -147,7 +148,7 @@ class Disentanglement(Command):
             scenes = np.array([state.scene for state in data.mixed])
             found = classic_scores(values[mixed], levels(data.mixed, data.factors), scenes)
             classic |= {f"{score}, {name}": value for score, value in found.items()}
-        figures = {**_summary(rows), **lsbd, **classic, "PSNR of the autoencoder": psnr}
+        figures = {**_summary(rows), **_of_cameras(data), **lsbd, **classic, "PSNR of the autoencoder": psnr}
         plots = {"leakage": _leakage_figure(rows), "lsbd": _lsbd_figure(lsbd)}
         return Report(figures, rows, plots, _notes(sizes, data, len(states)))
 
@@ -202,7 +203,7 @@ def leakage_rows(
         index = [rows_of[id(state)] for state in states]
         targets = np.array([FACTORS[factor].target(state) for state in states])
         scenes = np.array([state.scene for state in states])
-        row: dict[str, Value] = {"factor": factor, "part": part, "its own": part == FACTORS[factor].part}
+        row: dict[str, Value] = {"factor": factor, "part": part, "its own": part in FACTORS[factor].parts}
         for name, codes in (("latent", ours[part]), ("autoencoder", plain[part])):
             for probe in ("linear", "mlp"):
                 try:
@@ -211,6 +212,27 @@ def leakage_rows(
                     raise ValueError(f"{factor}, from the part {part}: {error}") from error
         rows.append(row)
     return rows
+
+
+def _of_cameras(data: FactorData) -> dict[str, float]:
+    """What cameras alone tell of each factor: what parts of Z tell up to that may be of the data."""
+    from nest_nerfstudio.analysis.scores import leakage
+
+    figures = {}
+    for factor in data.factors:
+        states, _ = data.of(factor)
+        codes = np.stack([_array(_camera_summary(state.views)) for state in states])
+        targets = np.array([FACTORS[factor].target(state) for state in states])
+        scenes = np.array([state.scene for state in states])
+        figures[f"{factor} from cameras"] = leakage(codes, targets, scenes)
+    return figures
+
+
+def _camera_summary(views: Views) -> Float[Tensor, " d"]:
+    """Mean rotation, mean position and second moments of positions of cameras."""
+    centres = camera_centres(views.viewmats) / 4
+    moments = centres.mT @ centres / len(centres)
+    return torch.cat([views.viewmats[:, :3, :3].mean(0).flatten(), centres.mean(0), moments.flatten()])
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -227,7 +249,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
                 for own in (True, False)
             }
             figures[f"leakage of {factor}, {name}"] = told[False]
-            figures[f"{factor} from its part, {name}"] = told[True]
+            figures[f"{factor} from its own, {name}"] = told[True]
     return figures
 
 
@@ -254,7 +276,8 @@ def _lsbd(
         if turns is None or min(np.bincount(orbits)) < FITTED_STATES:
             continue
         elements = so2_elements(2 * math.pi * np.array([turns(state) for state in states]), orbits)
-        for name, values in (("latent", ours[FACTORS[factor].part]), ("autoencoder", codes)):
+        own = np.concatenate([ours[part] for part in FACTORS[factor].parts], 1)
+        for name, values in (("latent", own), ("autoencoder", codes)):
             fitted = fitted_dispersion(values[index], elements, orbits)[0] if values.shape[1] > 1 else 1.0
             figures[f"D_LSBD {factor}, fitted, {name}"] = fitted
     return figures

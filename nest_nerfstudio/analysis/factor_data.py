@@ -55,13 +55,13 @@ class Factor:
 
     Attributes:
         group: that acts on it.
-        part: of Z, on which alone that group acts.
+        parts: of Z, on which alone that group acts.
         target: what probes predict: angles as (cos, sin).
         turns: its angle as a fraction of a turn, where the group is a circle, or turns about z.
     """
 
     group: str
-    part: str
+    parts: tuple[str, ...]
     target: Callable[[Observed], Sequence[float]]
     turns: Callable[[Observed], float] | None
 
@@ -78,12 +78,13 @@ def _azimuth(state: Observed) -> float:
     return math.atan2(state.sun[1], state.sun[0]) / (2 * math.pi)
 
 
+_POSES = ("positions", "frames")
 FACTORS = {
-    "yaw": Factor("SO(2)", "poses", lambda o: _circle(_yaw(o)), _yaw),
-    "place": Factor("ℝ³", "poses", lambda o: o.edit.translate, None),
-    "light": Factor("SO(3)", "light", lambda o: o.sun, _azimuth),
-    "hue": Factor("S¹", "appearance", lambda o: _circle(o.edit.hue), lambda o: o.edit.hue),
-    "phase": Factor("S¹", "motion", lambda o: _circle(o.phase), lambda o: o.phase),
+    "yaw": Factor("SO(2)", _POSES, lambda o: _circle(_yaw(o)), _yaw),
+    "place": Factor("ℝ³", _POSES, lambda o: o.edit.translate, None),
+    "light": Factor("SO(3)", ("light",), lambda o: o.sun, _azimuth),
+    "hue": Factor("S¹", ("appearance",), lambda o: _circle(o.edit.hue), lambda o: o.edit.hue),
+    "phase": Factor("S¹", ("motion",), lambda o: _circle(o.phase), lambda o: o.phase),
 }
 """Factors by name."""
 _ATTRIBUTES = {"yaw": "yaw", "translate": "place", "light": "light", "hue": "hue"}

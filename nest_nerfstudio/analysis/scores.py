@@ -65,6 +65,7 @@ def leakage(
     for seen, unseen in GroupKFold(min(FOLDS, len(np.unique(scenes)))).split(codes, groups=scenes):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.filterwarnings("ignore", "invalid value encountered in divide", RuntimeWarning)
             predicted = _probe(probe, len(seen), codes.shape[1]).fit(codes[seen], np.squeeze(targets[seen]))
         errors = targets[unseen] - predicted.predict(codes[unseen]).reshape(len(unseen), -1)
         left += np.square(errors).sum()

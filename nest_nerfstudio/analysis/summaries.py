@@ -16,26 +16,26 @@ from torch import Tensor
 from nest_nerfstudio.geometry.quaternion import quat_to_rotmat
 from nest_nerfstudio.types import SceneLatent
 
-PARTS = ("poses", "geometry", "appearance", "light", "motion")
-"""Parts of Z."""
+PARTS = ("positions", "frames", "geometry", "appearance", "light", "motion")
+"""Parts of Z; poses are positions and frames (rotations)."""
 
 
 def summarise(latent: SceneLatent) -> dict[str, Float[Tensor, " d"]]:
     """What probes read of each part.
 
-    * poses: centroid, second moments of positions about it (their eigenvectors are the principal frame, whose
-      sign is arbitrary), the vector mean of x ‖x‖² (which tells its ends apart), mean rotation matrix: 21
-      numbers;
+    * positions: centroid, second moments about it (their eigenvectors are the principal frame, of
+      arbitrary signs), and the vector mean of x ‖x‖², which tells its ends apart: 12 numbers;
+    * frames: mean rotation matrix;
     * geometry, appearance: mean and standard deviation over tokens of each number of the codes;
     * light: its 27 coefficients;
     * motion: start, scene code, mean and standard deviation of the modes, period and phase; no number where
       the scene is still, as such a code holds none.
     """
     centroid, moments, skew = _position_moments(latent)
-    frames = quat_to_rotmat(latent.quats).mean(0).flatten()
     upper = moments[tuple(torch.triu_indices(3, 3))]
     return {
-        "poses": torch.cat([centroid, upper, skew, frames]),
+        "positions": torch.cat([centroid, upper, skew]),
+        "frames": quat_to_rotmat(latent.quats).mean(0).flatten(),
         "geometry": _mean_and_spread(latent.geometry),
         "appearance": _mean_and_spread(latent.appearance),
         "light": latent.light.flatten(),

@@ -96,8 +96,9 @@ def test_a_perfect_encoder_leaks_nothing_and_has_no_lsbd(
     assert lsbd(encode, data, factor, field) < 1e-6
     for part in PARTS:
         found = told(encode, data, factor, part)
-        assert (found > 0.8) == (part == FACTORS[factor].part), (part, found)
-        assert found > 0.8 or found < 0.1, (part, found)
+        if part not in FACTORS[factor].parts:
+            assert found < 0.1, (part, found)
+    assert max(told(encode, data, factor, part) for part in FACTORS[factor].parts) > 0.8
 
 
 def test_a_light_that_is_written_into_the_geometry_is_found(
@@ -124,7 +125,7 @@ def test_an_encoder_that_does_not_look_scores_worst(
         return exact(replace(base, scene=state.scene))
 
     assert lsbd(blind, data, factor, field) > 0.5
-    assert told(blind, data, factor, FACTORS[factor].part) < 0.1
+    assert max(told(blind, data, factor, part) for part in FACTORS[factor].parts) < 0.1
 
 
 def test_a_still_latent_has_no_part_for_time(data: FactorData, field: LatentGaussianField) -> None:
@@ -140,11 +141,12 @@ def test_a_still_latent_has_no_part_for_time(data: FactorData, field: LatentGaus
 @pytest.mark.slow
 def test_the_report_is_complete(data: FactorData, field: LatentGaussianField) -> None:
     report = Disentanglement(autoencoder_steps=2).measure(perfect(field), field, data)
-    assert len(report.rows) == 5 * 5
+    assert len(report.rows) == 5 * 6
     assert set(report.plots) == {"leakage", "lsbd"}
     assert {"MIG, latent", "MIG, autoencoder", "D_LSBD yaw, fitted, autoencoder"} <= set(report.figures)
     for factor in FACTORS:
         assert report.figures[f"leakage of {factor}, latent"] < 0.1
+        assert report.figures[f"{factor} from cameras"] < 0.1
     assert report.figures["D_LSBD light, fitted, latent"] < 0.05
 
 
@@ -192,7 +194,7 @@ def test_what_cannot_be_measured_is_an_error(data: FactorData, field: LatentGaus
     with pytest.raises(ValueError, match="NaN or infinite"):
         told(diverged, data, "yaw", "geometry")
     with pytest.raises(ValueError, match="3 scenes or more, not 2"):
-        told(exact, toy_factor_data(2, 1, 2, 1, size=16), "yaw", "poses")
+        told(exact, toy_factor_data(2, 1, 2, 1, size=16), "yaw", "positions")
     with pytest.raises(ValueError, match="--scenes must be 3 or more"):
         Disentanglement(scenes=2).run()
     with pytest.raises(ValueError, match="--tokens must be 1 or more"):

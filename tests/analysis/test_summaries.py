@@ -42,9 +42,9 @@ def test_the_order_of_tokens_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("act", "changed"),
     [
-        (lambda z: z.move((about_z(ANGLE), torch.ones(3))), {"poses"}),
+        (lambda z: z.move((about_z(ANGLE), torch.ones(3))), {"positions", "frames"}),
         (lambda z: z.relight(quat_to_rotmat(about_z(ANGLE)), 2.0), {"light"}),
-        (lambda z: z.turn_world((about_z(ANGLE), torch.zeros(3))), {"poses", "light"}),
+        (lambda z: z.turn_world((about_z(ANGLE), torch.zeros(3))), {"positions", "frames", "light"}),
     ],
 )
 def test_an_action_changes_its_own_parts(act, changed: set[str]) -> None:
