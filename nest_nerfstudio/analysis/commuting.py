@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor, nn
 
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_rotate, quat_to_rotmat
@@ -63,7 +63,7 @@ def set_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> float:
     """Relative distance of two sets of rows: of each to its nearest in the other; the larger way."""
     if a.shape != b.shape:
         return float("inf")
-    of_b, of_a = (torch.from_numpy(cKDTree(x.numpy()).query(y.numpy())[1]) for x, y in ((a, b), (b, a)))
+    of_b, of_a = (torch.from_numpy(KDTree(x.numpy()).query(y.numpy())[1]) for x, y in ((a, b), (b, a)))
     return max(relative(a[of_b], b), relative(b[of_a], a))
 
 

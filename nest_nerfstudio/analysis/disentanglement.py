@@ -138,7 +138,7 @@ class Disentanglement(Command):
             [state.views for state in states], sum(sizes.values()), self.autoencoder_steps, seed=self.seed
         )
         cuts = np.cumsum(list(sizes.values()))[:-1]
-        plain = dict(zip(PARTS, np.split(codes, cuts, axis=1), strict=True))
+        plain: dict[str, np.ndarray] = dict(zip(PARTS, np.split(codes, cuts, axis=1), strict=True))
         rows_of = {id(state): row for row, state in enumerate(states)}
         rows = leakage_rows(data, rows_of, ours, plain)
         lsbd = _lsbd(data, latents, field, rows_of, ours, codes)

@@ -155,6 +155,7 @@ class Equivariance(Command):
         weights = {} if model is None else model.state_dict()
         encoder = LatentEncoderConfig() if model is None else getattr(model.config, "encoder", None)
         if encoder is None:
+            assert model is not None
             field, flow, encoders = _copied(model.field, dtype), _copied(model.flow, dtype), {}
             latent = cast_latent(model.shown_scene().latent, dtype)
         else:

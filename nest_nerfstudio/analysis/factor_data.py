@@ -266,11 +266,11 @@ def levels(states: Sequence[Observed], factors: Sequence[str], bins: int = 6) ->
     The value of a place is that of its x, in sixths of its range. Factors with one level are left out.
     """
     names = sorted({state.category for state in states})
-    columns = [[names.index(state.category) for state in states]]
+    columns = [np.array([names.index(state.category) for state in states])]
     for name in factors:
         turns = FACTORS[name].turns
         x = np.array([turns(o) if turns else o.edit.translate[0] for o in states])
         if turns is None:
             x = (x - x.min()) / max(np.ptp(x), 1e-9) * (1 - 1e-9)
         columns.append(np.floor(bins * (x % 1.0) + 1e-6).astype(int) % bins)
-    return np.array([c for c in columns if len(set(c)) > 1]).T
+    return np.array([column for column in columns if np.ptp(column) > 0]).T

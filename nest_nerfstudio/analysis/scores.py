@@ -108,7 +108,7 @@ def dci(
     """
     importance, right = [], []
     for levels in factors.T:
-        forest = RandomForestClassifier(50, random_state=0, max_features=None).fit(codes, levels)
+        forest = RandomForestClassifier(50, random_state=0, max_features=1.0).fit(codes, levels)
         importance.append(forest.feature_importances_ if np.ptp(codes, axis=0).any() else 0 * codes[0])
         hits = guesses = 0
         for seen, unseen in GroupKFold(min(FOLDS, len(np.unique(scenes)))).split(codes, groups=scenes):
@@ -158,7 +158,7 @@ def sap(
     """
     test = np.isin(scenes, np.unique(scenes)[1::2])
     standard = StandardScaler().fit(codes[~test])
-    fitted, scored = standard.transform(codes[~test]), standard.transform(codes[test])
+    fitted, scored = (np.asarray(standard.transform(codes[part])) for part in (~test, test))
     gaps = []
     for levels in factors.T:
         if len(np.unique(levels[~test])) < 2:

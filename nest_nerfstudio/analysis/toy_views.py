@@ -114,7 +114,7 @@ def _on_surface(posed: list[Mesh], at_rest: list[Mesh]) -> tuple[Float[Tensor, "
         return torch.from_numpy((np.concatenate(values)[chosen] * weights).sum(1)).float()
 
     points = at_points([mesh.vertices[mesh.faces] for mesh in posed])
-    normals = at_points([mesh.normals[mesh.faces] for mesh in posed])
+    normals = at_points([m.normals[m.faces] for m in posed if m.normals is not None])
     owners = np.repeat(np.arange(len(posed)), [len(area) for area in areas])[chosen]
     colors = np.array([mesh.bsdf["reflectance"]["value"] for mesh in posed])[owners]
     return points, torch.nn.functional.normalize(normals, dim=1), torch.from_numpy(colors).float()

@@ -14,7 +14,7 @@ from tests.small_run import trained_run
 @pytest.mark.slow
 def test_fresh_modules_are_exact_and_the_control_is_not() -> None:
     report = Equivariance(draws=1, tokens=24, views=2).run()
-    assert report.figures["exact"] == report.figures["of"] == 50
+    assert report.figures["exact"] == report.figures["rows"] == 50
     assert report.figures["control is caught"]
     assert {row["module"] for row in report.rows if not row["exact"]} == {CONTROL}
     assert set(report.plots) == {"errors"}
@@ -32,7 +32,7 @@ def test_a_run_of_one_scene_has_no_encoder(capture: Path, tmp_path: Path) -> Non
         "field → Gaussians",
         CONTROL,
     }
-    assert report.figures["exact"] == report.figures["of"]
+    assert report.figures["exact"] == report.figures["rows"]
     assert report.figures["control is caught"]
 
 
