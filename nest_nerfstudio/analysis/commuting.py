@@ -59,7 +59,7 @@ def gaussians_distance(a: Gaussians, b: Gaussians) -> float:
     return relative(*(_flat(g.quats, g.means, g.scales, g.opacities, g.sh) for g in (a, b)))
 
 
-def set_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> float:
+def set_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
     """Relative distance of two sets of rows: of each to its nearest in the other; the larger way."""
     if a.shape != b.shape:
         return float("inf")

@@ -108,7 +108,7 @@ def dci(
     """
     importance, right = [], []
     for levels in factors.T:
-        forest = RandomForestClassifier(50, random_state=0, max_features=1.0).fit(codes, levels)
+        forest = RandomForestClassifier(50, random_state=0, max_features=1.0).fit(codes, levels)  # type: ignore[arg-type]
         importance.append(forest.feature_importances_ if np.ptp(codes, axis=0).any() else 0 * codes[0])
         hits = guesses = 0
         for seen, unseen in GroupKFold(min(FOLDS, len(np.unique(scenes)))).split(codes, groups=scenes):
