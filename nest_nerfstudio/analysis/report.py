@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from matplotlib.figure import Figure
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.table import Table
@@ -29,6 +30,8 @@ class Report:
     """One row of the table for each thing that was measured; all have the same columns."""
     plots: Mapping[str, Figure] = field(default_factory=dict)
     """Figures by name of their file, without ".png"."""
+    states: Mapping[str, Any] = field(default_factory=dict)
+    """Tensors by name of their file, without ".pt"."""
     notes: Sequence[str] = ()
     """Sentences that a reader of the figures has to know."""
 
@@ -74,7 +77,7 @@ def show(report: Report, title: str) -> None:
 
 
 def write(report: Report, command: Command) -> list[Path]:
-    """Write report.json (figures, rows, notes, settings) and a PNG for each plot into `command.folder`.
+    """Write report.json (figures, rows, notes, settings), plots and states into `command.folder`.
 
     Files are moved there when all are written, so that a failure leaves none.
 
@@ -94,6 +97,8 @@ def write(report: Report, command: Command) -> list[Path]:
         (Path(folder) / "report.json").write_text(text + "\n", encoding="utf8")
         for name, plot in report.plots.items():
             plot.savefig(Path(folder) / f"{name}.png", dpi=150, bbox_inches="tight")
+        for name, state in report.states.items():
+            torch.save(state, Path(folder) / f"{name}.pt")
         written = sorted(Path(folder).iterdir())
         return [Path(shutil.move(path, command.folder / path.name)) for path in written]
 

@@ -10,11 +10,12 @@ import sys
 import tyro
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from nest_nerfstudio.analysis.attractors import Attractors
 from nest_nerfstudio.analysis.disentanglement import Disentanglement
 from nest_nerfstudio.analysis.equivariance import Equivariance
 from nest_nerfstudio.analysis.report import Command, show, write
 
-COMMANDS: tuple[type[Command], ...] = (Equivariance, Disentanglement)
+COMMANDS: tuple[type[Command], ...] = (Equivariance, Disentanglement, Attractors)
 
 
 def entrypoint() -> None:
