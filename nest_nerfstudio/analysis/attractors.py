@@ -24,6 +24,7 @@ from nest_nerfstudio.analysis.autoencoders import (
     train,
 )
 from nest_nerfstudio.analysis.basins import BasinConfig, Basins, basin_plane, find_basins
+from nest_nerfstudio.analysis.prior_map import PriorMapConfig, analyze_prior
 from nest_nerfstudio.analysis.report import Command, Report, Value
 
 Swept = Literal["depth", "activation"]
@@ -46,8 +47,14 @@ class Attractors(Command):
     autoencoder that does not reach --target-mse has no fixed points at its examples, so it is refused; in a
     sweep its error is shown, and it is left out of the means.
 
-    Figures: basins.png, the plane through three examples, coloured by where iteration from there ends, or
-    sweep.png. The autoencoder is written to autoencoder.pt, for --load. What is known: docs/attractors.md.
+    With --load-config, the map is that of a trained nest-prior: a latent is rendered from fixed cameras and
+    the images are encoded again, Z → h(π f(Z)). It is iterated from the images of a scene, and from corrupted
+    ones, to see whether iteration repairs them: PSNR against the clean images, the change from each iteration
+    to the next, and by how much the map stretches a small change, by finite differences.
+
+    Figures: basins.png, the plane through three examples, coloured by where iteration from there ends;
+    sweep.png; or prior_map.png. The autoencoder is written to autoencoder.pt, for --load. What is known is in
+    docs/attractors.md.
 
     Usage:
 
@@ -60,10 +67,14 @@ class Attractors(Command):
     $ nest-analyze attractors --sweep depth --activation relu --bias --depths 4 8 12
 
     $ nest-analyze attractors --data FOLDER --examples 8 --width 512
+
+    $ nest-analyze attractors --load-config RUN/config.yml --corruption occlusion
     """
 
     NAME: ClassVar[str] = "attractors"
 
+    load_config: Path | None = None
+    """A run of nest-prior, in place of an autoencoder: its config.yml, or its folder."""
     load: Path | None = None
     """An autoencoder.pt of this command, in place of training one."""
     sweep: tuple[Swept, ...] = ()
@@ -81,10 +92,15 @@ class Attractors(Command):
     data: Annotated[ExamplesConfig, tyro.conf.arg(name="")] = field(default_factory=ExamplesConfig)
     model: Annotated[AutoencoderConfig, tyro.conf.arg(name="")] = field(default_factory=AutoencoderConfig)
     basins: Annotated[BasinConfig, tyro.conf.arg(name="")] = field(default_factory=BasinConfig)
+    prior: Annotated[PriorMapConfig, tyro.conf.arg(name="")] = field(default_factory=PriorMapConfig)
 
     def run(self) -> Report:
-        if self.sweep and self.load:
-            raise ValueError("--load names one autoencoder and --sweep trains many; give one of them")
+        if sum(map(bool, (self.sweep, self.load, self.load_config))) > 1:
+            raise ValueError(
+                "--load, --load-config and --sweep are three things to analyse; give one of them"
+            )
+        if self.load_config:
+            return analyze_prior(self.load_config, self.prior, self.seed)
         return self._sweep() if self.sweep else self._single()
 
     def _single(self) -> Report:

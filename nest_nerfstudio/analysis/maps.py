@@ -47,8 +47,8 @@ def spectral_radius(
     """Largest modulus of an eigenvalue of a linear map that is given by its products with vectors.
 
     Power iteration, `krylov` products a round, whose directions of a round are solved exactly (Arnoldi). So
-    complex pairs and eigenvalues of equal modulus, between which plain power iteration would turn for ever,
-    are found; a round starts at the vector where the one before it ended.
+    complex pairs and up to `krylov` eigenvalues of equal modulus, between which plain power iteration would
+    turn for ever, are found; a round starts at the vector where the one before it ended.
 
     Args:
         linear: v → J v.
@@ -61,6 +61,8 @@ def spectral_radius(
     for _ in range(most):
         before = radius
         projected, vector = _arnoldi(linear, vector, min(krylov, len(start)))
+        if not vector.any():  # a power of J sends everything to zero
+            return 0.0
         radius = float(torch.linalg.eigvals(projected).abs().max())
         if radius == 0 or abs(radius - before) <= tolerance * radius:
             break

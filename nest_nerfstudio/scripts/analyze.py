@@ -11,11 +11,13 @@ import tyro
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.analysis.attractors import Attractors
+from nest_nerfstudio.analysis.attractors import Attractors
 from nest_nerfstudio.analysis.disentanglement import Disentanglement
+from nest_nerfstudio.analysis.dynamics import Dynamics
 from nest_nerfstudio.analysis.equivariance import Equivariance
 from nest_nerfstudio.analysis.report import Command, show, write
 
-COMMANDS: tuple[type[Command], ...] = (Equivariance, Disentanglement, Attractors)
+COMMANDS: tuple[type[Command], ...] = (Equivariance, Disentanglement, Attractors, Dynamics)
 
 
 def entrypoint() -> None:
