@@ -4,7 +4,7 @@
     python benchmarks/attractors.py sweep           depths of ReLU networks, with and without bias
 
 d = 32, examples uniform in [0, 1], width 256, trained to a mean squared error below 1e-8, three seeds each. A
-line of results/attractors.jsonl is of one seed; the sweep passes over those that are there.
+line of results/attractors.jsonl is of one seed; those that are there are not measured again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Published:
     def main(self) -> None:
         """Record a line for each setting and seed."""
         for (name, (model, data)), seed in product(PUBLISHED.items(), range(self.seeds)):
-            measure(name, model, data, seed, BasinConfig(starts=self.starts))
+            if not is_recorded(name, seed):
+                measure(name, model, data, seed, BasinConfig(starts=self.starts))
 
 
 @dataclass
@@ -81,10 +82,9 @@ class Sweep:
 
     def main(self) -> None:
         """Record what has no line yet, and draw all lines."""
-        done = {(line["settings"]["name"], line["seed"]) for line in lines()}
         basins = BasinConfig(starts=self.starts, max_iterations=self.max_iterations)
         for (name, model), seed in product(self._settings(), range(self.seeds)):
-            if (name, seed) not in done and process_time() < 60 * self.minutes:
+            if not is_recorded(name, seed) and process_time() < 60 * self.minutes:
                 measure(name, model, ExamplesConfig(), seed, basins)
         draw_sweep(list(points()), "depth (linear layers)", RELU.target_mse).savefig(self.figure, dpi=120)
 
@@ -113,6 +113,11 @@ def measure(
         NAME, figures, seed=seed, settings={"name": name, **asdict(model), **asdict(data), **asdict(basins)}
     )
     print(f"{name}, seed {seed}:", json.dumps(line["figures"]), flush=True)
+
+
+def is_recorded(name: str, seed: int) -> bool:
+    """Whether there is a line of a setting and seed."""
+    return any((line["settings"]["name"], line["seed"]) == (name, seed) for line in lines())
 
 
 def lines() -> list[dict[str, Any]]:

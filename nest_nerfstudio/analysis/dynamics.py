@@ -74,7 +74,7 @@ class Dynamics(Command):
         times = torch.linspace(0, self.clips, self.samples)
         field = field_of(model.flow, latent.motion)
         with torch.no_grad():
-            states = model.flow.solve(latent.motion, 0, self.clips)(times.to(latent.quats))
+            states = model.flow.solve(latent.motion, 0.0, self.clips)(times.to(latent.quats))
             speeds = token_speeds(scene, times)
         velocities = field(states)
         energy = 0.5 * speeds.square().mean(1)

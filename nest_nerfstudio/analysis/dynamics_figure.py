@@ -50,8 +50,8 @@ def draw_dynamics(portrait: Portrait) -> Figure:
         axes.axvspan(0, 1, color="0.92")
         axes.plot(portrait.times, values)
         axes.set(xlabel="time, clips (grey: observed)", ylabel=name)
-    for axes in panels[:2]:
-        axes.set_ylim(bottom=0)
+    for axes, values in ((panels[0], portrait.energy), (panels[1], portrait.state_energy)):
+        axes.set_ylim(0, 1.1 * float(values.max()) or 1)
     _draw_phases(panels[3], portrait)
     _draw_multipliers(panels[4], portrait.cycle)
     _draw_scores(panels[5], portrait.scores)

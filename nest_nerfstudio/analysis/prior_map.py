@@ -13,7 +13,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
-from nest_nerfstudio.analysis.report import Report
+from nest_nerfstudio.analysis.report import Report, Value
 from nest_nerfstudio.models.nest_prior import NestPriorModel
 from nest_nerfstudio.models.runs import load_run
 from nest_nerfstudio.types import Rendering, Views
@@ -55,14 +55,17 @@ def analyze_prior(run: Path, config: PriorMapConfig, seed: int) -> Report:
     model = load_run(run).model
     if not isinstance(model, NestPriorModel):
         raise ValueError(f"{run} is a run of {type(model).__name__}: only nest-prior encodes what it renders")
-    clean = _views_of(model, config)
+    number = _scene_of(model, config.scene)
+    assert model.contexts is not None
+    clean = model.contexts[number, config.views]
     generator = torch.Generator().manual_seed(seed)
     corrupted = corrupt(clean, config, generator)
     orbits = {
         "clean": _iterate(model, clean, config.iterations, "From clean images"),
         config.corruption: _iterate(model, corrupted, config.iterations, "From corrupted images"),
     }
-    rows, figures = [], {"scene": config.scene or "first held-out", "views": len(clean)}
+    rows: list[dict[str, Value]] = []
+    figures: dict[str, Value] = {"scene": model.contexts.names[number], "views": len(clean)}
     target = _flat(model, clean)
     for name, orbit in orbits.items():
         images = [_flat(model, views) for views in orbit]
@@ -78,7 +81,7 @@ def analyze_prior(run: Path, config: PriorMapConfig, seed: int) -> Report:
             for index in range(len(images) - 1)
         ]
         figures |= {
-            f"PSNR of the {name} input": scores[0],
+            **({} if name == "clean" else {"PSNR of the corrupted input": scores[0]}),
             f"PSNR of the first reconstruction ({name})": scores[1],
             f"best PSNR ({name})": max(scores[1:]),
             f"iteration of the best PSNR ({name})": scores.index(max(scores[1:])) - 1,
@@ -94,13 +97,13 @@ def analyze_prior(run: Path, config: PriorMapConfig, seed: int) -> Report:
     return Report(figures, rows, {"prior_map": panel}, notes=[note + "two residuals; below 1, they shrink."])
 
 
-def _views_of(model: NestPriorModel, config: PriorMapConfig) -> Views:
+def _scene_of(model: NestPriorModel, name: str) -> int:
+    """Number of a scene; without a name, of the one that a viewer shows first."""
     assert model.contexts is not None
     names = list(model.contexts.names)
-    if config.scene and config.scene not in names:
-        raise ValueError(f"there is no scene {config.scene!r}; the first are {', '.join(names[:8])}")
-    number = names.index(config.scene) if config.scene else model.viewer_controls.scene
-    return model.contexts[number, config.views]
+    if name and name not in names:
+        raise ValueError(f"there is no scene {name!r}; the first are {', '.join(names[:8])}")
+    return names.index(name) if name else model.viewer_controls.scene
 
 
 def corrupt(views: Views, config: PriorMapConfig, generator: torch.Generator) -> Views:

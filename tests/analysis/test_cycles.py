@@ -24,7 +24,7 @@ PERIOD = 2 * math.pi / TURN
 
 
 def test_floquet_multipliers_of_hopfs_cycle() -> None:
-    found = find_cycle(hopf, torch.tensor([0.42, 0.05, 0.01]).double(), longest=10.0, steps_per_unit=40)
+    found = find_cycle(hopf, torch.tensor([0.42, 0.05, 0.01]).double(), longest=10.0, steps_per_unit=20)
     assert found is not None
     assert found.period == pytest.approx(PERIOD, rel=1e-4)
     assert float(found.start[:2].norm()) == pytest.approx(MU**0.5, rel=1e-3)
@@ -40,7 +40,7 @@ def test_van_der_pol() -> None:
         x, v = z.unbind(-1)
         return torch.stack([v, (1 - x * x) * v - x], -1)
 
-    found = find_cycle(field, torch.tensor([2.0, 0.0]).double(), longest=10.0, steps_per_unit=60)
+    found = find_cycle(field, torch.tensor([2.0, 0.0]).double(), longest=10.0, steps_per_unit=40)
     assert found is not None
     assert found.period == pytest.approx(6.6633, abs=1e-3)
     states = flow(field, found.start, found.period, 800)
