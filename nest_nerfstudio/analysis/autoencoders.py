@@ -37,6 +37,8 @@ ACTIVATIONS: dict[ActivationName, Callable[[], nn.Module]] = {
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 PATIENCE = 500
 """Steps without a gain of 1 % after which the learning rate is halved."""
+EXPLAINED = 0.99
+"""Share of the targets' variance from which on it is: deep networks wait on plateaus before."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class AutoencoderConfig:
     optimizer: OptimizerName = "adam"
     """Optimizer, on all examples at once; sgd has momentum 0.9."""
     learning_rate: float = 1e-4
-    """Learning rate at the start; it is halved after 500 steps without a gain of 1 %."""
+    """Learning rate at the start; near the end it is halved after 500 steps without a gain of 1 %."""
     target_mse: float = 1e-8
     """Mean squared error, over examples and entries, at which training ends."""
     max_steps: int = 20_000
@@ -239,7 +241,7 @@ def train(
     decay = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=0.5, patience=PATIENCE, threshold=0.01
     )
-    mse, step = math.inf, 0
+    mse, step, below = math.inf, 0, (1 - EXPLAINED) * float(targets.var())
     steps = range(config.max_steps + 1)
     for step in track(steps, progress or "", disable=progress is None, transient=True, console=CONSOLE):
         loss = (network(examples) - targets).square().mean()
@@ -249,5 +251,6 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        decay.step(mse)
+        if mse < below:
+            decay.step(mse)
     return Autoencoder(network.eval().requires_grad_(False), examples, config, data, mse, step)

@@ -11,7 +11,6 @@ import tyro
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.analysis.attractors import Attractors
-from nest_nerfstudio.analysis.attractors import Attractors
 from nest_nerfstudio.analysis.disentanglement import Disentanglement
 from nest_nerfstudio.analysis.dynamics import Dynamics
 from nest_nerfstudio.analysis.equivariance import Equivariance
