@@ -64,8 +64,15 @@ class Point:
 PANELS = ("attractors", "starts that end at an example", "largest spectral radius")
 
 
-def draw_sweep(points: Sequence[Point], xlabel: str, target: float) -> Figure:
-    """Mean and standard deviation over seeds against what is swept, a line for each label; errors reached."""
+def draw_sweep(points: Sequence[Point], xlabel: str, target: float, names: Sequence[str] = ()) -> Figure:
+    """Mean and standard deviation over seeds against what is swept, a line for each label; errors reached.
+
+    Args:
+        points: of all labels.
+        xlabel: what is swept.
+        target: error at which training ends.
+        names: of the positions 0, 1, … where these are no numbers.
+    """
     figure = Figure(figsize=(11, 7))
     panels = figure.subplots(2, 2).flatten()
     labels = list(dict.fromkeys(point.label for point in points))
@@ -97,6 +104,8 @@ def draw_sweep(points: Sequence[Point], xlabel: str, target: float) -> Figure:
     panels[2].set_yscale("log")
     panels[3].axhline(target, color="black", linewidth=0.8, linestyle="--")
     panels[3].set(xlabel=xlabel, ylabel="MSE reached; hollow: not converged", yscale="log")
+    for axes in panels if names else ():
+        axes.set_xticks(range(len(names)), names)
     panels[0].legend()
     figure.tight_layout()
     return figure

@@ -146,12 +146,12 @@ class Attractors(Command):
             {"activation": activation, "depth": depth, **_summary(point)}
             for (activation, depth), point in zip(found, points, strict=True)
         ]
-        xlabel = "depth" if is_over_depth else " / ".join(activations)
+        xlabel, names = ("depth", ()) if is_over_depth else ("activation", activations)
         converged = sum(len(point.figures) for point in points)
         return Report(
             figures={"autoencoders trained": len(settings) * len(seeds), "converged": converged},
             rows=rows,
-            plots={"sweep": draw_sweep(points, xlabel, self.model.target_mse)},
+            plots={"sweep": draw_sweep(points, xlabel, self.model.target_mse, names)},
         )
 
 
