@@ -74,9 +74,7 @@ class Disentanglement(Command):
     Without --data, procedural figures are drawn, all of whose factors are known. Without --load-config, the
     encoder is a fresh one, and what is found holds by construction.
 
-    Examples:
-      nest-analyze disentanglement
-      nest-analyze disentanglement --load-config outputs/scenes/nest-prior/latest/config.yml --data scenes
+    A trained prior on its data: nest-analyze disentanglement --load-config RUN/config.yml --data SCENES
     """
 
     NAME: ClassVar[str] = "disentanglement"

@@ -111,9 +111,7 @@ class Equivariance(Command):
     Without --load-config, modules are fresh, with random weights: what holds, holds by construction. With it,
     they are those of a run of nest-prior, nest-dynamic or nest-invert.
 
-    Examples:
-      nest-analyze equivariance
-      nest-analyze equivariance --load-config outputs/scenes/nest-prior/latest/config.yml --draws 20
+    A trained run: nest-analyze equivariance --load-config RUN/config.yml --draws 20
     """
 
     NAME: ClassVar[str] = "equivariance"
