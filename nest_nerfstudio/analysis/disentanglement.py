@@ -87,13 +87,13 @@ class Disentanglement(Command):
     """Most scenes."""
     views: int = 3
     """Most views of a state."""
-    states: int = 6
+    states: int = 5
     """States of each orbit of a procedural figure, and most moments of a moving scene of --data."""
-    mixed: int = 12
+    mixed: int = 8
     """States of each procedural figure with all factors drawn at once, for the classic scores."""
     tokens: int = 192
     """Tokens that a state is encoded to."""
-    autoencoder_steps: int = 600
+    autoencoder_steps: int = 500
     """Training steps of the plain autoencoder."""
     seed: int = 0
     """Random seed of figures, cameras and weights."""
