@@ -151,12 +151,11 @@ class Equivariance(Command):
     def _line(self, model: Any, dtype: torch.dtype) -> Line:
         """The modules of a run, or fresh ones, in a precision."""
         weights = {} if model is None else model.state_dict()
-        encoder = LatentEncoderConfig() if model is None else getattr(model.config, "encoder", None)
-        if encoder is None:
-            assert model is not None
+        if model is not None and not hasattr(model, "encoder"):
             field, flow, encoders = _copied(model.field, dtype), _copied(model.flow, dtype), {}
             latent = cast_latent(model.shown_scene().latent, dtype)
         else:
+            encoder = LatentEncoderConfig() if model is None else model.config.encoder
             decoder = LatentGaussianFieldConfig() if model is None else model.config.decoder
             motion = LatentFlowConfig() if model is None else model.config.flow
             field = _made(lambda: decoder.setup(geometry_dim=encoder.geometry_dim), weights, "field.")
