@@ -39,6 +39,8 @@ ONLY_IN = {
     "sklearn": {"analysis"},
     "mitsuba": {"synthesis"},
     "plyfile": {"io"},
+    "pycolmap": {"data"},
+    "av": {"data"},
     "nerfstudio.viewer": {"viewer"},
 }
 """Parts that alone may import a library."""

@@ -86,7 +86,7 @@ def find_transforms(data: Path) -> tuple[dict[str, Path], str]:
     there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
     raise FileNotFoundError(
         f"{folder} has neither transforms_train.json nor transforms.json; it has: {there}. "
-        "A video or a folder of photos becomes such a scene with ns-process-data."
+        "A video or a folder of its frames becomes such a scene with `nest-data video`."
     )
 
 

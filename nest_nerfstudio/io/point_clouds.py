@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from plyfile import PlyData, PlyElement
 
 from nest_nerfstudio.io.ply import read_vertices
 from nest_nerfstudio.types import Points
@@ -38,6 +39,16 @@ def read_cloud(path: Path, grey: bool = False, dtype: torch.dtype = torch.float3
     if colors is None:
         colors = np.full(positions.shape, 0.5, np.float32)
     return Points(torch.from_numpy(positions).to(dtype), torch.from_numpy(colors))
+
+
+def write_cloud(path: Path, points: Points) -> None:
+    """Write a coloured point cloud as binary PLY of single precision, with colours of 8 bits."""
+    names = [(axis, "<f4") for axis in "xyz"] + [(channel, "u1") for channel in ("red", "green", "blue")]
+    columns = [*points.positions.T.numpy(), *(255 * points.rgb).round().byte().T.numpy()]
+    rows = np.empty(len(points), dtype=names)
+    for (name, _), values in zip(names, columns, strict=True):
+        rows[name] = values
+    PlyData([PlyElement.describe(rows, "vertex")], byte_order="<").write(str(path))
 
 
 def _read_ply(path: Path) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"] | None]:

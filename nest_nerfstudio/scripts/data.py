@@ -1,4 +1,4 @@
-"""Render synthetic data sets, and check data sets for errors."""
+"""Make data sets of videos, render synthetic ones, and check data sets for errors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from nest_nerfstudio.data.check import check_dataset
+from nest_nerfstudio.data.video.capture import VideoConfig, make_capture
 from nest_nerfstudio.synthesis.datasets import (
     EDITS,
     EditedScenesConfig,
@@ -27,6 +28,8 @@ from nest_nerfstudio.synthesis.toy import CATEGORIES, random_figure
 Files = Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="FILE.glb [FILE.glb ...]")]
 Flags = Annotated[MovingSceneConfig, tyro.conf.arg(name="")]
 JOBS = min(os.cpu_count() or 1, 8)
+Clip = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CLIP.mp4")]
+VideoFlags = Annotated[VideoConfig, tyro.conf.arg(name="")]
 VIEWS = EditedScenesConfig().views
 
 
@@ -109,6 +112,32 @@ def glb(
     _report_scenes(output, len(figures))
 
 
+def video(
+    clip: Clip,
+    output: Path,
+    jobs: int = min(JOBS, 2),
+    config: VideoFlags = VideoConfig(),  # noqa: B008
+) -> None:
+    """Make a data set for nest-dynamic of a video of a moving scene, filmed by one camera that moves.
+
+    Of what stands still, structure from motion (pycolmap) finds the cameras and seed points; what moves is
+    found by optical flow and left out there. Look at report.png before training.
+
+    Args:
+        clip: Video file, or a folder of images in the order of their names.
+        output: Output folder. An interrupted run continues there, and steps that are done are not repeated.
+        jobs: Maximum number of threads.
+        config: Frames and camera.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs must be 1 or more, got {jobs}")
+    made = make_capture(clip, output, config, jobs)
+    for note in made.notes:
+        print(f"Note: {note}")
+    print(f"Wrote {output}: {made.summary}; report.png shows them.")
+    print(f"To train on it: ns-train nest-dynamic --data {output}")
+
+
 def check(folder: tyro.conf.Positional[Path]) -> None:
     """Check a data set and print every problem found; the exit status is 1 if there are any.
 
@@ -155,7 +184,7 @@ def entrypoint() -> None:
     """Run the command line; errors of the input are printed as one line."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"toy": toy, "glb": glb, "check": check}, prog="nest-data", description=__doc__
+            {"video": video, "toy": toy, "glb": glb, "check": check}, prog="nest-data", description=__doc__
         )
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"nest-data: {error}") from error

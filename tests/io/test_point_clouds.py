@@ -9,7 +9,7 @@ import torch
 import trimesh
 from plyfile import PlyData, PlyElement
 
-from nest_nerfstudio.io.point_clouds import read_cloud
+from nest_nerfstudio.io.point_clouds import read_cloud, write_cloud
 from nest_nerfstudio.types import Points
 
 POSITIONS = np.array([[0.0, 0.5, -1.0], [0.25, 0.0, 2.0], [1.0, 1.0, 1.0]])
@@ -87,3 +87,11 @@ def test_files_that_are_no_clouds(tmp_path: Path) -> None:
     path = write_ply(tmp_path / "empty.ply", dict(zip("xyz", POSITIONS.T[:, :0], strict=True)), text=True)
     with pytest.raises(ValueError, match=r"no points could be read from .*empty\.ply"):
         read_cloud(path)
+
+
+def test_a_written_cloud_is_read_back(tmp_path: Path) -> None:
+    points = Points(torch.randn(20, 3), torch.randint(0, 256, (20, 3)) / 255)
+    write_cloud(tmp_path / "cloud.ply", points)
+    read = read_cloud(tmp_path / "cloud.ply")
+    torch.testing.assert_close(read.positions, points.positions)
+    torch.testing.assert_close(read.rgb, points.rgb)

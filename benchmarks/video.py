@@ -1,0 +1,143 @@
+"""Cameras that `nest-data video` finds, against the true ones of rendered clips.
+
+    python benchmarks/video.py --clips horse_yard frog_desk --unmatched horse_walk koi_swim
+
+The train images of the casual set become an MP4 file (H.264), and that a data set. Clips of one object before
+white, each image from another camera, have nothing to match, which must be said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from jaxtyping import Float
+from nerfstudio.utils.rich_utils import CONSOLE
+from results import record
+
+from nest_nerfstudio.data.video.capture import make_capture
+
+DATA = Path(os.environ.get("NEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@dataclass
+class Video:
+    """Make videos and data sets of them, and record how far their cameras are off."""
+
+    clips: tuple[str, ...] = ("horse_yard", "frog_desk")
+    """Scenes of the casual set."""
+    unmatched: tuple[str, ...] = ("horse_walk", "koi_swim")
+    """Scenes of the motion set."""
+    rate: int = 30
+    """Frames a second of the videos."""
+    quality: int = 18
+    """Constant rate factor of H.264; smaller is better."""
+    jobs: int = 2
+    """Threads."""
+    data: Path = DATA
+    """Folder of both sets."""
+    output: Path = Path("benchmarks/out/video")
+    """Where videos and data sets go. What an earlier run left there is used."""
+    note: str = ""
+    """What a reader of the figures has to know, such as what ran beside."""
+
+    def main(self) -> None:
+        """Run and record."""
+        settings = {name: getattr(self, name) for name in ("rate", "quality", "jobs")}
+        for name in self.clips:
+            figures = self._cameras(name)
+            record("video", figures, settings={"clip": name, **settings}, note=self.note)
+            CONSOLE.print(f"{name}: {figures}")
+        for name in self.unmatched:
+            message = self._refusal(name)
+            record("video", {"refused": 1}, settings={"clip": name, **settings}, note=message)
+            CONSOLE.print(f"{name}: {message}")
+
+    def _cameras(self, name: str) -> dict[str, float]:
+        """Frames with a camera, and the errors of these after alignment of the centres."""
+        true = json.loads((self.data / "casual" / name / "transforms.json").read_text())
+        poses = {frame["file_path"]: np.array(frame["transform_matrix"]) for frame in true["frames"]}
+        clip = self._encode(self.data / "casual" / name / "images" / "train_%03d.png", name)
+        start = time.perf_counter()
+        made = make_capture(clip, self.output / name, jobs=self.jobs)
+        seconds = time.perf_counter() - start
+        found = json.loads((self.output / name / "transforms.json").read_text())
+        numbers = [round(frame["time"] * self.rate) for frame in found["frames"]]
+        errors = pose_errors(
+            np.array([frame["transform_matrix"] for frame in found["frames"]]),
+            np.array([poses[true["train_filenames"][number]] for number in numbers]),
+        )
+        focal = found["fl_x"] / true["fl_x"] - 1
+        return {
+            "registered": made.num_cameras / len(true["train_filenames"]),
+            **errors,
+            "focal_length_percent": round(100 * focal, 3),
+            "seed_points": made.num_points,
+            "seconds": round(seconds, 1),
+        }
+
+    def _refusal(self, name: str) -> str:
+        """The error of a clip that has nothing to match."""
+        clip = self._encode(self.data / "motion" / name / "train" / "r_%03d.png", name)
+        try:
+            made = make_capture(clip, self.output / name, jobs=self.jobs)
+        except ValueError as error:
+            return str(error)
+        raise SystemExit(f"{name}: {made.summary}, but its frames have nothing in common")
+
+    def _encode(self, frames: Path, name: str) -> Path:
+        """An MP4 file of numbered images, over white where they have alpha."""
+        path = self.output / f"{name}.mp4"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            white = "split[a][b];[a]drawbox=c=white:replace=1:t=fill[c];[c][b]overlay,format=yuv420p"
+            command = [
+                *("ffmpeg", "-y", "-loglevel", "error", "-framerate", str(self.rate)),
+                "-i",
+                str(frames),
+            ]
+            part = path.with_suffix(".part.mp4")
+            subprocess.run(
+                [*command, "-vf", white, "-c:v", "libx264", "-crf", str(self.quality), str(part)], check=True
+            )
+            part.replace(path)
+        return path
+
+
+def pose_errors(found: Float[np.ndarray, "n 4 4"], true: Float[np.ndarray, "n 4 4"]) -> dict[str, Any]:
+    """Errors of camera poses after the similarity that best aligns their centres (Umeyama 1991).
+
+    Args:
+        found: camera to world.
+        true: camera to world.
+
+    Returns:
+        Median and largest errors of rotation, degrees, and of position, percent of the length of the path.
+    """
+    a, b = found[:, :3, 3], true[:, :3, 3]
+    from_centre, to_centre = a - a.mean(0), b - b.mean(0)
+    u, s, vt = np.linalg.svd(to_centre.T @ from_centre)
+    sign = np.array([1, 1, np.linalg.det(u @ vt)])
+    rotation = u * sign @ vt
+    scale = (s * sign).sum() / np.square(from_centre).sum()
+    misses = np.linalg.norm(scale * from_centre @ rotation.T - to_centre, axis=1)
+    percent = 100 * misses / np.linalg.norm(np.diff(b, axis=0), axis=1).sum()
+    traces = np.einsum("ij,njk,nik->n", rotation, found[:, :3, :3], true[:, :3, :3])
+    degrees = np.degrees(np.arccos(np.clip((traces - 1) / 2, -1, 1)))
+    errors = {"rotation_degrees": degrees, "position_percent": percent}
+    return {
+        f"{name}_{kind}": round(float(of(values)), 4)
+        for name, values in errors.items()
+        for kind, of in (("median", np.median), ("max", np.max))
+    }
+
+
+if __name__ == "__main__":
+    tyro.cli(Video).main()
