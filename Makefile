@@ -1,5 +1,6 @@
 # make demo: a small dynamic scene, trained, scored and filmed    make test: lint and tests    make lint
 # make test-fast: tests without trainings, four minutes at most
+# make player: the player of web pages, built by node from web/
 # make prior: many small scenes, and one model of all of them, in prior_output
 #
 # Each sets up what it needs: a .venv with the versions of constraints.txt. Only Python 3.10-3.12 has to be
@@ -17,15 +18,18 @@ PYTEST ?=
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo prior test test-fast lint clean
+.PHONY: help setup demo player prior test test-fast lint clean
 
 help:
-	@sed -n '1,8s/^# \{0,1\}//p' Makefile
+	@sed -n '1,9s/^# \{0,1\}//p' Makefile
 
 setup: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/python -m nest_nerfstudio.scripts.demo $(DEMO)
+
+player:
+	cd web && npm ci && npm run build
 
 prior: $(INSTALLED)
 	$(BIN)/nest-data toy --output prior_output/scenes --scenes-per-category 5 --size 96 --samples 16

@@ -28,7 +28,7 @@ ALLOWED = {
     "method_configs": {"data", "pipelines"},
     "analysis": BASE | STAGES | {"cameras", "data", "models", "pipelines", "synthesis"},
     "scripts": BASE
-    | {"analysis", "data", "edits", "io", "models", "pipelines", "synthesis", "method_configs"},
+    | {"analysis", "data", "dynamics", "edits", "io", "models", "pipelines", "synthesis", "method_configs"},
 }
 """Parts that each part may import, besides itself and the package's own `__init__`."""
 ONLY_IN = {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from nest_nerfstudio.dynamics.orbit import Orbit
-from nest_nerfstudio.dynamics.trajectory import Trajectory
+from nest_nerfstudio.dynamics.trajectory import Trajectory, smooth_trajectory
 from nest_nerfstudio.geometry.se3 import Pose, se3_interpolate, se3_plus
 from nest_nerfstudio.types import MotionCode, SceneLatent
 
@@ -32,6 +33,24 @@ class Dynamics(nn.Module, ABC):
     @abstractmethod
     def twists(self, latent: SceneLatent, z: Float[Tensor, " d"]) -> Float[Tensor, "k 6"]:
         """ξ_k(z): translation (world units), then rotation vector (radians), in each token's own frame."""
+
+    @torch.no_grad()
+    def linear(
+        self, latent: SceneLatent, path: Trajectory | Orbit
+    ) -> tuple[Float[Tensor, "k 6 m"], Trajectory | Orbit]:
+        """The same motion as modes that are linear in a state, ξ_k = M_k (z, 1), and the path of that state.
+
+        For programs that cannot evaluate the map from state to twists. Where it is not linear itself: the
+        principal components of all twists over a path from 0 to 1, to a ten-thousandth of the largest.
+        """
+        assert isinstance(path, Trajectory)
+        times = torch.linspace(0, 1, 4 * len(path.values) - 3).to(path.values)
+        seen = torch.stack([self.twists(latent, z).flatten() for z in path(times)])
+        mean = seen.mean(0)
+        scores, sizes, components = torch.linalg.svd(seen - mean, full_matrices=False)
+        kept = max(1, int((sizes > 1e-4 * sizes[0]).sum()))
+        modes = torch.cat([components[:kept], mean[None]]).mT.unflatten(0, (len(latent), 6))
+        return modes, smooth_trajectory(scores[:, :kept] * sizes[:kept])
 
     def is_still(self, motion: MotionCode) -> bool:
         """Whether nothing moves, so that no path is needed."""

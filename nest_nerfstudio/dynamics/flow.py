@@ -69,6 +69,11 @@ class LatentFlow(Dynamics):
     def twists(self, latent: SceneLatent, z: Float[Tensor, " d"]) -> Float[Tensor, "k 6"]:
         return latent.motion.modes @ with_one(z)
 
+    def linear(
+        self, latent: SceneLatent, path: Trajectory | Orbit
+    ) -> tuple[Float[Tensor, "k 6 m"], Trajectory | Orbit]:
+        return latent.motion.modes, path
+
     def roll_out(
         self, start: Float[Tensor, " d"], t0: int = 0, t1: int = 1, scene_code: Tensor | None = None
     ) -> Trajectory:

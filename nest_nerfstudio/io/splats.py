@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from plyfile import PlyData, PlyElement
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,11 +36,11 @@ def write_splat_ply(path: Path, gaussians: Gaussians) -> None:
     """
     if len(gaussians) == 0:
         raise ValueError("the scene has no Gaussians to write; train longer, or look at the run in ns-viewer")
-    fields = _to_fields(gaussians)
-    table = np.concatenate([values for _, values in fields], axis=1).astype("<f4")
+    columns = _to_columns(gaussians)
+    table = np.concatenate([values for _, values in columns], axis=1).astype("<f4")
     if not np.isfinite(table).all():
         raise ValueError("some Gaussians are not finite; drop them before writing")
-    rows = table.view([(name, "<f4") for names, _ in fields for name in names])[:, 0]
+    rows = table.view([(name, "<f4") for names, _ in columns for name in names])[:, 0]
     ply = PlyData([PlyElement.describe(rows, "vertex")], byte_order="<")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -88,9 +88,13 @@ def read_splat_ply(path: Path) -> Gaussians:
 
 def only_finite(gaussians: Gaussians) -> Gaussians:
     """The Gaussians all of whose values are finite, in their order."""
-    parts = {name: getattr(gaussians, name) for name in ("means", "quats", "scales", "opacities", "sh")}
-    good = torch.stack([torch.isfinite(part[:, None].flatten(1)).all(1) for part in parts.values()]).all(0)
-    return Gaussians(**{name: part[good] for name, part in parts.items()})
+    return gaussians.select(are_finite(gaussians))
+
+
+def are_finite(gaussians: Gaussians) -> Bool[Tensor, " n"]:
+    """Of which Gaussians all values are finite."""
+    parts = (getattr(gaussians, part.name) for part in fields(gaussians))
+    return torch.stack([torch.isfinite(part[:, None].flatten(1)).all(1) for part in parts]).all(0)
 
 
 def with_sh_degree(gaussians: Gaussians, degree: int) -> Gaussians:
@@ -143,7 +147,7 @@ def undo_transform(gaussians: Gaussians, transform: Float[Tensor, "3 4"], scale:
     )
 
 
-def _to_fields(gaussians: Gaussians) -> list[tuple[list[str], np.ndarray]]:
+def _to_columns(gaussians: Gaussians) -> list[tuple[list[str], np.ndarray]]:
     """Names and stored values of the file's properties, in order."""
     degree_of_sh(gaussians.sh.shape[1])  # raises for a count that no viewer reads
     rest = gaussians.sh[:, 1:].mT.flatten(1)  # channel by channel

@@ -43,7 +43,12 @@ class DecodedScene:
     @property
     def moves(self) -> bool:
         """Whether it differs from one time to another."""
-        return self._deform is not None or not self.dynamics.is_still(self.latent.motion)
+        return self.is_deformed or not self.dynamics.is_still(self.latent.motion)
+
+    @property
+    def is_deformed(self) -> bool:
+        """Whether Gaussians also move by themselves, not only with their tokens."""
+        return self._deform is not None
 
     def poses_at(self, time: float | Tensor) -> Pose:
         """Poses of the tokens at a clip time, world frame; outside [0, 1] they are extrapolated."""

@@ -241,13 +241,13 @@ class GaussianModel(Model):
         times = sight.views.times
         time = self._untimed(camera) if times is None else float(times[0])
         gaussians = scene.gaussians_at(time)
-        background = self.shown_background(self._shows_alpha())
+        background = self.shown_background(self.shows_alpha())
         outputs = self._outputs(gaussians, sight, background)
         if scene.moves and self.viewer_controls.motion:
             outputs["motion"] = self._motion_image(scene, gaussians, sight, time)
         return outputs
 
-    def _shows_alpha(self) -> bool:
+    def shows_alpha(self) -> bool:
         """Whether the images of the scene that is shown have alpha."""
         return bool(self.has_alpha)
 

@@ -310,7 +310,7 @@ class NestPriorModel(GaussianModel):
         number = controls.scene if owner is None else int(owner.flatten()[0])
         return self.scene(number, controls.num_views, controls.refined, or_stale=owner is None)
 
-    def _shows_alpha(self) -> bool:
+    def shows_alpha(self) -> bool:
         return self._shown is None or self._shown.has_alpha
 
     def _token_positions(self, scene: int, num_views: int, refined: bool) -> Tensor:
