@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,93 +13,11 @@ import tyro
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
-from nest_nerfstudio.io.point_clouds import read_cloud
 from nest_nerfstudio.io.splats import only_finite, undo_transform, with_sh_degree, write_splat_ply
-from nest_nerfstudio.models.runs import load_run
-from nest_nerfstudio.types import Gaussians, Points
-
-
-@runtime_checkable
-class MovingScene(Protocol):
-    """A decoded scene, see `models.decoded_scene.DecodedScene`."""
-
-    @property
-    def moves(self) -> bool:
-        """Whether it differs from one time to another."""
-        ...
-
-    def gaussians_at(self, time: float) -> Gaussians:
-        """The scene at a clip time, activated values, nerfstudio's world frame."""
-        ...
-
-
-@runtime_checkable
-class ManyScenes(Protocol):
-    """What a model of many scenes must offer to be exported; one of a single scene has a `scene()`."""
-
-    def scene(self, number: int, num_views: int, refined: bool) -> MovingScene:
-        """A scene under the model's edit, encoded from so many of its images."""
-        ...
-
-    def scene_of_cloud(self, points: Points) -> MovingScene:
-        """A coloured point cloud under the model's edit."""
-        ...
-
-
-@dataclass
-class EncodedScenes:
-    """Which scenes of a nest-prior run to write, and what to encode them from.
-
-    Attributes:
-        names: names of the scenes; without names and clouds, all held-out ones, or all of `data`.
-        clouds: files of coloured points to encode too, in the frame and at the scale of the training scenes.
-        data: other scenes than those of the run: a folder with `scenes.json`, …
-        scene_format: … or one scene that this data parser of nerfstudio reads (`nerfstudio-data`, …).
-        num_views: number of images to encode a scene from; fewer where it has fewer.
-        refined: also optimize each latent on its images (seconds a scene).
-    """
-
-    names: tuple[str, ...] = ()
-    clouds: tuple[Path, ...] = ()
-    data: Path | None = None
-    scene_format: str | None = None
-    num_views: int = 8
-    refined: bool = True
-
-    def check(self) -> None:
-        """ValueError where settings do not go together."""
-        if self.num_views < 1:
-            raise ValueError(f"--scenes.num-views {self.num_views} must be 1 or more")
-        if self.scene_format is not None and self.data is None:
-            raise ValueError(
-                f"--scenes.scene-format {self.scene_format} says how to read --scenes.data; give that too"
-            )
-
-    def change(self, config: Any) -> None:
-        """Have a run read the scenes of `data`, if there are any, and hold all of them out."""
-        if self.data is None:
-            return
-        manager = config.pipeline.datamanager
-        manager.data = manager.dataparser.data = self.data
-        manager.dataparser.holdout, manager.dataparser.scenes, manager.dataparser.scene_parser = 1, (), None
-        if self.scene_format is not None:
-            manager.dataparser.scenes, manager.dataparser.scene_format = (Path(),), self.scene_format
-
-    def decode(self, pipeline: Any) -> list[tuple[str, Callable[[], MovingScene]]]:
-        """Name of each scene, and what encodes and decodes it."""
-        model, data = pipeline.model, pipeline.datamanager
-        numbers = [data.index.find(name) for name in self.names] or ([] if self.clouds else data.held_out)
-        chosen: list[tuple[str, Callable[[], MovingScene]]] = [
-            (data.index.entries[i].name, lambda i=i: model.scene(i, self.num_views, self.refined))
-            for i in numbers
-        ]
-        for path in self.clouds:
-            points = read_cloud(path)
-            chosen.append((path.stem, lambda points=points: model.scene_of_cloud(points)))
-        names = [name for name, _ in chosen]
-        if len(set(names)) < len(names):
-            raise ValueError("two scenes or clouds have one name, so one file; write them into two folders")
-        return chosen
+from nest_nerfstudio.scripts.export_sequence import fourdgs, usd
+from nest_nerfstudio.scripts.export_web import web
+from nest_nerfstudio.scripts.exported_scenes import EncodedScenes, MovingScene, open_run
+from nest_nerfstudio.types import Gaussians
 
 
 def splat(
@@ -117,7 +33,8 @@ def splat(
 ) -> list[Path]:
     """Write 3D Gaussian Splatting PLY files of a run of any of our methods, one for each scene and time.
 
-    Files are named `splat_t0.5000.ply` for a run of one scene, `NAME.ply` or `NAME_t0.5000.ply` for many.
+    Files are named `splat_t0.5000.ply` for a run of one scene, `NAME.ply` or `NAME_t0.5000.ply` for many;
+    those of `num_times` `frame_0000.ply` or `NAME_0000.ply`, which SuperSplat takes for one moving scene.
 
     Args:
         load_config: the run's `config.yml`.
@@ -139,21 +56,17 @@ def splat(
         ValueError: settings that do not go together, a scene that is not there, a run of another method, a
             scene that does not move at several times, or one without Gaussians.
     """
-    scenes.check()
     chosen_times = _times(times, num_times, t0, t1)
-    pipeline = load_run(load_config, lambda config: _change(config, scenes))
-    is_many = isinstance(pipeline.model, ManyScenes)
-    if not is_many and scenes != EncodedScenes():
-        raise ValueError("--scenes options are for runs of nest-prior; this run has one scene")
-    if is_many and original_frame:
+    run = open_run(load_config, scenes, "splat")
+    if run.is_many and original_frame:
         raise ValueError("--original-frame is for runs of one scene; those of nest-prior keep their frames")
-    parsed = pipeline.datamanager.train_dataparser_outputs
-    named = scenes.decode(pipeline) if is_many else [("splat", pipeline.model.scene)]
+    parsed = run.pipeline.datamanager.train_dataparser_outputs
     output_dir.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, decode in track(named, "Writing splats", console=CONSOLE, disable=len(named) == 1):
+    for name, decode in track(run.scenes, "Writing splats", console=CONSOLE, disable=len(run.scenes) == 1):
         with torch.no_grad():
-            for path, gaussians in _at_times(decode(), name, chosen_times, is_many):
+            paths = _file_names(name, chosen_times, run.is_many, num_times is not None)
+            for path, gaussians in zip(paths, _at_times(decode(), name, chosen_times), strict=True):
                 if original_frame:
                     gaussians = undo_transform(
                         gaussians, parsed.dataparser_transform, float(parsed.dataparser_scale)
@@ -168,19 +81,16 @@ def splat(
     return written
 
 
-def _change(config: Any, scenes: EncodedScenes) -> None:
-    """Have a run of many scenes read those that are to be written; refuse runs without scenes."""
-    model = config.pipeline.model._target
-    if not hasattr(model, "scene"):
-        raise ValueError(f"this does not export {config.method_name}; use nerfstudio's ns-export")
-    if issubclass(model, ManyScenes):
-        scenes.change(config)
+def _file_names(name: str, times: list[float], is_many: bool, numbered: bool) -> list[str]:
+    """Of a scene at each time: with frame numbers, or with times where these tell files apart."""
+    if numbered:
+        digits = max(4, len(str(len(times) - 1)))
+        return [f"{name if is_many else 'frame'}_{i:0{digits}}.ply" for i in range(len(times))]
+    return [f"{name}.ply" if is_many and len(times) == 1 else f"{name}_t{time:.4f}.ply" for time in times]
 
 
-def _at_times(
-    scene: MovingScene, name: str, times: list[float], is_many: bool
-) -> Iterator[tuple[str, Gaussians]]:
-    """File names and finite Gaussians of a scene at each time; times in names where they tell files apart."""
+def _at_times(scene: MovingScene, name: str, times: list[float]) -> Iterator[Gaussians]:
+    """Finite Gaussians of a scene at each time."""
     if len(times) > 1 and not scene.moves:
         raise ValueError(f"{name} does not move, so it is the same at all times; leave the times out")
     for time in times:
@@ -190,7 +100,7 @@ def _at_times(
             CONSOLE.print(
                 f"{name}, t = {time:.4f}: left out {dropped} of {len(gaussians)} Gaussians, not finite"
             )
-        yield (f"{name}.ply" if is_many and len(times) == 1 else f"{name}_t{time:.4f}.ply"), good
+        yield good
 
 
 def _times(times: tuple[float, ...], num_times: int | None, t0: float, t1: float) -> list[float]:
@@ -205,7 +115,7 @@ def _times(times: tuple[float, ...], num_times: int | None, t0: float, t1: float
     times = times or (0.0,)
     if not all(map(math.isfinite, times)):
         raise ValueError(f"times must be finite numbers, got {times}")
-    if len({f"{time:.4f}" for time in times}) < len(times):
+    if num_times is None and len({f"{time:.4f}" for time in times}) < len(times):
         raise ValueError("two times have one file name (four decimals); give times at least 0.0001 apart")
     return list(times)
 
@@ -213,7 +123,9 @@ def _times(times: tuple[float, ...], num_times: int | None, t0: float, t1: float
 def entrypoint() -> None:
     """The `nest-export` command."""
     try:
-        tyro.extras.subcommand_cli_from_dict({"splat": splat}, prog="nest-export", description=__doc__)
+        tyro.extras.subcommand_cli_from_dict(
+            {"splat": splat, "web": web, "usd": usd, "4dgs": fourdgs}, prog="nest-export", description=__doc__
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"nest-export: {error}")
 

@@ -1,5 +1,6 @@
 """`nest-export splat`: one file per time, arguments, and which runs it takes."""
 
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +10,11 @@ import torch
 
 from nest_nerfstudio.io.splats import read_splat_ply, undo_transform
 from nest_nerfstudio.scripts import export
-from nest_nerfstudio.scripts.export import EncodedScenes, splat
+from nest_nerfstudio.scripts.export import splat
+from nest_nerfstudio.scripts.exported_scenes import EncodedScenes
 from nest_nerfstudio.types import Gaussians
 from tests.io.some_gaussians import assert_same, make_gaussians, make_transform
+from tests.scripts.runs import fake_run
 
 
 class FakeScene:
@@ -34,42 +37,26 @@ class FakeScene:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A run whose checkpoint loads as a `FakeScene`; `target` is the model class in its config."""
-    (tmp_path / "models").mkdir()
-    for name in ("config.yml", "models/step-000000001.ckpt"):
-        (tmp_path / name).touch()
-    transform, scale = make_transform()
-    parsed = SimpleNamespace(dataparser_transform=transform, dataparser_scale=scale)
-    run = SimpleNamespace(
-        config=tmp_path / "config.yml", out=tmp_path / "out", scene=FakeScene(), target=FakeScene
-    )
-
-    def eval_setup(config_path: Path, test_mode: str, update_config_callback) -> tuple:
-        assert config_path == run.config
-        assert test_mode == "inference"
-        model = SimpleNamespace(_target=run.target)
-        config = SimpleNamespace(
-            method_name="some-method",
-            pipeline=SimpleNamespace(model=model),
-            get_checkpoint_dir=lambda: tmp_path / "models",
-        )
-        datamanager = SimpleNamespace(train_dataparser_outputs=parsed)
-        pipeline = SimpleNamespace(model=run.scene, datamanager=datamanager)
-        return update_config_callback(config), pipeline, None, 0
-
-    # The real module imports every installed method.
-    monkeypatch.setitem(sys.modules, "nerfstudio.utils.eval_utils", SimpleNamespace(eval_setup=eval_setup))
-    return run
+    return fake_run(tmp_path, monkeypatch, FakeScene(), FakeScene)
 
 
 def test_a_sequence_of_times(run: SimpleNamespace) -> None:
     paths = splat(run.config, run.out, num_times=5, t0=-0.5, t1=1.5, sh_degree=1)
-    assert [p.name for p in paths] == [f"splat_t{t}00.ply" for t in ("-0.50", "0.00", "0.50", "1.00", "1.50")]
+    assert [p.name for p in paths] == [f"frame_{i:04}.ply" for i in range(5)]
     assert sorted(paths) == sorted(run.out.iterdir())
     for path, time in zip(paths, (-0.5, 0.0, 0.5, 1.0, 1.5), strict=True):
         found = read_splat_ply(path)
         torch.testing.assert_close(found.means, run.scene.gaussians_at(time).means)
         assert found.sh_degree == 1
+
+
+def test_supersplat_takes_a_sequence_for_one(run: SimpleNamespace) -> None:
+    """Its rule: names of one prefix that end in a number, in the order of these numbers."""
+    names = [path.name for path in splat(run.config, run.out, num_times=12)]
+    found = [re.fullmatch(r"(.*?)(\d+)(?:\.compressed)?\.ply", name) for name in names]
+    assert {match[1] for match in found if match} == {"frame_"}
+    assert [int(match[2]) for match in found if match] == list(range(12))
+    assert sorted(names) == names
 
 
 def test_first_time_by_default_and_times_as_given(run: SimpleNamespace) -> None:
