@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nest_nerfstudio.edits.selection import ALL, Ids, Selection, Vector
 from nest_nerfstudio.types import SceneLatent
+
+Codes = Literal["geometry", "appearance"]
+"""Factors of a latent that are codes of its tokens."""
 
 
 class EditError(ValueError):
@@ -27,6 +30,16 @@ class EditableField(Protocol):
         self, latent: SceneLatent, tokens: Bool[Tensor, " k"], hue: float, gain: Vector
     ) -> SceneLatent:
         """The latent with other colours."""
+        ...
+
+    def directions(self, factor: Codes) -> Float[Tensor, "d c"]:
+        """Principal directions of the codes of training scenes; none where there are no such scenes."""
+        ...
+
+    def traverse(
+        self, latent: SceneLatent, tokens: Bool[Tensor, " k"], factor: Codes, change: Float[Tensor, " c"]
+    ) -> SceneLatent:
+        """The latent with other codes."""
         ...
 
 

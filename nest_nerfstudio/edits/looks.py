@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nest_nerfstudio.edits.base import EditableField, EditError, Step, by_ids, selected
+from nest_nerfstudio.edits.base import Codes, EditableField, EditError, Step, by_ids, selected
 from nest_nerfstudio.edits.light import sun_sky_light
 from nest_nerfstudio.edits.selection import ALL, Selection, Vector
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_to_rotmat
@@ -41,6 +41,47 @@ class Recolor(Step):
         steps = (Recolor(gain=(1 / red, 1 / green, 1 / blue)), Recolor(-self.hue))
         chosen = by_ids(selected(self, self.tokens, latent), latent)
         return tuple(replace(step, tokens=some) for some in chosen for step in steps)
+
+
+@dataclass(frozen=True)
+class Traverse(Step):
+    """Change codes of tokens along the principal directions in which those of training scenes differ.
+
+    Each token's code changes by the same, Σ_i c_i σ_i v_i, whichever tokens stand beside it.
+
+    Attributes:
+        factor: "geometry" (size and form of what each token carries) or "appearance".
+        coefficients: c of the first directions, in standard deviations σ of the training scenes' tokens.
+        tokens: which tokens.
+    """
+
+    name = "traverse"
+    factor: Codes
+    coefficients: tuple[float, ...]
+    tokens: Selection = ALL
+
+    def __post_init__(self) -> None:
+        if not self.coefficients:
+            raise ValueError("`coefficients` needs a number or more")
+
+    def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
+        directions, count = field.directions(self.factor), len(self.coefficients)
+        if not len(directions):
+            raise EditError(
+                f"{self.name}: no principal directions of {self.factor} are known; scenes of a nest-prior "
+                "that was trained by this version have them, and inverted ones that are not refined"
+            )
+        if count > len(directions):
+            raise EditError(
+                f"{self.name}: {count} `coefficients`, but {self.factor} has {len(directions)} directions"
+            )
+        change = latent.geometry.new_tensor(self.coefficients) @ directions[:count].to(latent.geometry)
+        return field.traverse(latent, selected(self, self.tokens, latent), self.factor, change)
+
+    def inverse(self, latent: SceneLatent, field: EditableField) -> tuple[Step, ...]:
+        back = replace(self, coefficients=tuple(-c for c in self.coefficients))
+        chosen = by_ids(selected(self, self.tokens, latent), latent)
+        return tuple(replace(back, tokens=some) for some in chosen)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """All steps of edits, by name."""
 
 from nest_nerfstudio.edits.base import EditableField, EditError, Step
-from nest_nerfstudio.edits.looks import Recolor, Relight
+from nest_nerfstudio.edits.looks import Recolor, Relight, Traverse
 from nest_nerfstudio.edits.mixing import Interpolate, MixingStep, Swap
 from nest_nerfstudio.edits.placing import Delete, Duplicate, Keep, Move, Scale, Turn
 from nest_nerfstudio.edits.timing import (
@@ -37,6 +37,7 @@ __all__ = [
     "ShiftPhase",
     "Step",
     "Swap",
+    "Traverse",
     "Turn",
     "sample_motion",
 ]
@@ -45,7 +46,7 @@ STEPS: dict[str, type[Step]] = {
     kind.name: kind
     for kind in (
         *(Move, Turn, Scale, Duplicate, Keep, Delete),
-        *(Recolor, Relight, Swap, Interpolate),
+        *(Recolor, Traverse, Relight, Swap, Interpolate),
         *(Oscillate, Retime, Reverse, Freeze, Loop, ShiftPhase, Amplify),
     )
 }

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Literal
 
-from jaxtyping import Bool
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nest_nerfstudio.types import RiggedGaussians, SceneLatent
+
+Codes = Literal["geometry", "appearance"]
+"""Factors of a latent that are codes of its tokens."""
 
 
 class Field(nn.Module, ABC):
@@ -36,3 +42,28 @@ class Field(nn.Module, ABC):
             hue: shift of the hue, as a fraction of a turn.
             gain: factor of red, green and blue, > 0.
         """
+
+    def directions(self, factor: Codes) -> Float[Tensor, "d c"]:
+        """Principal directions of the codes of training scenes, each one standard deviation long.
+
+        Args:
+            factor: which codes.
+
+        Returns:
+            From the largest to the smallest; none where the field has not been trained on many scenes.
+        """
+        return torch.zeros(0, 0)
+
+    def traverse(
+        self, latent: SceneLatent, tokens: Bool[Tensor, " k"], factor: Codes, change: Float[Tensor, " c"]
+    ) -> SceneLatent:
+        """The latent whose codes of some tokens are all changed alike.
+
+        Args:
+            latent: of a scene of this field.
+            tokens: which tokens are changed.
+            factor: which codes.
+            change: in the space of `directions`.
+        """
+        codes = getattr(latent, factor)
+        return replace(latent, **{factor: torch.where(tokens[:, None], codes + change, codes)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
 
-from nest_nerfstudio.fields.base import Field
+from nest_nerfstudio.fields.base import Codes, Field
 from nest_nerfstudio.geometry.albedo_cube import NUM_CORNERS, albedo_at
 from nest_nerfstudio.geometry.color import shift_hue
 from nest_nerfstudio.geometry.quaternion import quat_normalize
@@ -48,6 +49,7 @@ class LatentGaussianField(Field):
     """
 
     knows_light = True
+    moments: Tensor
 
     def __init__(self, config: LatentGaussianFieldConfig, geometry_dim: int) -> None:
         super().__init__()
@@ -57,6 +59,8 @@ class LatentGaussianField(Field):
             *(nn.Linear(geometry_dim, hidden), nn.LayerNorm(hidden), nn.SiLU()),
             *(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU()),
         )
+        self.geometry_dim = geometry_dim
+        self.register_buffer("moments", torch.zeros(2 * (geometry_dim + 3 * NUM_CORNERS + 1,)))
         self.head = nn.Linear(hidden, m * _GEOMETRY)
         rest = (config.residual_degree + 1) ** 2 - 1
         self.residual = nn.Linear(hidden + 3 * NUM_CORNERS, m * rest * 3)
@@ -110,11 +114,52 @@ class LatentGaussianField(Field):
         changed = (shift_hue(albedo, hue) if hue else albedo) * albedo.new_tensor(gain)
         return replace(latent, appearance=torch.where(tokens[:, None, None], changed, albedo).flatten(1))
 
+    @torch.no_grad()
+    def observe(self, latent: SceneLatent) -> None:
+        """Take the codes of a training scene into their running moments, from which `directions` come."""
+        codes = torch.cat([latent.geometry, _logits(latent.appearance)], 1)
+        codes = F.pad(codes, (0, 1), value=1.0)
+        self.moments.lerp_(codes.mT @ codes / len(codes), _SHARE)
 
+    @torch.no_grad()
+    def directions(self, factor: Codes) -> Float[Tensor, "d c"]:
+        part = slice(self.geometry_dim) if factor == "geometry" else slice(self.geometry_dim, -1)
+        count = self.moments[-1, -1]
+        if count == 0:
+            return self.moments.new_zeros(0, 0)
+        moments = (self.moments / count).double()
+        mean = moments[part, -1]
+        variances, axes = torch.linalg.eigh(moments[part, part] - mean[:, None] * mean)
+        axes = axes * axes.gather(0, axes.abs().argmax(0)[None]).sign()  # else either sign would do
+        return (axes * variances.clamp_min(0).sqrt()).mT.flip(0).to(self.moments)
+
+    def traverse(
+        self, latent: SceneLatent, tokens: Bool[Tensor, " k"], factor: Codes, change: Float[Tensor, " c"]
+    ) -> SceneLatent:
+        """Albedo changes in logits, so that it stays in (0, 1); what is outside, by a gain, is kept."""
+        if factor == "geometry":
+            return super().traverse(latent, tokens, factor, change)
+        albedo = latent.appearance
+        changed = (albedo.logit() + change).sigmoid()
+        chosen = tokens[:, None] & (albedo > 0) & (albedo < 1)
+        return replace(latent, appearance=torch.where(chosen, changed, albedo))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """A checkpoint without moments, from before there were any, leaves those of this field."""
+        state_dict.setdefault(f"{prefix}moments", self.moments)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+_SHARE = 0.01
+"""Share of a new scene in the running moments."""
 _TRANSFER = 9
 _GEOMETRY = 3 + 4 + 3 + 1 + 3 + _TRANSFER
 _LOBE = (math.pi, 2 * math.pi / 3, math.pi / 4)
 """A_l: the clamped cosine in spherical harmonics."""
+
+
+def _logits(albedo: Tensor) -> Tensor:
+    return albedo.clamp(0.01, 0.99).logit()
 
 
 def clamped_cosine(normals: Float[Tensor, "k m 3"]) -> Float[Tensor, "k m 9"]:

@@ -143,6 +143,8 @@ class NestPriorModel(GaussianModel):
     def _sample_losses(self, sample: SceneSample) -> tuple[dict[str, Tensor], Tensor]:
         """Σ_i Σ_j ‖π_j f_θ(edit_i · h_φ(X)) − I_ij‖ by task, and the squared error of the unedited state."""
         latent, occupancy = self.encoder.encode(*self._observed(sample.context), self._training_tokens())
+        if self.training:
+            self.field.observe(latent)
         losses: dict[str, list[Tensor]] = {}
         error = latent.translations.new_zeros(())
         for edit, views in sample.targets:

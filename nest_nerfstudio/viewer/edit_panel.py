@@ -16,7 +16,7 @@ from nest_nerfstudio.edits.scene_edit import SceneEdit
 from nest_nerfstudio.edits.selection import ALL
 from nest_nerfstudio.geometry.quaternion import quat_log
 from nest_nerfstudio.types import SceneLatent
-from nest_nerfstudio.viewer.edit_session import EditSession
+from nest_nerfstudio.viewer.edit_session import NUM_DIRECTIONS, TRAVERSED, EditSession
 from nest_nerfstudio.viewer.picking import boxed, clicked
 
 _GIZMO = "/edit"
@@ -85,6 +85,10 @@ class EditPanel:
         tokens, scene = self.session.change_tokens, self.session.change_scene
         self._slider("Hue", "hue", tokens, -0.5, 0.5, 0.01, "Shift of the hue, fraction of a turn")
         self._slider("Brightness", "gain", tokens, 0.1, 4.0, 0.05, "Factor of the colours")
+        for factor in TRAVERSED:
+            for i in range(1, NUM_DIRECTIONS + 1):
+                hint = f"Along principal direction {i} of training scenes' {factor}, standard deviations"
+                self._slider(f"{factor.capitalize()} {i}", f"{factor}_{i}", tokens, -3.0, 3.0, 0.1, hint)
         hint = "Turn the light about the vertical, degrees"
         self._slider("Light azimuth", "azimuth", scene, -180.0, 180.0, 1.0, hint)
         hint = "Turn the light about the x axis, degrees"
@@ -146,9 +150,10 @@ class EditPanel:
 
     def _offer(self, latent: SceneLatent) -> None:
         """Show the elements that the scene can carry, and no others."""
-        kind = latent.motion.kind
+        kind, scene_field = latent.motion.kind, self._model.field
         offered = {
-            "Light": self._model.field.knows_light,
+            **{f.capitalize(): len(scene_field.directions(f)) >= NUM_DIRECTIONS for f in TRAVERSED},
+            "Light": scene_field.knows_light,
             "Speed": kind != "still",
             "Phase": kind == "cyclic",
         }

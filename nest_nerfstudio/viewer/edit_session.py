@@ -8,12 +8,25 @@ from typing import Any
 
 import torch
 
+from nest_nerfstudio.edits.base import Codes
 from nest_nerfstudio.edits.mixing import MixedFactor
 from nest_nerfstudio.edits.scene_edit import SceneEdit
 from nest_nerfstudio.edits.selection import ALL, Selection, Vector
-from nest_nerfstudio.edits.steps import Interpolate, Move, Recolor, Relight, Retime, ShiftPhase, Step
+from nest_nerfstudio.edits.steps import (
+    Interpolate,
+    Move,
+    Recolor,
+    Relight,
+    Retime,
+    ShiftPhase,
+    Step,
+    Traverse,
+)
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_log, quat_multiply
 
+TRAVERSED: tuple[Codes, ...] = ("geometry", "appearance")
+NUM_DIRECTIONS = 3
+"""Principal directions of each that have a control."""
 _NOWHERE = (0.0, 0.0, 0.0)
 
 
@@ -28,6 +41,8 @@ class TokenChange:
         rotation: rotation vector.
         hue: fraction of a turn.
         gain: factor of all channels.
+        geometry_1: along the first principal direction of geometry, standard deviations; 2 and 3 as well.
+        appearance_1: the same of appearance.
     """
 
     tokens: Selection = ALL
@@ -36,12 +51,22 @@ class TokenChange:
     rotation: Vector = _NOWHERE
     hue: float = 0.0
     gain: float = 1.0
+    geometry_1: float = 0.0
+    geometry_2: float = 0.0
+    geometry_3: float = 0.0
+    appearance_1: float = 0.0
+    appearance_2: float = 0.0
+    appearance_3: float = 0.0
 
     def steps(self) -> tuple[Step, ...]:
         """As steps; those that would change nothing are left out."""
         steps: tuple[Step, ...] = ()
         if any(self.translation) or any(self.rotation):
             steps += (Move(self.translation, self.rotation, self.centre, self.tokens),)
+        for factor in TRAVERSED:
+            coefficients = tuple(getattr(self, f"{factor}_{i}") for i in range(1, NUM_DIRECTIONS + 1))
+            if any(coefficients):
+                steps += (Traverse(factor, coefficients, self.tokens),)
         if self.hue or self.gain != 1:
             steps += (Recolor(self.hue, (self.gain, self.gain, self.gain), self.tokens),)
         return steps

@@ -29,6 +29,7 @@ from nest_nerfstudio.edits.steps import (
     ShiftPhase,
     Step,
     Swap,
+    Traverse,
     Turn,
 )
 from nest_nerfstudio.fields.base import Field
@@ -53,6 +54,8 @@ INVERTIBLE: list[tuple[Step, set[str]]] = [
     (Scale(0.3, tokens=SOME), {"poses", "sizes", "motion"}),
     (Duplicate((0.0, 0.0, 1.0), (0.0, 0.3, 0.0), tokens=SOME), {*FACTORS} - {"light", "sizes"}),
     (Recolor(0.2, (0.5, 1.2, 2.0), tokens=SOME), {"appearance"}),
+    (Traverse("geometry", (1.0, -2.0), tokens=SOME), {"geometry"}),
+    (Traverse("appearance", (0.5, 0.0, 1.0)), {"appearance"}),
     (Relight((0.1, 0.2, 0.3), 0.5), {"light"}),
     (Relight(light=SUN), {"light"}),
     (Relight(gain=0.0), {"light"}),
@@ -82,7 +85,10 @@ def scene(kind: str) -> tuple[SceneLatent, Field]:
             latent, geometry=torch.zeros(TOKENS, 0), appearance=torch.zeros(TOKENS, COLOR_DIM)
         ), field
     field = LatentGaussianFieldConfig().setup(geometry_dim=5)
-    return replace(latent, appearance=torch.rand(TOKENS, 3 * NUM_CORNERS)), field
+    latent = replace(latent, appearance=0.1 + 0.8 * torch.rand(TOKENS, 3 * NUM_CORNERS))
+    for _ in range(3):
+        field.observe(replace(latent, geometry=torch.randn(TOKENS, 5)))
+    return latent, field
 
 
 def factor(latent: SceneLatent, name: str) -> list:
@@ -133,6 +139,10 @@ def test_a_step_changes_its_own_factors_alone_and_its_inverse_undoes_it(
             with pytest.raises(EditError, match="relight: the colours of this scene are baked"):
                 act(latent, field)
         return
+    if step.name == "traverse" and kind == BOUND:
+        with pytest.raises(EditError, match="traverse: no principal directions of"):
+            step.apply(latent, field)
+        return
     edit = SceneEdit((step,))
     edited = edit.apply(latent, field)
     for name in FACTORS:
@@ -152,7 +162,7 @@ def test_many_steps_are_undone_last_to_first(kind: str) -> None:
     everything = [
         replace(step, tokens=Ids((0, 1, 2, 4))) if hasattr(step, "tokens") else step  # type: ignore[type-var]
         for step, _ in INVERTIBLE
-        if field.knows_light or step.name != "relight"
+        if field.knows_light or step.name not in ("relight", "traverse")
     ]
     of_copy = (Turn(30.0, tokens=Copies((1,))), Scale(2.0, tokens=Copies((0, 1))), Recolor(0.1))
     edit = SceneEdit((*everything, *of_copy, *everything[:1]))

@@ -26,6 +26,7 @@ from nest_nerfstudio.edits.steps import (
     Scale,
     ShiftPhase,
     Swap,
+    Traverse,
     Turn,
 )
 from nest_nerfstudio.states import SunSky
@@ -40,6 +41,7 @@ EVERY_STEP = SceneEdit(
         Keep(Box((-9.0, -9.0, -9.0), (9.0, 9.0, 9.0))),
         Delete(Nearest((8.0, 0.0, 0.0), 2)),
         Recolor(0.2, (1.0, 2.0, 1.0), tokens=Cluster((0.0, 0.0, 0.0), 1.5)),
+        Traverse("geometry", (0.5, -1.0), tokens=Ids((2,))),
         Relight((0.1, 0.0, 0.0), 0.5, SunSky((0.0, 0.0, -1.0), 2.0, 0.1)),
         Relight(),
         Relight(coefficients=((0.5,) * 9, (0.1,) * 9, (0.2,) * 9)),

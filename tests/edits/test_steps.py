@@ -40,6 +40,12 @@ class ColorField:
         changed = (latent.appearance + hue) * latent.appearance.new_tensor(gain)
         return replace(latent, appearance=torch.where(tokens[:, None], changed, latent.appearance))
 
+    def directions(self, factor):
+        return torch.zeros(0, 0)
+
+    def traverse(self, latent, tokens, factor, change):
+        raise NotImplementedError
+
 
 FIELD = ColorField()
 

@@ -12,6 +12,7 @@ from nest_nerfstudio.geometry.albedo_cube import albedo_at
 from nest_nerfstudio.geometry.color import linear_to_srgb
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_to_rotmat
 from nest_nerfstudio.geometry.sh import SH_C0
+from nest_nerfstudio.models.latent_parameters import still_latent
 from nest_nerfstudio.states import SunSky
 from nest_nerfstudio.types import Gaussians, MotionCode, SceneLatent
 from tests.equivariance import gaussians_distance, random_pose
@@ -174,3 +175,42 @@ def test_recolouring_acts_on_chosen_tokens(field: LatentGaussianField, latent: S
     difference = (shown(field, changed_latent).sh - shown(field, latent).sh).abs().amax((1, 2))
     assert difference[:EACH].min() > 1e-3
     assert difference[EACH:].max() == 0
+
+
+def test_principal_directions_are_those_of_the_codes_that_were_seen() -> None:
+    torch.manual_seed(0)
+    field = LatentGaussianFieldConfig().setup(geometry_dim=4)
+    assert len(field.directions("geometry")) == len(field.directions("appearance")) == 0
+    scales = torch.tensor([0.5, 3.0, 0.1, 1.0])
+    axes = torch.linalg.qr(torch.randn(4, 4))[0]
+    for _ in range(600):
+        geometry = (torch.randn(50, 4) * scales) @ axes.mT + 2.0
+        albedo = (0.3 * torch.randn(50, 1)).sigmoid().expand(50, 24)
+        field.observe(replace(still_latent(50, 24, 0), geometry=geometry, appearance=albedo))
+    found = field.directions("geometry")
+    torch.testing.assert_close(found.norm(dim=1), torch.tensor([3.0, 1.0, 0.5, 0.1]), rtol=0.1, atol=0)
+    along = (found[0] @ axes / found[0].norm()).abs()
+    assert along[1] > 0.99
+    grey = field.directions("appearance")
+    torch.testing.assert_close(grey[0], torch.full_like(grey[0], 0.3), rtol=0.1, atol=0)
+    assert grey[1:].abs().max() < 0.01
+    loaded = LatentGaussianFieldConfig().setup(geometry_dim=4)
+    state = field.state_dict()
+    loaded.load_state_dict(state)
+    assert torch.equal(loaded.directions("geometry"), found)
+    del state["moments"]  # of a prior that was trained before there were any
+    LatentGaussianFieldConfig().setup(geometry_dim=4).load_state_dict(state)
+
+
+def test_traversing_changes_all_tokens_by_the_same_function() -> None:
+    torch.manual_seed(0)
+    field = LatentGaussianFieldConfig().setup(geometry_dim=4)
+    latent = replace(still_latent(6, 24, 0), geometry=torch.randn(6, 4), appearance=torch.rand(6, 24))
+    order, every = torch.randperm(6), torch.ones(6, dtype=torch.bool)
+    for factor, dim in (("geometry", 4), ("appearance", 24)):
+        change = torch.randn(dim)
+        permuted = field.traverse(latent.permute(order), every, factor, change)
+        expected = field.traverse(latent, every, factor, change).permute(order)
+        assert torch.equal(getattr(permuted, factor), getattr(expected, factor))
+        changed = field.traverse(latent, every, factor, 100 * change)
+        assert 0 <= changed.appearance.min() <= changed.appearance.max() <= 1

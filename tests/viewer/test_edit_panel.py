@@ -14,7 +14,7 @@ import torch
 from nest_nerfstudio.dynamics.flow import LatentFlowConfig
 from nest_nerfstudio.edits.scene_edit import SceneEdit
 from nest_nerfstudio.edits.selection import Ids
-from nest_nerfstudio.edits.steps import Delete, Move, Recolor, Relight, Retime
+from nest_nerfstudio.edits.steps import Delete, Move, Recolor, Relight, Retime, Traverse
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.viewer.controls import DynamicViewerControls
 from tests.edits.test_inverses import BOUND, LATENT, scene
@@ -60,7 +60,7 @@ def open_panel(viewer: SimpleNamespace, tmp_path: Path):
 
 
 def offered(viewer: SimpleNamespace) -> set[str]:
-    names = ("Hue", "Brightness", "Light azimuth", "Light elevation", "Light gain", "Speed", "Phase")
+    names = LIGHT | COLOR | CODES | {"Speed", "Phase"}
     return {name for name in names if viewer.elements[name].visible}
 
 
@@ -69,6 +69,7 @@ def steps(viewer: SimpleNamespace) -> tuple:
 
 
 LIGHT, COLOR = {"Light azimuth", "Light elevation", "Light gain"}, {"Hue", "Brightness"}
+CODES = {f"{factor} {i}" for factor in ("Geometry", "Appearance") for i in (1, 2, 3)}
 
 
 @pytest.mark.parametrize(
@@ -77,8 +78,8 @@ LIGHT, COLOR = {"Light azimuth", "Light elevation", "Light gain"}, {"Hue", "Brig
         (BOUND, "still", COLOR),
         (BOUND, "cyclic", COLOR | {"Speed", "Phase"}),
         (BOUND, "free", COLOR | {"Speed"}),
-        (LATENT, "still", COLOR | LIGHT),
-        (LATENT, "cyclic", COLOR | LIGHT | {"Speed", "Phase"}),
+        (LATENT, "still", COLOR | LIGHT | CODES),
+        (LATENT, "cyclic", COLOR | LIGHT | CODES | {"Speed", "Phase"}),
     ],
 )
 def test_what_the_scene_cannot_carry_is_absent(
@@ -106,6 +107,24 @@ def test_sliders_edit_what_is_shown(open_panel: Callable) -> None:
     viewer.elements["Undo"].value = True
     assert eventually(lambda: viewer.elements["Hue"].value == pytest.approx(0.2))
     assert steps(viewer) == (Recolor(0.2), Relight(gain=0.5))
+
+
+def test_sliders_go_along_principal_directions(open_panel: Callable) -> None:
+    viewer = open_panel(LATENT)
+    before = viewer.model.shown_scene().latent
+    viewer.panel.select(np.array([True] * 5 + [False]))
+    viewer.elements["Geometry 2"].value = 1.5
+    chosen = Ids((0, 1, 2, 3, 4), (0,))
+    step = Traverse("geometry", (0.0, 1.5, 0.0), chosen)
+    assert eventually(lambda: steps(viewer) == (step,))
+    change = viewer.model.shown_scene().latent.geometry - before.geometry
+    torch.testing.assert_close(change[:5], 1.5 * viewer.model.field.directions("geometry")[1].expand(5, -1))
+    assert not change[5].any()
+    viewer.elements["Appearance 1"].value = -1.0
+    assert eventually(lambda: steps(viewer) == (step, Traverse("appearance", (-1.0, 0.0, 0.0), chosen)))
+    viewer.elements["Undo"].value = True
+    assert eventually(lambda: viewer.elements["Appearance 1"].value == 0.0)
+    assert steps(viewer) == (step,)
 
 
 def test_a_click_selects_highlights_and_brings_a_gizmo_that_moves(open_panel: Callable) -> None:
@@ -231,4 +250,4 @@ def test_every_element_has_a_hint(open_panel: Callable) -> None:
         "Edit name",
         "Save edit",
     }
-    assert all(viewer.hints[name] for name in ours | LIGHT | COLOR)
+    assert all(viewer.hints[name] for name in ours | LIGHT | COLOR | CODES)
