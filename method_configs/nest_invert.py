@@ -5,7 +5,8 @@ from __future__ import annotations
 from nerfstudio.configs.base_config import LoggingConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from nest_nerfstudio.pipelines.nest_invert import LEARNING_RATES, NestInvertPipelineConfig
+from nest_nerfstudio.models.nest_invert import NestInvertModelConfig
+from nest_nerfstudio.pipelines.nest_invert import LEARNING_RATES, REFINEMENT_RATES, NestInvertPipelineConfig
 from nest_nerfstudio.pipelines.schedules import FusedAdamConfig, ProgressSchedulerConfig
 from nest_nerfstudio.pipelines.trainer import NestTrainerConfig
 
@@ -22,9 +23,13 @@ nest_invert = MethodSpecification(
         optimizers={
             name: {
                 "optimizer": FusedAdamConfig(lr=rate, eps=1e-8),
-                "scheduler": ProgressSchedulerConfig(final_ratio=0.1),
+                "scheduler": ProgressSchedulerConfig(final_ratio=0.1, hold_until=hold_until),
             }
-            for name, rate in LEARNING_RATES.items()
+            for rates, hold_until in (
+                (LEARNING_RATES, 0.0),
+                (REFINEMENT_RATES, NestInvertModelConfig.refine_from),
+            )
+            for name, rate in rates.items()
         },
     ),
     description="One scene of a trained nest-prior, from one or more images.",

@@ -13,16 +13,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nest_nerfstudio.fields.base import Field
-from nest_nerfstudio.fields.skinning import blend, skinning_weights
+from nest_nerfstudio.fields.skinning import blend, skin, skinning_weights
 from nest_nerfstudio.geometry.color import shift_hue
 from nest_nerfstudio.geometry.points import nearest, nearest_distances
-from nest_nerfstudio.geometry.quaternion import quat_exp, quat_normalize, quat_rotate
+from nest_nerfstudio.geometry.quaternion import (
+    quat_conjugate,
+    quat_exp,
+    quat_multiply,
+    quat_normalize,
+    quat_rotate,
+    quat_to_rotmat,
+)
 from nest_nerfstudio.geometry.se3 import Pose
-from nest_nerfstudio.geometry.sh import rgb_to_sh, sh_to_rgb
-from nest_nerfstudio.types import Gaussians, RiggedGaussians, SceneLatent
+from nest_nerfstudio.geometry.sh import rgb_to_sh, rotate_sh, sh_to_rgb
+from nest_nerfstudio.types import Gaussians, Material, RiggedGaussians, SceneLatent
 
-PARAMETERS = ("means", "scales", "quats", "opacities", "features_dc", "features_rest")
+_GEOMETRY = ("means", "scales", "quats", "opacities")
+PARAMETERS = (*_GEOMETRY, "features_dc", "features_rest")
 """Names of the free parameters, as in splatfacto; scales are stored as logarithms, opacities as logits."""
+MATERIAL_PARAMETERS = (*_GEOMETRY, "albedo", "transfer", "features_rest")
+"""Of Gaussians with a material, in which light gives the colour of degree 0; albedo is stored as logits."""
 COLOR_DIM = 4
 """Numbers of a token's colour code: shift of the hue in turns, then the log gain of red, green and blue."""
 
@@ -33,17 +43,30 @@ class BoundGaussians(Field):
     The weights are w_k ∝ exp(−‖x − b_k‖² / 2r_k²) over the nearest tokens, b_k the position in which token k
     was bound (as the control points of SC-GS, arXiv 2312.14937). A row of Z stands for the token of its id,
     and Gaussians are cut and copied with the token that they follow most. `appearance` [K, 4] shifts the hue
-    and scales the channels of the colours, zero for colours as they are; colours are baked, so light has no
-    say in them.
+    and scales the channels of the colours, zero for colours as they are. Colours are baked, so light has no
+    say in them, unless the Gaussians have a material, as those of a decoded scene have that was baked.
+
+    Args:
+        num_gaussians: N.
+        num_tokens: K.
+        sh_degree: of view-dependent colour.
+        num_neighbors: tokens that each Gaussian follows.
+        has_material: albedo and radiance transfer in place of colours of degree 0.
     """
 
-    knows_light = False
     bind_quats: Tensor
     bind_translations: Tensor
 
-    def __init__(self, num_gaussians: int, num_tokens: int, sh_degree: int, num_neighbors: int = 4) -> None:
+    def __init__(
+        self,
+        num_gaussians: int,
+        num_tokens: int,
+        sh_degree: int,
+        num_neighbors: int = 4,
+        has_material: bool = False,
+    ) -> None:
         super().__init__()
-        self.num_neighbors = min(num_neighbors, num_tokens)
+        self.knows_light, self.num_neighbors = has_material, num_neighbors
         n, k = num_gaussians, num_tokens
         shapes = {
             "means": (n, 3),
@@ -51,9 +74,12 @@ class BoundGaussians(Field):
             "quats": (n, 4),
             "opacities": (n,),
             "features_dc": (n, 3),
+            "albedo": (n, 3),
+            "transfer": (n, 9),
             "features_rest": (n, (sh_degree + 1) ** 2 - 1, 3),
         }
-        self.params = nn.ParameterDict({name: nn.Parameter(torch.zeros(s)) for name, s in shapes.items()})
+        names = MATERIAL_PARAMETERS if has_material else PARAMETERS
+        self.params = nn.ParameterDict({name: nn.Parameter(torch.zeros(shapes[name])) for name in names})
         self.token_log_radii = nn.Parameter(torch.zeros(k))
         self.register_buffer("bind_quats", torch.tensor([1.0, 0, 0, 0]).repeat(k, 1))
         self.register_buffer("bind_translations", torch.zeros(k, 3))
@@ -109,6 +135,37 @@ class BoundGaussians(Field):
         self.token_log_radii.copy_(nearest_distances(poses[1], 3).mean(1).clamp_min(1e-6).log())
         self.forget_neighbors()
 
+    @torch.no_grad()
+    def bake(self, scene: RiggedGaussians, poses: Pose) -> None:
+        """Take over a decoded scene, with its material, and bind it to its tokens where they are at rest.
+
+        The parameters stay those that optimizers hold, with as many rows as the scene has Gaussians.
+
+        Args:
+            scene: decoded, with the material and the degree of colours that this field has.
+            poses: of its tokens at rest.
+        """
+        for name, value in baked(scene, poses).items():
+            self.params[name].data = value.clone()
+        count = len(poses[0])
+        self.bind_quats, self.bind_translations = poses[0].new_empty(count, 4), poses[1].new_empty(count, 3)
+        self.token_log_radii.data = poses[1].new_empty(count)
+        self.bind(poses)
+
+    def deviation(self, decoded: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """How far the parameters are from others: squared distance, mean over the Gaussians.
+
+        Args:
+            decoded: as `baked` gives them; means count in units of each Gaussian's largest scale there.
+        """
+        total = torch.zeros_like(decoded["means"][0, 0])
+        for name, value in decoded.items():
+            difference = self.params[name] - value
+            if name == "means":
+                difference = difference * (-decoded["scales"]).amin(1, keepdim=True).exp()
+            total = total + difference.square().sum() / len(self)
+        return total
+
     def rest(self) -> Gaussians:
         """The Gaussians as bound, before any motion."""
         gaussians = self._activated()
@@ -117,23 +174,31 @@ class BoundGaussians(Field):
     def _activated(self) -> Gaussians:
         """As `rest`, but with quaternions of any length, which skinning normalises."""
         p = self.params
+        # of Gaussians with a material, light gives the colour of degree 0
+        first = p["features_rest"].new_zeros(len(self), 3) if self.knows_light else p["features_dc"]
         return Gaussians(
             means=p["means"],
             quats=p["quats"],
             scales=p["scales"].exp(),
             opacities=p["opacities"].sigmoid(),
-            sh=torch.cat([p["features_dc"][:, None], p["features_rest"]], 1),
+            sh=torch.cat([first[:, None], p["features_rest"]], 1),
         )
 
     def forward(self, latent: SceneLatent) -> RiggedGaussians:
         rest = self._activated()
         neighbors, weights = self._bound()
-        rigged = RiggedGaussians(rest, self.bind_quats, self.bind_translations, neighbors, weights)
+        material = None
+        if self.knows_light:
+            material = Material(self.params["albedo"].sigmoid(), self.params["transfer"])
+        rigged = RiggedGaussians(rest, self.bind_quats, self.bind_translations, neighbors, weights, material)
         if not self._is_whole(latent):
             rigged = _with_tokens(rigged, latent)
         if latent.appearance.any():
-            sh = recolored(rigged.rest.sh, blend(latent.appearance, rigged))
-            rigged = replace(rigged, rest=replace(rigged.rest, sh=sh))
+            codes, material = blend(latent.appearance, rigged), rigged.material
+            rigged = replace(rigged, rest=replace(rigged.rest, sh=recolored(rigged.rest.sh, codes)))
+            if material is not None:
+                albedo = shift_hue(material.albedo, codes[:, :1]) * codes[:, 1:].exp()
+                rigged = replace(rigged, material=replace(material, albedo=albedo))
         return rigged
 
     def recolor(
@@ -184,11 +249,18 @@ class BoundGaussians(Field):
         self._neighbors = self._kept = None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take over as many Gaussians as the checkpoint holds, in the parameters that optimizers hold."""
-        for name in PARAMETERS:
-            stored = state_dict.get(f"{prefix}params.{name}")
-            if stored is not None and stored.shape != self.params[name].shape:
-                self.params[name].data = self.params[name].data.new_empty(stored.shape)
+        """Take over as many Gaussians as the checkpoint holds, in the parameters that optimizers hold.
+
+        And as many tokens, if the Gaussians are those of a decoded scene.
+        """
+        resized = {f"params.{name}": parameter for name, parameter in self.params.items()}
+        if self.knows_light:
+            resized |= {name: getattr(self, name) for name in ("bind_quats", "bind_translations")}
+            resized["token_log_radii"] = self.token_log_radii
+        for name, held in resized.items():
+            stored = state_dict.get(f"{prefix}{name}")
+            if stored is not None and stored.shape != held.shape:
+                held.data = held.data.new_empty(stored.shape)
         self.forget_neighbors()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -210,13 +282,42 @@ def _with_tokens(rigged: RiggedGaussians, latent: SceneLatent) -> RiggedGaussian
         weights = torch.where(tokens >= 0, rigged.weights, 0.0)[kept]
         parts.append((kept, tokens[kept].clamp_min(0), weights / weights.sum(1, keepdim=True)))
     kept = torch.cat([part[0].nonzero()[:, 0] for part in parts])
+    material = rigged.material
     return RiggedGaussians(
         rest=rigged.rest.select(kept),
         bind_quats=rigged.bind_quats[latent.ids],
         bind_translations=rigged.bind_translations[latent.ids],
         tokens=torch.cat([part[1] for part in parts]),
         weights=torch.cat([part[2] for part in parts]),
+        material=material and Material(material.albedo[kept], material.transfer[kept]),
     )
+
+
+def baked(scene: RiggedGaussians, poses: Pose) -> dict[str, Tensor]:
+    """Parameters of `BoundGaussians` that are the Gaussians of a decoded scene at rest, in the world frame.
+
+    Args:
+        scene: has a material.
+        poses: of its tokens at rest.
+    """
+    assert scene.material is not None
+    rest, turns = skin(scene, poses), quat_multiply(poses[0], quat_conjugate(scene.bind_quats))
+    turned = quat_to_rotmat(quat_normalize(blend(turns, scene)))
+    return {
+        "means": rest.means,
+        "scales": rest.log_scales,
+        "quats": rest.quats,
+        "opacities": rest.opacity_logits,
+        "albedo": scene.material.albedo.logit(eps=1e-3),
+        "transfer": rotate_sh(scene.material.transfer[..., None], turned)[..., 0],
+        "features_rest": rest.sh[:, 1:],
+    }
+
+
+def without_codes(latent: SceneLatent) -> SceneLatent:
+    """Z of a scene that was baked: the same tokens and light, no geometry codes, and colours as they are."""
+    appearance = latent.appearance.new_zeros(len(latent), COLOR_DIM)
+    return replace(latent, geometry=latent.geometry[:, :0], appearance=appearance)
 
 
 def recolored(sh: Float[Tensor, "n k 3"], codes: Float[Tensor, "n 4"]) -> Float[Tensor, "n k 3"]:

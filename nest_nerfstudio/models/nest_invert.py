@@ -17,6 +17,12 @@ from torch.nn import Parameter
 
 from nest_nerfstudio.cameras import downscale_views
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
+from nest_nerfstudio.fields.bound_gaussians import (
+    MATERIAL_PARAMETERS,
+    BoundGaussians,
+    baked,
+    without_codes,
+)
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
 from nest_nerfstudio.geometry.albedo_cube import NUM_CORNERS
 from nest_nerfstudio.geometry.sh import MAX_DEGREE
@@ -25,10 +31,10 @@ from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig
 from nest_nerfstudio.models.inversion import InversionConfig, Prior, find_start, latent_prior_for
 from nest_nerfstudio.models.latent_optimization import LEARNED, CameraPose
-from nest_nerfstudio.models.latent_parameters import LatentParameters, still_latent
+from nest_nerfstudio.models.latent_parameters import LatentParameters, detached, still_latent
 from nest_nerfstudio.models.latent_prior import Features
 from nest_nerfstudio.models.nest_prior import NestPriorModelConfig
-from nest_nerfstudio.types import Views
+from nest_nerfstudio.types import SceneLatent, Views
 from nest_nerfstudio.viewer.controls import DynamicViewerControls
 
 
@@ -40,6 +46,15 @@ class NestInvertModelConfig(InversionConfig, GaussianModelConfig):
     prior: Path | None = None
     """config.yml of a run of nest-prior, whose scenes are like this one. Needed to start and to resume; a
     finished run holds what it needs of it."""
+    refine: bool = False
+    """After the inversion, bake the scene into Gaussians of its own and fit these to the images too; what the
+    images do not show stays as it was decoded. They keep material and light, and lose the codes of the prior.
+    """
+    refine_from: float = 0.5
+    """Fraction of the training after which a scene is refined; before, its latent is fitted."""
+    decoded_weight: float = 0.2
+    """Weight of the squared distance of refined Gaussians from the decoded ones, beside the photometric error
+    of one view; divided by the square of the number of views, as `latent_prior_weight` is."""
     image_size: int = 400
     """Images whose longer side has twice as many pixels or more are made smaller by a whole number."""
     sh_degree: ClassVar[int] = MAX_DEGREE
@@ -62,7 +77,7 @@ class NestInvertModel(GaussianModel):
     """
 
     config: NestInvertModelConfig
-    field: LatentGaussianField
+    is_refined: Tensor
     viewer_controls: DynamicViewerControls
 
     def populate_modules(self) -> None:
@@ -70,13 +85,18 @@ class NestInvertModel(GaussianModel):
         config = self.config
         if config.encoder is None or config.decoder is None:
             raise ValueError("nest-invert needs a prior: --pipeline.model.prior RUN/config.yml of nest-prior")
-        self.field = config.decoder.setup(geometry_dim=config.encoder.geometry_dim).requires_grad_(False)
+        self.decoder = config.decoder.setup(geometry_dim=config.encoder.geometry_dim).requires_grad_(False)
+        self.register_buffer("is_refined", torch.tensor(False))
+        if config.refine:
+            self.bound = BoundGaussians(0, 1, config.decoder.residual_degree, has_material=True)
+            self.bound.token_log_radii.requires_grad_(False)
         self.flow = config.flow.setup().requires_grad_(False)
         self.latent_prior = latent_prior_for(config.encoder)
         empty = still_latent(1, 3 * NUM_CORNERS, 0, geometry_dim=config.encoder.geometry_dim)
         self.latent = LatentParameters.from_latent(empty, LEARNED, albedo=True)
         self.encoded = LatentParameters.from_latent(empty, ())
         self._around: Features | None = None
+        self._decoded: dict[str, Tensor] | None = None
         if config.unknown_camera:
             self.camera = CameraPose(torch.eye(4))
         self._shown: DecodedScene | None = None
@@ -93,7 +113,7 @@ class NestInvertModel(GaussianModel):
             views: images, as for `inversion.invert`.
             prior: its model has the settings that this one was built with.
         """
-        self.field.load_state_dict(prior.model.field.state_dict())
+        self.decoder.load_state_dict(prior.model.field.state_dict())
         self.flow.load_state_dict(prior.model.flow.state_dict())
         if prior.distribution is not None:
             self.latent_prior.load_state_dict(prior.distribution.state_dict())
@@ -118,17 +138,26 @@ class NestInvertModel(GaussianModel):
             stored = state_dict.get(f"{prefix}{name}") if name.startswith(("latent.", "encoded.")) else None
             if stored is not None and stored.shape != held.shape:
                 held.data = held.data.new_empty(stored.shape, dtype=held.dtype)
-        self._around = None
+        self._around = self._decoded = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     # ---------------------------------------------------------------- the scene
+
+    @property
+    def field(self) -> LatentGaussianField | BoundGaussians:  # type: ignore[override]
+        """Decodes the scene: that of the prior, or its own Gaussians after it was baked."""
+        return self.bound if self.is_refined else self.decoder
+
+    def latent_named(self, scene: str | None) -> SceneLatent:
+        latent = super().latent_named(scene)
+        return without_codes(detached(latent)) if self.is_refined else latent
 
     def scene(self) -> DecodedScene:
         """The scene under the model's edit; decoded anew after training or another edit."""
         shown = self._shown  # once: the viewer asks from several threads
         if shown is None:
             with torch.no_grad():
-                shown = self._shown = self.decode(self.latent(), self.flow)
+                shown = self._shown = self.decode(self.latent_named(None), self.flow)
         return shown
 
     def shown_scene(self, camera: Cameras | None = None) -> DecodedScene:
@@ -139,14 +168,27 @@ class NestInvertModel(GaussianModel):
 
     # ---------------------------------------------------------------- training
 
+    def set_progress(self, progress: float) -> None:
+        """Go over to refinement when it is time; called before every training step."""
+        if self.config.refine and progress >= self.config.refine_from and not self.is_refined:
+            latent = detached(self.latent())
+            self.bound.bake(self.decoder(latent), latent.poses)
+            self.is_refined.fill_(True)
+            self.forget_scenes()
+            CONSOLE.log(
+                f"The scene is baked into {len(self.bound)} Gaussians, which are refined from now on."
+            )
+
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         groups = {name: [parameter] for name, parameter in self.latent.named_parameters()}
+        if self.config.refine:
+            groups |= {name: [self.bound.params[name]] for name in MATERIAL_PARAMETERS}
         return groups | ({"camera": [self.camera.twist]} if self.config.unknown_camera else {})
 
     def get_outputs(self, camera: Cameras | RayBundle | Views) -> dict[str, Any]:  # type: ignore[override]
         if not isinstance(camera, Views):
             return super().get_outputs(camera)
-        views, latent = camera, self.latent()
+        views, latent = camera, self.latent_named(None)
         if self.training:
             self.forget_scenes()
             views = downscale_views(views, max(1, max(views.width, views.height) // self.config.image_size))
@@ -155,11 +197,11 @@ class NestInvertModel(GaussianModel):
         return {"photometric": losses["photometric"], "mse": mse, "latent": latent}
 
     def get_loss_dict(self, outputs, batch=None, metrics_dict=None) -> dict[str, Tensor]:  # type: ignore[override]
-        losses, weight = (
-            {"photometric": outputs["photometric"]},
-            self.config.prior_weight(self.num_train_data),
-        )
-        if weight > 0:
+        losses, config, num_views = {"photometric": outputs["photometric"]}, self.config, self.num_train_data
+        if self.is_refined:
+            change = self.bound.deviation(self._decoded_parameters())
+            return losses | {"decoded": config.decoded_weight / num_views**2 * change}
+        if (weight := config.prior_weight(num_views)) > 0:
             losses["latent_prior"] = weight * self.latent_prior(outputs["latent"], self._features_of_start())
         return losses
 
@@ -169,6 +211,14 @@ class NestInvertModel(GaussianModel):
             with torch.no_grad():
                 self._around = self.latent_prior.features(self.encoded())
         return self._around
+
+    def _decoded_parameters(self) -> dict[str, Tensor]:
+        """Of the Gaussians, before any refinement."""
+        if self._decoded is None:
+            with torch.no_grad():
+                latent = self.latent()
+                self._decoded = baked(self.decoder(latent), latent.poses)
+        return self._decoded
 
     def get_metrics_dict(self, outputs, batch=None) -> dict[str, Tensor]:  # type: ignore[override]
         return {"psnr": -10 * outputs["mse"].clamp_min(1e-10).log10()}

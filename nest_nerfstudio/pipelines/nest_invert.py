@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -25,6 +25,16 @@ from nest_nerfstudio.types import Views
 
 LEARNING_RATES = {**vars(LatentRates()), "camera": CAMERA_RATE}
 """Of the parameters of an inversion, by the names of their optimizers."""
+REFINEMENT_RATES = {
+    "means": 5e-4,
+    "scales": 5e-3,
+    "quats": 3e-3,
+    "opacities": 2e-2,
+    "albedo": 2e-2,
+    "transfer": 5e-3,
+    "features_rest": 5e-4,
+}
+"""Of those of a refinement."""
 
 
 @dataclass
@@ -34,7 +44,12 @@ class NestInvertPipelineConfig(NestPipelineConfig):
     _target: type = field(default_factory=lambda: NestInvertPipeline)
     datamanager: DataManagerConfig = field(default_factory=StillDatamanagerConfig)
     model: NestInvertModelConfig = field(default_factory=NestInvertModelConfig)  # type: ignore[assignment]
-    num_iterations: ClassVar[dict[str, int]] = {"cpu": 300, "cuda": 1000}
+
+    @property
+    def num_iterations(self) -> dict[str, int]:  # type: ignore[override]
+        """Of an inversion; twice as many with a refinement."""
+        phases = 2 if self.model.refine else 1
+        return {"cpu": phases * 300, "cuda": phases * 1000}
 
     def resolve(self, device_type: str) -> dict[str, Any]:
         """Take over the settings of the prior, so that a run needs it no more; raises as `find_prior`."""
@@ -83,6 +98,10 @@ class NestInvertPipeline(SingleScenePipeline):
                 model.set_image_background(has_alpha, self._backdrop)
         self._check(prior.model, config)
         model.start(join_views([self._small(i) for i in self._chosen()]), prior)
+
+    def set_progress(self, step: int, progress: float) -> None:
+        super().set_progress(step, progress)
+        cast(NestInvertModel, self.model).set_progress(progress)
 
     def _check(self, prior: NestPriorModel, config: NestInvertModelConfig) -> None:
         """ValueError, with its file, if an image cannot be inverted."""
