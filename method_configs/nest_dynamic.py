@@ -38,9 +38,11 @@ nest_dynamic = MethodSpecification(
             "opacities": _adam(5e-2, 0.2),
             "features_dc": _adam(1e-2, 0.2),
             "features_rest": _adam(1e-2 / 20, 0.2),
+            "gates": _adam(1e-2, 0.2),
             "motion": _adam(3e-3, 0.02),
             "path": _adam(1e-2, 0.02),
             "flow": _adam(1e-3, 0.02),
+            "camera_opt": _adam(3e-4, 0.02),
             "period": _adam(3e-4, 0.01, hold_until=0.6),  # its errors add up, cycle by cycle
         },
     ),

@@ -136,6 +136,44 @@ def position_in_path(camera: Cameras) -> int:
     return poses.storage_offset() // size
 
 
+def is_one_moving_camera(cameras: Cameras) -> bool:
+    """Whether cameras with times are one camera on its way: each time once, and steps from one to the next
+    that are short against how far they are spread."""
+    if cameras.times is None or len(times := cameras.times.flatten()) < 3:
+        return False
+    ordered, order = times.sort()
+    places = cameras.camera_to_worlds[order, :, 3]
+    steps = places.diff(dim=0).norm(dim=1)
+    spread = (places - places.mean(0)).norm(dim=1).square().mean().sqrt()
+    return bool((ordered.diff() > 0).all() and steps.median() < 0.3 * spread)
+
+
+def time_on_way(camera: Cameras, way: Cameras) -> float | None:
+    """Time at which one moving camera was at a place of a path that `ns-render interpolate` drew through its
+    poses; None for other paths.
+
+    Args:
+        camera: a single camera without time, a slice of such a path.
+        way: the cameras that were interpolated, in any order, with times.
+    """
+    poses = camera.camera_to_worlds
+    size = poses.shape[-2] * poses.shape[-1]
+    count = poses.untyped_storage().nbytes() // (size * poses.element_size())
+    steps, rest = divmod(count, len(way) - 1)
+    if rest or not steps:
+        return None
+    path = poses.as_strided((count, 3, 4), (size, 4, 1), 0)
+    segment, part = divmod(position_in_path(camera), steps)
+    knots = path[[segment * steps, segment * steps + steps - 1]]
+    keys = way.camera_to_worlds.to(knots)
+    misses, nearest = torch.cdist(knots.flatten(1), keys.flatten(1)).min(1)
+    if misses.max() > 1e-3 * max(1.0, float(keys.abs().max())):
+        return None
+    assert way.times is not None
+    start, end = way.times.flatten()[nearest.to(way.times.device)].tolist()
+    return start + (end - start) * part / max(1, steps - 1)
+
+
 def viewmats_to_c2w(viewmats: Float[Tensor, "... 4 4"]) -> Float[Tensor, "... 3 4"]:
     """World-to-camera OpenCV matrices to nerfstudio's camera-to-world OpenGL poses.
 

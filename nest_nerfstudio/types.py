@@ -238,6 +238,7 @@ class TimeMap:
 
 
 MotionKind = Literal["still", "free", "cyclic"]
+WORLD = -1  # in `SceneLatent.ids`: the world token, which no motion moves; its field keeps it last
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,7 @@ class SceneLatent:
     below are these actions. They are pure: each returns a new latent.
 
     Attributes:
-        ids: which token of its field each row is; a field looks up by it what it keeps itself of a token.
+        ids: which token of its field each row is, by which a field looks up what it keeps itself of a token.
         copies: which copy of the token each row is: 0 is the token itself, others come from `duplicate`.
         quats: rotation of each token at rest, wxyz, token frame to world.
         translations: origin of each token at rest, world units.
@@ -374,9 +375,7 @@ class SceneLatent:
         new = copy.copies - copy.copies.min() + self.copies.max() + 1
         copies = torch.cat([self.copies, new])
         modes = torch.cat([self.motion.modes, copy.motion.modes])
-        sizes = None
-        if self.sizes is not None and copy.sizes is not None:
-            sizes = torch.cat([self.sizes, copy.sizes])
+        sizes = None if self.sizes is None or copy.sizes is None else torch.cat([self.sizes, copy.sizes])
         motion = replace(self.motion, modes=modes)
         return replace(self, **both, copies=copies, motion=motion, sizes=sizes)
 

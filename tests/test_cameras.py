@@ -2,13 +2,21 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from nerfstudio.cameras.camera_paths import get_interpolated_camera_path, get_spiral_path
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from nest_nerfstudio.cameras import cameras_to_views, ray_lengths, viewmats_to_c2w
+from nest_nerfstudio.cameras import (
+    cameras_to_views,
+    is_one_moving_camera,
+    ray_lengths,
+    time_on_way,
+    viewmats_to_c2w,
+)
 
 WIDTH, HEIGHT = 12, 8
 
@@ -120,3 +128,54 @@ def test_lens_distortion_is_refused() -> None:
 def test_no_cameras_are_refused() -> None:
     with pytest.raises(ValueError, match="no cameras"):
         cameras_to_views(make_cameras(random_poses(2))[:0])
+
+
+# ---------------------------------------------------------------- one moving camera
+
+
+def walk(count: int = 12) -> Cameras:
+    """A camera that walks past a scene; its times are not even, its frames not in order."""
+    turns = torch.linspace(0, 1, count)
+    rotations = torch.from_numpy(Rotation.from_rotvec(np.outer(turns, [0, 1, 0])).as_matrix()).float()
+    places = torch.stack([2 * turns, 0.1 * turns.square(), torch.ones(count)], 1)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    poses = torch.cat([rotations, places[..., None]], -1)
+    return make_cameras(poses[order], turns.square()[order, None])
+
+
+@pytest.mark.parametrize("order_poses", [False, True])
+def test_a_path_through_the_poses_of_a_moving_camera_has_its_times(order_poses: bool) -> None:
+    way = walk()
+    path = get_interpolated_camera_path(way, steps=5, order_poses=order_poses)
+    assert way.times is not None
+    times = way.times.flatten()
+    for frame in range(len(path)):
+        found = time_on_way(path[frame : frame + 1], way)
+        assert found is not None
+        segment, part = divmod(frame, 5)
+        if not order_poses:
+            expected = times[segment] + (times[segment + 1] - times[segment]) * part / 4
+            assert found == pytest.approx(float(expected), abs=1e-6)
+        if part in (0, 4):  # it stands where a frame was taken
+            place = path.camera_to_worlds[frame]
+            nearest = (way.camera_to_worlds - place).flatten(1).norm(dim=1).argmin()
+            assert found == pytest.approx(float(times[nearest]), abs=1e-6)
+
+
+def test_other_paths_have_no_times() -> None:
+    way = walk()
+    spiral = get_spiral_path(way[:1], steps=22, radius=0.1)
+    other = get_interpolated_camera_path(make_cameras(random_poses(12)), steps=5, order_poses=False)
+    for path in (spiral, other, way[:5]):
+        assert time_on_way(path[3:4], way) is None
+
+
+def test_what_is_one_moving_camera() -> None:
+    way = walk()
+    assert is_one_moving_camera(way)
+    assert way.times is not None
+    assert not is_one_moving_camera(make_cameras(random_poses(12), way.times))  # leaps
+    assert not is_one_moving_camera(make_cameras(way.camera_to_worlds))
+    assert not is_one_moving_camera(make_cameras(way.camera_to_worlds, torch.zeros(12, 1)))  # a rig
+    tripod = way.camera_to_worlds[:1].expand(12, -1, -1)
+    assert not is_one_moving_camera(make_cameras(tripod, way.times))

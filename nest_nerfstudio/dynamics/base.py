@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from nest_nerfstudio.dynamics.orbit import Orbit
 from nest_nerfstudio.dynamics.trajectory import Trajectory, smooth_trajectory
 from nest_nerfstudio.geometry.se3 import Pose, se3_interpolate, se3_plus
-from nest_nerfstudio.types import MotionCode, SceneLatent
+from nest_nerfstudio.types import WORLD, MotionCode, SceneLatent
 
 
 class Dynamics(nn.Module, ABC):
     """Poses tokens over time: T_k(t) = T_k · exp ξ_k(z(t)), with twists ξ in the tokens' own frames.
 
-    z is invariant under SE(3), so every such motion commutes with every rigid motion of the world.
+    z is invariant under SE(3), so every such motion commutes with every rigid motion of the world. The world
+    token, of what stands still, is not moved.
     """
 
     @abstractmethod
@@ -79,4 +80,8 @@ class Dynamics(nn.Module, ABC):
         return se3_interpolate(poses, before, weight * weight * (3 - 2 * weight))
 
     def _posed(self, latent: SceneLatent, path: Trajectory | Orbit, own: Float[Tensor, ""]) -> Pose:
-        return se3_plus(latent.poses, self.twists(latent, path(own)))
+        twists = self.twists(latent, path(own))
+        is_world = latent.ids == WORLD
+        return se3_plus(
+            latent.poses, twists.masked_fill(is_world[:, None], 0.0) if is_world.any() else twists
+        )

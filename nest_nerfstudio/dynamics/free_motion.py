@@ -51,6 +51,30 @@ class FreeMotion(Dynamics):
         codes = torch.cat([phases.sin(), phases.cos()], 1) * math.sqrt(2)
         self.token_codes[:, : 2 * half].copy_(codes)
 
+    def follow(self, twists: Float[Tensor, "s k 6"], iterations: int = 400, batch: int = 64) -> float:
+        """Fit the motion to twists of all tokens at evenly spaced times; returns the error left, as a share.
+
+        Args:
+            twists: of all tokens, in their own frames.
+            iterations: steps of the fit.
+            batch: tokens in each step.
+        """
+        times = torch.linspace(0, 1, len(twists)).to(twists)
+        optimizer = torch.optim.Adam(self.parameters(), lr=5e-3)
+        size = twists.square().mean().clamp_min(1e-12)
+        loss = size
+        with torch.enable_grad():
+            for _ in range(iterations):
+                optimizer.zero_grad()
+                some = torch.randint(len(self.token_codes), (batch,), device=twists.device)
+                codes = self.token_codes[some]
+                found = self.pose_decoder(codes, self.solve()(times)[:, None])
+                loss = (found - twists[:, some]).square().mean() / size
+                loss.backward()
+                optimizer.step()
+        self.zero_grad(set_to_none=True)
+        return loss.detach().sqrt().item()
+
     def stand_still(self) -> None:
         """Forget all motion, but not what a token's code and the state say."""
         self.pose_decoder.zero_head()
@@ -95,5 +119,5 @@ class PoseDecoder(nn.Module):
         nn.init.zeros_(self.head[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.head[-1].bias)  # type: ignore[arg-type]
 
-    def forward(self, token_codes: Float[Tensor, "k e"], z: Float[Tensor, " d"]) -> Float[Tensor, "k 6"]:
+    def forward(self, token_codes: Float[Tensor, "k e"], z: Float[Tensor, "... d"]) -> Float[Tensor, "... 6"]:
         return self.head(self.from_token(token_codes) + self.from_state(z))

@@ -30,9 +30,12 @@ from nest_nerfstudio.types import Gaussians, Material, RiggedGaussians, SceneLat
 
 _GEOMETRY = ("means", "scales", "quats", "opacities")
 PARAMETERS = (*_GEOMETRY, "features_dc", "features_rest")
-"""Names of the free parameters, as in splatfacto; scales are stored as logarithms, opacities as logits."""
+"""Names of the free parameters, as in splatfacto; scales are stored as logarithms, opacities as logits.
+Scenes with a world token also have "gates", as `BoundGaussians.gates` reads them."""
 MATERIAL_PARAMETERS = (*_GEOMETRY, "albedo", "transfer", "features_rest")
 """Of Gaussians with a material, in which light gives the colour of degree 0; albedo is stored as logits."""
+_SHUT = 4.0
+"""Negative logit of a gate that is well shut."""
 COLOR_DIM = 4
 """Numbers of a token's colour code: shift of the hue in turns, then the log gain of red, green and blue."""
 
@@ -45,6 +48,10 @@ class BoundGaussians(Field):
     and Gaussians are cut and copied with the token that they follow most. `appearance` [K, 4] shifts the hue
     and scales the channels of the colours, zero for colours as they are. Colours are baked, so light has no
     say in them, unless the Gaussians have a material, as those of a decoded scene have that was baked.
+
+    In a scene with a background that stands still, the last token is the world token, and each Gaussian has a
+    gate: the share of the nearest other tokens in its motion, exactly 0 or 1 at the ends. The rest is the
+    world's.
 
     Args:
         num_gaussians: N.
@@ -114,6 +121,22 @@ class BoundGaussians(Field):
         self.forget_neighbors()
 
     @torch.no_grad()
+    def stand_still(self) -> None:
+        """Bind all Gaussians to the world token, and none to the others."""
+        self.params["gates"] = nn.Parameter(torch.full_like(self.params["opacities"], -_SHUT))
+        self.forget_neighbors()
+
+    def gates(self) -> Float[Tensor, " n"] | None:
+        """Share of each Gaussian's motion that is not the world's; None where there is no world token.
+
+        1.2 σ(x) − 0.1, clamped to [0, 1]: a stretched sigmoid (hard concrete, Louizos et al. 2018, arXiv
+        1712.01312, without its noise).
+        """
+        if "gates" not in self.params:
+            return None
+        return (1.2 * self.params["gates"].sigmoid() - 0.1).clamp(0, 1)
+
+    @torch.no_grad()
     def make_solid(self) -> None:
         """Give Gaussians that became transparent an opacity of a half."""
         self.params["opacities"].clamp_(min=0.0)
@@ -132,7 +155,9 @@ class BoundGaussians(Field):
         """Bind the Gaussians, where they now are, to tokens at these poses; radii follow the spacing."""
         self.bind_quats.copy_(poses[0])
         self.bind_translations.copy_(poses[1])
-        self.token_log_radii.copy_(nearest_distances(poses[1], 3).mean(1).clamp_min(1e-6).log())
+        moving = poses[1][: self.num_moving()]
+        radii = nearest_distances(moving, 3).mean(1).clamp_min(1e-6).log()
+        self.token_log_radii[: len(radii)] = radii
         self.forget_neighbors()
 
     @torch.no_grad()
@@ -213,7 +238,11 @@ class BoundGaussians(Field):
         count = len(self.bind_quats)
         if len(latent) != count or (latent.copies != latent.copies[0]).any():
             return False
-        return torch.equal(latent.ids, torch.arange(count, device=latent.ids.device))
+        return torch.equal(latent.ids % count, torch.arange(count, device=latent.ids.device))
+
+    def num_moving(self) -> int:
+        """Number of tokens that may move: all, or all but the last."""
+        return len(self.bind_quats) - ("gates" in self.params)
 
     def _bound(self) -> tuple[Int[Tensor, "n j"], Float[Tensor, "n j"]]:
         """Tokens that each Gaussian follows, and their shares; kept in evaluation while nothing changes.
@@ -221,15 +250,27 @@ class BoundGaussians(Field):
         So an edit costs no search: it changes none of what they depend on.
         """
         inputs = self.params["means"], self.bind_translations, self.token_log_radii
+        if "gates" in self.params:
+            inputs = *inputs, self.params["gates"]
         versions = [tensor._version for tensor in inputs]
         may_keep = not self.training and not torch.is_grad_enabled()
         kept = self._kept if may_keep else None
         if kept and kept[1] == versions and all(map(operator.is_, kept[0], inputs)):
             return kept[2]
         neighbors = self._nearest_tokens(inputs[0])
-        bound = neighbors, skinning_weights(*inputs, neighbors)
+        bound = self._gated(neighbors, skinning_weights(*inputs[:3], neighbors))
         self._kept = (inputs, versions, bound) if may_keep else None
         return bound
+
+    def _gated(
+        self, neighbors: Int[Tensor, "n j"], weights: Float[Tensor, "n j"]
+    ) -> tuple[Int[Tensor, "n i"], Float[Tensor, "n i"]]:
+        """Moving tokens by what the gates leave them, and the world token."""
+        gates = self.gates()
+        if gates is None:
+            return neighbors, weights
+        gates, world = gates[:, None], neighbors.new_full((len(neighbors), 1), len(self.bind_quats) - 1)
+        return torch.cat([neighbors, world], 1), torch.cat([weights * gates, 1 - gates], 1)
 
     def _nearest_tokens(self, means: Float[Tensor, "n 3"]) -> Int[Tensor, "n j"]:
         """Nearest tokens of each Gaussian; in training they are kept until `forget_neighbors`.
@@ -239,7 +280,8 @@ class BoundGaussians(Field):
         if self.training and self._neighbors is not None and len(self._neighbors) == len(means):
             return self._neighbors
         with torch.no_grad():
-            found = nearest(means, self.bind_translations, self.num_neighbors)[1]
+            moving = self.bind_translations[: self.num_moving()]
+            found = nearest(means, moving, min(self.num_neighbors, len(moving)))[1]
         if self.training:
             self._neighbors = found
         return found
@@ -253,6 +295,8 @@ class BoundGaussians(Field):
 
         And as many tokens, if the Gaussians are those of a decoded scene.
         """
+        if f"{prefix}params.gates" in state_dict and "gates" not in self.params:
+            self.stand_still()
         resized = {f"params.{name}": parameter for name, parameter in self.params.items()}
         if self.knows_light:
             resized |= {name: getattr(self, name) for name in ("bind_quats", "bind_translations")}

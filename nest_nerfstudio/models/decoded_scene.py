@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nest_nerfstudio.dynamics.base import Dynamics
@@ -13,8 +14,9 @@ from nest_nerfstudio.dynamics.orbit import Orbit
 from nest_nerfstudio.dynamics.trajectory import Trajectory
 from nest_nerfstudio.fields.base import Field
 from nest_nerfstudio.fields.rig import pose, resize
+from nest_nerfstudio.fields.skinning import blend
 from nest_nerfstudio.geometry.se3 import Pose
-from nest_nerfstudio.types import Gaussians, SceneLatent
+from nest_nerfstudio.types import WORLD, Gaussians, SceneLatent
 
 
 class DecodedScene:
@@ -49,6 +51,15 @@ class DecodedScene:
     def is_deformed(self) -> bool:
         """Whether Gaussians also move by themselves, not only with their tokens."""
         return self._deform is not None
+
+    @property
+    def has_background(self) -> bool:
+        """Whether something of it stands still, whatever the time."""
+        return bool((self.latent.ids == WORLD).any())
+
+    def moving_shares(self) -> Float[Tensor, "n 1"]:
+        """Share of each Gaussian's motion that is not the world's."""
+        return blend((self.latent.ids != WORLD).to(self.rigged.weights)[:, None], self.rigged)
 
     def poses_at(self, time: float | Tensor) -> Pose:
         """Poses of the tokens at a clip time, world frame; outside [0, 1] they are extrapolated."""

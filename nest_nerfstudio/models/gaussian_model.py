@@ -16,7 +16,7 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from nest_nerfstudio.cameras import position_in_path, ray_lengths
+from nest_nerfstudio.cameras import position_in_path, ray_lengths, time_on_way
 from nest_nerfstudio.dynamics.base import Dynamics
 from nest_nerfstudio.dynamics.flow import LatentFlow, LatentFlowConfig
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
@@ -58,7 +58,11 @@ class GaussianModelConfig(ModelConfig):
     scored, rendered and exported; training does not see it."""
     playback_seconds: float = 3.0
     """Length of the clip, at 24 frames a second, in renders whose cameras have no time (ns-render
-    interpolate), where it plays forwards and backwards."""
+    interpolate), where it plays forwards and backwards; a path through the poses of one moving camera has
+    the times of that camera."""
+    fixed_time: float | None = None
+    """Clip time that all cameras show when the scene is shown, scored or rendered, whatever their own;
+    unset: each its own."""
     render_motion: bool = True
     """Also output the speed of the motion when rendering a scene that moves."""
 
@@ -67,7 +71,8 @@ class GaussianModel(Model):
     """Draws the scenes of latents with one rasterizer, inside nerfstudio's crop box.
 
     Outputs when shown: "rgb"; "accumulation"; "depth", distance along the ray in world units, as nerfstudio's
-    viewer expects; of scenes that move also "motion", speed in world units per clip. A camera's `times` may
+    viewer expects; of scenes that move also "motion", speed in world units per clip, and where they have a
+    background that stands still "moving", 1 for what does not. A camera's `times` may
     lie outside [0, 1]; of cameras without, each shows the time of its frame in a path that plays the clip.
     """
 
@@ -77,6 +82,7 @@ class GaussianModel(Model):
     latent: LatentParameters  # of models of one scene
     viewer_controls: SceneControls
     is_trained_here: bool
+    ways: Callable[[], list[Cameras]]
     has_alpha: Tensor
     image_background: Tensor
 
@@ -85,7 +91,7 @@ class GaussianModel(Model):
         self.metrics = ImageMetrics()
         self._rasterizer: Any = None
         self._crop: OrientedBox | None = None
-        self.is_trained_here = False
+        self.is_trained_here, self.ways = False, list
         self._refused_edit = ""
         self.other_scenes = OtherScenes(self)
         self._edit = None if self.config.edit is None else SceneEdit.load(Path(self.config.edit))
@@ -238,13 +244,14 @@ class GaussianModel(Model):
                 "--render-nearest-camera"
             )
         sight, scene = sight_of(camera.to(self.device)), self.shown_scene(camera)
-        times = sight.views.times
-        time = self._untimed(camera) if times is None else float(times[0])
+        time = self._shown_time(camera, sight.views.times)
         gaussians = scene.gaussians_at(time)
         background = self.shown_background(self.shows_alpha())
         outputs = self._outputs(gaussians, sight, background)
         if scene.moves and self.viewer_controls.motion:
             outputs["motion"] = self._motion_image(scene, gaussians, sight, time)
+            if scene.has_background:
+                outputs["moving"] = self._painted(gaussians, scene.moving_shares(), sight)
         return outputs
 
     def shows_alpha(self) -> bool:
@@ -274,12 +281,27 @@ class GaussianModel(Model):
     ) -> Tensor:
         """Speed ‖dx/dt‖ drawn in place of colour, world units per clip, 0 where nothing is."""
         speed = (scene.gaussians_at(time + dt).means - gaussians.means).norm(dim=1, keepdim=True) / dt
-        painted = replace(gaussians, sh=rgb_to_sh(speed.expand(-1, 3))[:, None])
-        drawn = self.rasterize(self._cropped(painted), sight.views, speed.new_zeros(3)).rgb
+        return self._painted(gaussians, speed, sight)
+
+    def _painted(self, gaussians: Gaussians, values: Float[Tensor, "n 1"], sight: Sight) -> Tensor:
+        """Values of Gaussians drawn in place of colour, 0 where nothing is."""
+        painted = replace(gaussians, sh=rgb_to_sh(values.expand(-1, 3))[:, None])
+        drawn = self.rasterize(self._cropped(painted), sight.views, values.new_zeros(3)).rgb
         return sight.image(drawn[..., :1])
 
+    def _shown_time(self, camera: Cameras, times: Tensor | None) -> float:
+        """Clip time that a camera shows."""
+        if self.config.fixed_time is not None:
+            return self.config.fixed_time
+        return self._untimed(camera) if times is None else float(times[0])
+
     def _untimed(self, camera: Cameras) -> float:
-        """Clip time of a camera that has none: its frame in a path that plays forwards and backwards."""
+        """Clip time of a camera that has none: that of one moving camera where its path goes through that
+        one's poses, else its frame in a path that plays forwards and backwards."""
+        for way in self.ways():
+            time = time_on_way(camera, way)
+            if time is not None:
+                return time
         turns = position_in_path(camera) / (24 * self.config.playback_seconds)
         return 1 - abs(1 - turns % 2)
 

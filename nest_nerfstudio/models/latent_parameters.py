@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nest_nerfstudio.geometry.se3 import se3_plus
-from nest_nerfstudio.types import MotionCode, MotionKind, SceneLatent
+from nest_nerfstudio.types import WORLD, MotionCode, MotionKind, SceneLatent
 
 Factor = Literal["poses", "geometry", "appearance", "light", "motion"]
 KINDS: tuple[MotionKind, ...] = ("still", "free", "cyclic")
@@ -32,6 +32,7 @@ class LatentParameters(nn.Module):
 
     learn_period: Tensor
     kind: Tensor
+    base_ids: Tensor
     base_quats: Tensor
     base_translations: Tensor
     base_modes: Tensor
@@ -106,6 +107,11 @@ class LatentParameters(nn.Module):
         if "poses" in self.learned:
             self.shifts.zero_()
             self.turns.zero_()
+
+    @torch.no_grad()
+    def add_world(self) -> None:
+        """Make the last token that of the world, which no motion moves."""
+        self.base_ids[-1] = WORLD
 
     @torch.no_grad()
     def set_motion(self, motion: MotionCode, learn_period: bool = True) -> None:

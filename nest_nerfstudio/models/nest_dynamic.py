@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,196 +17,31 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from nest_nerfstudio.cameras import downscale_views
-from nest_nerfstudio.dynamics.base import Dynamics
-from nest_nerfstudio.dynamics.deformation_mlp import DeformationMLP
-from nest_nerfstudio.dynamics.fitter import LatentFlowFitterConfig
 from nest_nerfstudio.dynamics.recurrence import ImageErrors
-from nest_nerfstudio.fields.bound_gaussians import COLOR_DIM, PARAMETERS, BoundGaussians
 from nest_nerfstudio.fields.rig import pose
 from nest_nerfstudio.geometry.se3 import Pose
 from nest_nerfstudio.losses.images import image_losses, squared_error
-from nest_nerfstudio.losses.motion import MotionLosses, MotionWeights
-from nest_nerfstudio.models.decoded_scene import DecodedScene
-from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig
-from nest_nerfstudio.models.latent_parameters import LatentParameters, still_latent
+from nest_nerfstudio.models.dynamic_scene import DynamicScene
+from nest_nerfstudio.models.nest_dynamic_config import NestDynamicModelConfig
+from nest_nerfstudio.rasterizers.base import RenderMode
 from nest_nerfstudio.rasterizers.visibility import visible_shares
-from nest_nerfstudio.training.coverage import Coverage
-from nest_nerfstudio.training.curriculum import Curriculum, CurriculumConfig
-from nest_nerfstudio.training.densification import Densification, DensificationConfig
-from nest_nerfstudio.training.hand_over import HandOver
+from nest_nerfstudio.training.camera_refinement import describe_moves, without_drift
 from nest_nerfstudio.training.image_errors import image_errors
-from nest_nerfstudio.training.initialization import bounds_of, starting_points, token_positions
-from nest_nerfstudio.types import Gaussians, Points, SceneLatent, Views
-from nest_nerfstudio.viewer.controls import DynamicViewerControls
+from nest_nerfstudio.training.moving_parts import place_parts
+from nest_nerfstudio.training.still_background import new_gaussians, shifts_of
+from nest_nerfstudio.types import Gaussians, Rendering, SceneLatent, Views
+
+__all__ = ["NestDynamicModel", "NestDynamicModelConfig"]  # by which config.yml of earlier runs names them
 
 _RESTARTS = 3
 """How often a training that draws nothing starts again."""
 
 
-@dataclass
-class NestDynamicModelConfig(GaussianModelConfig):
-    """Settings of `NestDynamicModel`. Fractions are of the whole training, by steps or by time."""
-
-    _target: type = field(default_factory=lambda: NestDynamicModel)
-    motion: Literal["ode", "mlp", "static"] = "ode"
-    """What moves the scene: tokens on a latent ODE; or, as baselines, a time-conditioned deformation MLP or
-    nothing."""
-    flow_fit: LatentFlowFitterConfig = field(default_factory=LatentFlowFitterConfig)
-    """How the latent ODE is fitted."""
-    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
-    """Which times and image sizes are trained on when."""
-    densification: DensificationConfig = field(default_factory=DensificationConfig)
-    """When Gaussians are added and removed."""
-    num_tokens: int = 512
-    """Number of tokens (control points) that carry the motion."""
-    tokens_per_gaussian: int = 4
-    """Number of nearest tokens that each Gaussian follows."""
-    num_random: int | None = None
-    """Number of Gaussians at the start, on seed points, in the visual hull or at random; unset: 8,000 on a
-    CPU, 20,000 on CUDA."""
-    max_gs_num: int | None = None
-    """Largest number of Gaussians (strategy "mcmc"); unset: 20,000 on a CPU, 200,000 on CUDA."""
-    sh_degree: int | None = None
-    """Spherical harmonics degree of view-dependent colour, reached in steps; unset: 1 on a CPU, 3 on CUDA."""
-    strategy: Literal["mcmc", "default"] = "mcmc"
-    """gsplat's strategy that adds, moves and removes Gaussians."""
-    hull_tolerance: float = 0.2
-    """Share of the first views that may find a point of the visual hull empty; keeps thin parts that move."""
-    depth_weight: float = 0.1
-    """Weight of the depth loss, where the data has depth."""
-    motion_weights: MotionWeights = field(default_factory=MotionWeights)
-    """Weights of the losses that regularise motion."""
-    opacity_weight: float = 0.01
-    """Weight of the mean opacity ("mcmc"); empties Gaussians that are not needed, to be used again."""
-    scale_weight: float = 0.03
-    """Weight of the mean scale ("mcmc"), for the same purpose."""
-
-    def resolve(self, device_type: str) -> dict[str, int]:
-        """Give settings that are unset their values for a kind of device; returns those that were set."""
-        values = (20_000, 200_000, 3) if device_type == "cuda" else (8000, 20_000, 1)
-        defaults = zip(("num_random", "max_gs_num", "sh_degree"), values, strict=True)
-        unset = {name: value for name, value in defaults if getattr(self, name) is None}
-        for name, value in unset.items():
-            setattr(self, name, value)
-        return unset
-
-
-class NestDynamicModel(GaussianModel):
+class NestDynamicModel(DynamicScene):
     """Gaussians at rest that follow posed tokens, whose poses follow an ODE on a small latent state.
 
     In training it is called with `Views` of one camera, with an image.
     """
-
-    config: NestDynamicModelConfig
-    field: BoundGaussians
-    viewer_controls: DynamicViewerControls
-    num_times: Tensor
-    bounds: Tensor
-
-    def populate_modules(self) -> None:
-        super().populate_modules()
-        config = self.config
-        config.resolve(torch.device(self.kwargs.get("device", "cpu")).type)
-        assert config.num_random is not None
-        assert config.max_gs_num is not None
-        assert config.sh_degree is not None
-        flow = config.flow
-        start = still_latent(config.num_tokens, COLOR_DIM, flow.state_dim, flow.scene_code_dim)
-        self.latent = LatentParameters.from_latent(start, ("motion",) if config.motion == "ode" else ())
-        self.flow = config.flow.setup()
-        if config.motion == "ode":
-            self.fitter = config.flow_fit.setup(flow=flow, num_tokens=config.num_tokens)
-        self.field = BoundGaussians(
-            config.num_random, config.num_tokens, config.sh_degree, config.tokens_per_gaussian
-        )
-        if config.motion == "mlp":
-            self.deformation = DeformationMLP()
-        self.densification = Densification(config.densification, config.strategy, config.max_gs_num)
-        self.curriculum = Curriculum(config.curriculum)
-        self.coverage, self.handing_over = Coverage(), HandOver()
-        self.register_buffer("num_times", torch.tensor(1))
-        self.register_buffer("bounds", self.scene_box.aabb.clone())
-        self._shown: DecodedScene | None = None
-        self.motion_losses = MotionLosses(config.motion_weights)
-        self.viewer_controls = DynamicViewerControls(
-            self._token_positions, config.playback_seconds, config.render_motion
-        )
-
-    # ---------------------------------------------------------------- the scene
-
-    def scene(self) -> DecodedScene:
-        """The scene under the model's edit; decoded anew after training or another edit."""
-        shown = self._shown  # once: the viewer asks from several threads
-        if shown is None:
-            shown = self._shown = self.decode(self.latent(), self._dynamics, self._deform)
-        return shown
-
-    def gaussians_at(self, time: float | Tensor) -> Gaussians:
-        """The scene as Gaussians, world frame, at a clip time; outside [0, 1] it is extrapolated."""
-        return self.scene().gaussians_at(time)
-
-    def shown_scene(self, camera: Cameras | None = None) -> DecodedScene:
-        return self.scene()
-
-    def forget_scenes(self, keep_latents: bool = False) -> None:
-        self._shown = None
-
-    def _as_trained(self) -> DecodedScene:
-        """The scene without the edit, as it is now."""
-        return DecodedScene(self.latent(), self.field, self._dynamics, self._deform)
-
-    @property
-    def _dynamics(self) -> Dynamics:
-        return self.fitter.dynamics(self.flow) if self.config.motion == "ode" else self.flow
-
-    def _token_positions(self, time: float) -> Float[Tensor, "k 3"]:
-        return self.scene().poses_at(time)[1]
-
-    @property
-    def _deform(self) -> Callable[[Gaussians, Tensor], Gaussians] | None:
-        return self.deformation if self.config.motion == "mlp" else None
-
-    # ---------------------------------------------------------------- start
-
-    @torch.no_grad()
-    def initialize(
-        self,
-        views: list[Views],
-        seed_points: Points | None = None,
-        cameras: Sequence[Views] | None = None,
-        num_times: int = 1,
-    ) -> None:
-        """Set the Gaussians and tokens at the start.
-
-        Args:
-            views: training views from around the canonical time, with images; alphas only serve the start.
-            seed_points: points of the data, if it has any.
-            cameras: all training views, with masks but without images; None: `views` are all.
-            num_times: how many different times they have.
-        """
-        config = self.config
-        assert config.num_random is not None
-        box = self.scene_box.aabb.to(self.device)
-        points, hull_is_empty = starting_points(
-            views, box, seed_points, config.num_random, config.num_tokens, config.hull_tolerance
-        )
-        self.bounds.copy_(bounds_of(box, points.positions))
-        self.coverage.start(points.positions, views if cameras is None else cameras, hull_is_empty)
-        self.field.initialize(points.positions, points.rgb, opacity=0.5 if config.strategy == "mcmc" else 0.1)
-        self.num_times.fill_(num_times)
-        silhouettes = any(view.alphas is not None for view in views)
-        self.densification.start(self.field, views if cameras is None else cameras, silhouettes)
-        self.place_tokens()
-
-    @torch.no_grad()
-    def place_tokens(self) -> None:
-        """Spread the tokens over the Gaussians that can be seen, and bind the Gaussians to them."""
-        positions = token_positions(self.field.rest(), self.config.num_tokens)
-        self.latent.set_poses(self.latent.base_quats, positions)
-        if self.config.motion == "ode":
-            self.fitter.free.start_codes(positions)
-        self.field.bind(self.latent().poses)
-        self.forget_scenes()
 
     def warm_up(self) -> None:
         """Draw a tiny image and its gradients, so that kernels are compiled before the first frame."""
@@ -266,7 +101,7 @@ class NestDynamicModel(GaussianModel):
         Args:
             images: training views over all of the clip, in order of time; read only if they are needed.
         """
-        if self.config.motion != "ode":
+        if self.config.motion != "ode" or self.curriculum.stands_still:
             return
         errors = partial(self._image_errors, images) if self._has_few_times() else None
         arm = self.field.token_log_radii.detach().median().exp().item()  # of Gaussians from their tokens
@@ -274,6 +109,47 @@ class NestDynamicModel(GaussianModel):
         fit = self.handing_over.step(self.fitter, self.flow, stage, arm, errors, take_back)
         if fit is not None:
             self.latent.set_motion(fit.motion, fit.learn_period)
+
+    @torch.no_grad()
+    def find_motion(self, step: int, progress: float, images: Iterable[Views]) -> None:
+        """See now and then what moves while what stands still is fitted; then let it join the scene.
+
+        Args:
+            step: of the training.
+            progress: fraction of the training.
+            images: training views over all of the clip; read only if it is time.
+        """
+        stage, gates, config = self.curriculum, self.field.gates(), self.config
+        if gates is None:
+            return
+        is_done, opening = stage.is_still_done(step, progress), stage.opening.item()
+        is_resumed = not (stage.stands_still or self.still_background.masks)
+        if not (is_done or is_resumed or self.still_background.is_due(opening)):
+            return
+        background = self.shown_background(bool(self.has_alpha))
+        still = self._as_trained().gaussians_at(0.0).select(gates == 0)
+        images = (replace(views, images=views.over(background), alphas=None) for views in images)
+
+        def draw(gaussians: Gaussians, views: Views, mode: RenderMode) -> Rendering:
+            return self.rasterize(gaussians, views, background, mode)
+
+        if not (is_done or is_resumed):
+            return self.still_background.look(images, still, draw, opening)
+        frames = self.still_background.look_closely(images, still, draw)
+        if is_resumed:
+            return
+        count = max(2 * config.num_tokens, (config.num_random or 0) // 3)
+        times = config.curriculum.canonical_time, len(self.fitter.seen_twists)
+        parts = place_parts(frames, *times, count)
+        stage.move(step, progress)
+        CONSOLE.log(self.still_background.describe(parts))
+        if not parts:
+            return
+        self.densification.add(self.field, new_gaussians(self.field, parts, 0.5))
+        self.place_tokens()
+        shifts = shifts_of(self.latent().translations, parts)
+        self.fitter.free.follow(torch.cat([shifts, torch.zeros_like(shifts)], -1))
+        self.forget_scenes()
 
     def _image_errors(self, images: Iterable[Views]) -> ImageErrors:
         background = self.shown_background(bool(self.has_alpha))
@@ -294,7 +170,7 @@ class NestDynamicModel(GaussianModel):
     # ---------------------------------------------------------------- training
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        groups = {name: [self.field.params[name]] for name in PARAMETERS}
+        groups = {name: [value] for name, value in self.field.params.items()}
         if self.config.motion == "ode":
             latent = dict(self.latent.named_parameters())
             free = self.fitter.free
@@ -309,7 +185,24 @@ class NestDynamicModel(GaussianModel):
             groups["period"] = [latent["log_period"]]
         elif self.config.motion == "mlp":
             groups["motion"] = list(self.deformation.parameters())
+        self.camera_optimizer.get_param_groups(groups)
         return groups
+
+    @torch.no_grad()
+    def keep_world(self, centres: Float[Tensor, "v 3"], progress: float) -> None:
+        """Take the drift of the world out of refined cameras; after each quarter the log says how far they
+        moved.
+
+        Args:
+            centres: of the training cameras, before refinement.
+            progress: fraction of the training that is about to begin.
+        """
+        if self.config.camera_optimizer.mode == "off":
+            return
+        adjustments = self.camera_optimizer.pose_adjustment
+        adjustments.copy_(without_drift(adjustments, centres))
+        if int(4 * progress) > int(4 * self.curriculum.progress.item()):
+            CONSOLE.log(describe_moves(adjustments))
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         assert attributes.optimizers is not None
@@ -343,21 +236,29 @@ class NestDynamicModel(GaussianModel):
         if self.training:
             self.forget_scenes()
             views = downscale_views(views, self.curriculum.downscale(views))
-            gaussians, poses = self._training_gaussians(self.latent(), time)
+            gaussians, poses = self._training_gaussians(self.latent(), time, views)
         else:
             scene = self._as_trained()
             gaussians, poses = scene.gaussians_at(time), scene.poses_at(time)
         background = self.background(views.alphas is not None)
         mode = "RGB" if views.depths is None else "RGB+ED"
         rendering = self.rasterize(gaussians, views, background, mode)
+        if self.training and self.curriculum.stands_still:
+            trusted = self.still_background.trusted(rendering, views, background)
+            views = replace(views, masks=trusted if views.masks is None else views.masks * trusted)
         if self.training:
             step, info = self.curriculum.step, rendering.info
             self.densification.before_backward(self.field, step, info, views.masks)
         return {"rendering": rendering, "views": views, "background": background, "poses": poses}
 
-    def _training_gaussians(self, latent: SceneLatent, time: Tensor) -> tuple[Gaussians, Pose]:
+    def _training_gaussians(
+        self, latent: SceneLatent, time: Tensor, views: Views | None = None
+    ) -> tuple[Gaussians, Pose]:
         poses, rigged = latent.poses, self.field(latent)
-        if self.config.motion == "ode":
+        gates = self.field.gates()
+        if views is not None and gates is not None and not self.curriculum.stands_still:
+            rigged = replace(rigged, rest=self.still_background.hide(rigged.rest, gates.detach(), views))
+        if self.config.motion == "ode" and not self.curriculum.stands_still:
             poses = self._dynamics.poses(latent, self.fitter.path(self.flow, latent.motion), time)
         if self._deform is not None:
             rigged = replace(rigged, rest=self._deform(rigged.rest, time))
@@ -371,18 +272,21 @@ class NestDynamicModel(GaussianModel):
         losses = {"photometric": found["photometric"]}
         if "depth" in found:
             losses["depth"] = config.depth_weight * found["depth"]
-        if config.motion == "ode":
-            bind_poses = self.field.bind_quats, self.field.bind_translations
+        if config.motion == "ode" and not self.curriculum.stands_still:
+            count = self.field.num_moving()
+            poses = outputs["poses"][0][:count], outputs["poses"][1][:count]
+            bind_poses = self.field.bind_quats[:count], self.field.bind_translations[:count]
             others = {"attraction": self.fitter.attraction_loss(self.flow)}
             if self._has_few_times():
                 others["roughness"] = self.fitter.roughness()
-            losses |= self.motion_losses(outputs["poses"], bind_poses, self.bounds, **others)
+            losses |= self.motion_losses(poses, bind_poses, self.bounds, **others)
         if config.strategy == "mcmc":
             # Gently while motion is being found: what moves in a way not found yet looks unneeded.
             share = 1.0 if self.curriculum.opening >= 1 else 0.1
             opacities, scales = self.field.params["opacities"].sigmoid(), self.field.params["scales"].exp()
             losses["opacity"] = share * config.opacity_weight * opacities.mean()
             losses["scale"] = share * config.scale_weight * scales.mean()
+        self.camera_optimizer.get_loss_dict(losses)
         return losses
 
     def get_metrics_dict(self, outputs, batch=None) -> dict[str, Tensor]:  # type: ignore[override]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from nest_nerfstudio.cameras import cameras_to_views, downscale_views
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
-from nest_nerfstudio.models.nest_dynamic import NestDynamicModel, NestDynamicModelConfig
+from nest_nerfstudio.models.nest_dynamic import NestDynamicModel
+from nest_nerfstudio.models.nest_dynamic_config import NestDynamicModelConfig
 from nest_nerfstudio.pipelines.base import NestPipelineConfig
 from nest_nerfstudio.pipelines.single_scene import SingleScenePipeline, in_numbers
 from nest_nerfstudio.training.backdrop import find_backdrop, with_silhouettes
@@ -27,6 +30,8 @@ _MOST = 64
 """Views that a start is found from, at most."""
 _START_SIZE = 800
 """Pixels of the longer side of these views, less than twice as many at most."""
+_MOST_SOUGHT = 200
+"""Views in which motion is sought, at most."""
 _NEVER_SET = (math.nan, math.nan)
 """A window unlike any other: a resumed data manager may have been restored with another than is due."""
 
@@ -88,11 +93,15 @@ class NestDynamicPipeline(SingleScenePipeline):
             CONSOLE.log(f"All images have RGB {in_numbers(backdrop)} at their borders: it is the background.")
             model.set_image_background(has_alpha, backdrop)
             views = [with_silhouettes(view, backdrop) for view in views]
+        stands_still = model.has_still_background(has_alpha or backdrop is not None)
+        if stands_still:
+            views = self._views_in(None)
         model.initialize(
             views,
             seed_points,
             cameras=_TrainCameras(self._data, self.device),
             num_times=len(self._train_times.unique()),
+            stands_still=stands_still,
         )
 
     def _views_in(self, window: tuple[float, float] | None) -> list[Views]:
@@ -109,8 +118,18 @@ class NestDynamicPipeline(SingleScenePipeline):
 
     def views_over_time(self) -> Iterator[Views]:
         """Training views at even steps of their order in time, read one by one."""
+        return self._in_order(MAX_IMAGES)
+
+    def _in_order(self, most: int) -> Iterator[Views]:
         order = self._train_times.argsort().tolist()
-        return (self._view(i) for i in order[:: math.ceil(len(order) / MAX_IMAGES)])
+        return (self._view(i) for i in order[:: math.ceil(len(order) / most)])
+
+    def to_views(self, camera: Cameras, batch: dict[str, Any]) -> Views:
+        """As the base; in training, of which all cameras are known by their index, as refined so far."""
+        if self.training and self.dynamic_model.config.camera_optimizer.mode != "off":
+            camera = copy(camera)
+            camera.camera_to_worlds = self.dynamic_model.camera_optimizer.apply_to_camera(camera)
+        return super().to_views(camera, batch)
 
     def failure(self) -> str | None:
         return self.dynamic_model.failure()
@@ -118,7 +137,9 @@ class NestDynamicPipeline(SingleScenePipeline):
     def set_progress(self, step: int, progress: float) -> None:
         super().set_progress(step, progress)
         model = self.dynamic_model
+        model.keep_world(self._data.train_dataset.cameras.camera_to_worlds[..., 3].to(self.device), progress)
         model.set_progress(step, progress)
+        model.find_motion(step, progress, self._in_order(_MOST_SOUGHT))
         model.hand_over(self.views_over_time())
         window = model.time_window()
         if window != self._window:

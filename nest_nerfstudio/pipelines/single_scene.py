@@ -11,7 +11,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.utils.data import Subset
 
-from nest_nerfstudio.cameras import batch_to_views
+from nest_nerfstudio.cameras import batch_to_views, is_one_moving_camera
+from nest_nerfstudio.data.batches import single_camera
 from nest_nerfstudio.data.datamanager import DynamicDatamanager
 from nest_nerfstudio.data.world import World
 from nest_nerfstudio.models.gaussian_model import GaussianModel
@@ -25,6 +26,15 @@ class SingleScenePipeline(NestPipeline):
     A batch becomes `Views` here, once, and images reach the model in no other way.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        cast(GaussianModel, self.model).ways = self._ways
+
+    def _ways(self) -> list[Cameras]:
+        """Cameras of each split that is the way of one moving camera."""
+        splits = self._data.train_dataset.cameras, self._data.eval_dataset.cameras
+        return [cameras for cameras in splits if is_one_moving_camera(cameras)]
+
     @property
     def _data(self) -> DynamicDatamanager:
         return cast(DynamicDatamanager, self.datamanager)
@@ -34,7 +44,7 @@ class SingleScenePipeline(NestPipeline):
         return batch_to_views(camera, batch)
 
     def _view(self, index: int) -> Views:
-        camera = self._data.train_dataset.cameras[index : index + 1].to(self.device)
+        camera = single_camera(self._data.train_dataset.cameras.to(self.device), index)
         batch = self._data.cached_train[index]
         return self.to_views(camera, {"image": batch["image"], "mask": batch.get("mask")})
 

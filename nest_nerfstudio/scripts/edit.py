@@ -23,9 +23,10 @@ EDIT_FILE = "edit.json"
 
 def edit_run(
     run: Annotated[Path, tyro.conf.Positional],
-    edit: Annotated[Path, tyro.conf.Positional],
+    edit: Annotated[Path | None, tyro.conf.Positional] = None,
     name: str | None = None,
     overwrite: bool = False,
+    fixed_time: float | None = None,
 ) -> Path:
     """Write a run whose scene is edited, beside the run that it comes from, which stays as it is.
 
@@ -34,9 +35,10 @@ def edit_run(
 
     Args:
         run: the run: its folder, or its `config.yml`.
-        edit: JSON file with the edit; docs/edits.md lists the steps.
+        edit: JSON file with the edit; docs/edits.md lists the steps. It may be left out with `fixed-time`.
         name: name of the new run's folder; by default that of `run` with "-edited".
         overwrite: replace an edited run of that name.
+        fixed_time: clip time that all cameras of the new run show, whatever their own.
 
     Returns:
         The new run's `config.yml`.
@@ -45,16 +47,18 @@ def edit_run(
         FileNotFoundError: no such run, or edit.
         FileExistsError: there is a run of that name.
         EditError: the edit is wrong, or the scene cannot carry it; nothing is written.
-        ValueError: a run of another method, or a name that is no folder's name.
+        ValueError: a run of another method, a name that is no folder's name, or nothing to change.
     """
+    if edit is None and fixed_time is None:
+        raise ValueError("there is nothing to change: give a JSON file with an edit, --fixed-time, or both")
     source = config_of(run).resolve()
-    step = SceneEdit.load(edit)
+    step = SceneEdit() if edit is None else SceneEdit.load(edit)
     target = _target(source.parent, name, overwrite)
     composed = _carried(source, step)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        config = _write(partial, target, source, composed)
+        config = _write(partial, target, source, composed, fixed_time)
         if target.exists():
             shutil.rmtree(target)
         partial.rename(target)
@@ -105,12 +109,14 @@ def _require_place(config: Any, folder: Path) -> None:
         )
 
 
-def _write(folder: Path, target: Path, source: Path, edit: SceneEdit) -> Any:
+def _write(folder: Path, target: Path, source: Path, edit: SceneEdit, fixed_time: float | None) -> Any:
     """Write an edited run into a folder that will become `target`; returns its config."""
     config = yaml.load(source.read_text(), Loader=yaml.Loader)
     checkpoints = config.get_checkpoint_dir()
     config.timestamp = target.name
     config.pipeline.model.edit = config.get_base_dir() / EDIT_FILE
+    if fixed_time is not None:
+        config.pipeline.model.fixed_time = fixed_time
     shared = folder / config.relative_model_dir
     shared.mkdir(parents=True)
     for path in sorted(checkpoints.glob("step-*.ckpt")):

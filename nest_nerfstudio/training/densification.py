@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from nest_nerfstudio.cameras import indices_by_pose
-from nest_nerfstudio.fields.bound_gaussians import PARAMETERS, BoundGaussians
+from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
 from nest_nerfstudio.geometry.multiview import pixel_indices
-from nest_nerfstudio.training.strategy import create_strategy
+from nest_nerfstudio.training.strategy import append_gaussians, create_strategy
 from nest_nerfstudio.types import Views
 
 _EMPTY = -6.0
@@ -87,6 +87,12 @@ class Densification(nn.Module):
         self._state = {**self._strategy.initialize_state(), **self._state}
         self._optimizers = optimizers
 
+    def add(self, field: BoundGaussians, new: dict[str, Tensor]) -> None:
+        """Add Gaussians to the field, parameters by name."""
+        append_gaussians(field.params, {name: self._optimizers[name] for name in field.params}, new)
+        self._state = self._strategy.initialize_state()
+        field.forget_neighbors()
+
     def before_backward(
         self,
         field: BoundGaussians,
@@ -128,7 +134,7 @@ class Densification(nn.Module):
         count = len(field)
         self._strategy.step_post_backward(
             params=field.params,
-            optimizers={name: self._optimizers[name] for name in PARAMETERS},
+            optimizers={name: self._optimizers[name] for name in field.params},
             state=self._state,
             step=step,
             info=self._info,

@@ -177,6 +177,19 @@ class TorchMCMCStrategy(MCMCStrategy):
         return {"opacities": torch.logit(opacities).reshape(logits.shape), "scales": torch.log(scales)}
 
 
+@torch.no_grad()
+def append_gaussians(params: Params, optimizers: Optimizers, new: dict[str, Tensor]) -> None:
+    """Add Gaussians at the end, of given parameters by name, with optimizers that start anew on them."""
+
+    def update_param(name: str, p: Tensor) -> torch.nn.Parameter:
+        return torch.nn.Parameter(torch.cat([p, new[name].to(p)]))
+
+    def update_moment(key: str, moment: Tensor) -> Tensor:
+        return torch.cat([moment, moment.new_zeros(len(new["means"]), *moment.shape[1:])])
+
+    _update_param_with_optimizer(update_param, update_moment, params, optimizers)  # type: ignore[arg-type]
+
+
 def _add_noise(params: Params, scale: float) -> None:
     """Add noise of each Gaussian's covariance to its mean, less if it is opaque (arXiv 2404.09591, Eq. 8)."""
     opacities = torch.sigmoid(params["opacities"].flatten())

@@ -104,3 +104,20 @@ def test_roughness_does_not_depend_on_the_size_of_the_motion() -> None:
     before = free.roughness().detach()
     put(free, 10 * free.path_values.detach() + 3)
     torch.testing.assert_close(free.roughness().detach(), before)
+
+
+def test_the_motion_follows_given_twists() -> None:
+    """Two groups of tokens on two ways, one of which turns."""
+    free = FreeMotion(40, 6, 8, 32, 9)
+    free.start_codes(torch.rand(40, 3))
+    times = torch.linspace(0, 1, 9)[:, None]
+    twists = torch.zeros(9, 40, 6)
+    twists[:, :20, 0] = times - 0.5
+    twists[:, 20:, 1] = 0.3 * (6 * times).sin()
+    twists[:, 20:, 5] = times
+    left = free.follow(twists, iterations=600)
+    found = free.observed_twists(9)
+    error = (found - twists).square().mean().sqrt() / twists.square().mean().sqrt()
+    assert error < 0.15
+    assert left == pytest.approx(float(error), abs=0.05)
+    assert all(parameter.grad is None for parameter in free.parameters())

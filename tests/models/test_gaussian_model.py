@@ -314,6 +314,12 @@ def test_a_single_untimed_camera_shows_the_start() -> None:
         assert torch.equal(model.get_outputs_for_camera(camera_at(None))["rgb"], rgb_at(model, 0.0))
 
 
+def test_a_fixed_time_is_shown_by_all_cameras() -> None:
+    fixed, free = make_model(fixed_time=0.4), make_model()
+    for camera in (camera_at(None), camera_at(0.9)):
+        assert torch.equal(fixed.get_outputs_for_camera(camera)["rgb"], rgb_at(free, 0.4))
+
+
 @pytest.mark.parametrize("time", [-0.6, 1.3, 4.2])
 def test_times_outside_the_clip_are_extrapolated(time: float) -> None:
     torch.testing.assert_close(rgb_at(make_model(), time), rgb_at(make_model(), time % 1), atol=1e-3, rtol=0)

@@ -17,6 +17,7 @@ from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
 from nest_nerfstudio.edits.selection import Sphere
 from nest_nerfstudio.edits.steps import Keep, Move, Oscillate, Recolor, Relight, Retime, Step, Swap
 from nest_nerfstudio.io.splats import read_splat_ply
+from nest_nerfstudio.models.runs import load_run
 from nest_nerfstudio.scripts import edit as script
 from nest_nerfstudio.scripts.edit import edit_run
 from nest_nerfstudio.scripts.export import EncodedScenes, splat
@@ -84,6 +85,13 @@ def test_an_edited_run_is_opened_by_all_tools_and_stacks(
     plain_psnr, edited_psnr = (json.loads(path.read_text())["results"]["psnr"] for path in scores)
     assert edited_psnr < plain_psnr - 1
     assert contents(run) == before
+
+
+def test_a_run_at_a_fixed_time(dynamic: Path, tmp_path: Path) -> None:
+    edited = edit_run(dynamic, name="fixed", fixed_time=0.3)
+    assert load_run(edited).model.config.fixed_time == 0.3
+    with pytest.raises(ValueError, match="nothing to change"):
+        edit_run(dynamic)
 
 
 def test_an_edited_run_is_found_where_its_checkpoint_is(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nest_nerfstudio.training.curriculum import SMALLEST, CurriculumConfig
+from nest_nerfstudio.training.curriculum import SMALLEST, Curriculum, CurriculumConfig
 from nest_nerfstudio.types import Views
 
 
@@ -84,3 +84,52 @@ def test_colours_become_view_dependent_in_even_steps(highest: int) -> None:
         next(i for i in range(301) if i / 100 * (highest + 1) >= degree) for degree in range(highest + 1)
     ]
     assert degrees[100] == degrees[-1] == highest
+
+
+# ---------------------------------------------------------------- a background that stands still
+
+
+def stages(curriculum: Curriculum, steps: int = 100) -> list[tuple[float, tuple[float, float] | None, int]]:
+    """Opening, window and downscaling at each hundredth of a training that moves as soon as it may."""
+    found = []
+    for step in range(steps):
+        progress = step / steps
+        if curriculum.is_still_done(step, progress):
+            curriculum.move(step, progress)
+        curriculum.advance(step, progress)
+        scale = curriculum.downscale(views_of(400, 400))
+        found.append((curriculum.opening.item(), curriculum.time_window(), scale))
+    return found
+
+
+def test_what_stands_still_is_fitted_to_all_times_first() -> None:
+    curriculum = Curriculum(CurriculumConfig(still_until=0.2, widen_until=0.3))
+    curriculum.stand_still()
+    found = stages(curriculum)
+    still, moving = found[:20], found[20:]
+    assert all(opening < 0 and window is None for opening, window, _ in still)
+    assert [scale for *_, scale in still] == [4] * 10 + [2] * 10
+    assert moving[0][0] == 0
+    assert moving[0][1] == (0.45, 0.55)
+    assert all(window is not None for _, window, _ in moving[:30])
+    assert [window for _, window, _ in moving[31:]] == [None] * 49
+    assert [scale for *_, scale in moving[:30]] == [2] * 30
+    assert [scale for *_, scale in moving[31:]] == [1] * 49
+    assert curriculum.is_full_size()
+
+
+def test_a_curriculum_goes_on_where_its_checkpoint_stood() -> None:
+    first, second = (Curriculum(CurriculumConfig(still_until=0.2)) for _ in range(2))
+    first.stand_still()
+    second.load_state_dict(first.state_dict())
+    assert second.stands_still
+    first.move(20, 0.2)
+    second.load_state_dict(first.state_dict())
+    for curriculum in (first, second):
+        curriculum.advance(30, 0.3)
+    assert second.opening == first.opening > 0
+    old = Curriculum(CurriculumConfig()).state_dict()
+    del old["motion_from"]
+    second.load_state_dict(old)
+    assert not second.stands_still
+    assert second.motion_from[0] == 0

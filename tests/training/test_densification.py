@@ -228,3 +228,50 @@ def test_gaussians_drawn_where_pixels_are_masked_out_have_no_say_in_what_is_spli
     means2d.grad = torch.ones(1, COUNT, 2)
     densification.after_step(field, 1, 0.2, False, nothing_asked)
     assert densification.get_extra_state()["count"].tolist() == [0.0] * 10 + [1.0] * (COUNT - 10)
+
+
+def with_gates(strategy: Literal["mcmc", "default"] = "mcmc") -> tuple[BoundGaussians, Densification]:
+    """Half of the Gaussians, the red ones, move."""
+    field = make_field()
+    field.stand_still()
+    moving = torch.arange(COUNT) % 2 == 0
+    with torch.no_grad():
+        field.params["gates"][moving] = 4.0
+        field.params["features_dc"][:] = moving[:, None].float()
+    densification = Densification(DensificationConfig(), strategy, max_gs_num=2 * COUNT)
+    densification.start(field, make_views(), False)
+    optimizers = {name: torch.optim.Adam([field.params[name]], lr=1e-3) for name in field.params}
+    densification.attach(optimizers, torch.device("cpu"))
+    return field, densification
+
+
+def test_gaussians_that_are_moved_and_added_have_the_gate_of_their_parent() -> None:
+    field, densification = with_gates()
+    with torch.no_grad():
+        field.params["opacities"][10:20] = -9.0  # dead: five of each kind
+    torch.manual_seed(0)
+    densification.after_step(field, 600, 0.2, False, nothing_asked)
+    assert len(field) > COUNT
+    gates = field.gates()
+    assert gates is not None
+    assert torch.equal(gates, field.params["features_dc"][:, 0])
+    assert (field.params["opacities"] > -9).all()
+
+
+@pytest.mark.parametrize("strategy", ["mcmc", "default"])
+def test_gaussians_join_with_new_optimizer_states(strategy: Literal["mcmc", "default"]) -> None:
+    field, densification = with_gates(strategy)
+    sum(p.sum() for p in field.params.values()).backward()
+    for optimizer in densification._optimizers.values():
+        optimizer.step()
+    before = {name: value.detach().clone() for name, value in field.params.items()}
+    densification.add(field, {name: torch.full_like(value[:5], 0.25) for name, value in before.items()})
+    assert len(field) == COUNT + 5
+    for name, value in field.params.items():
+        assert torch.equal(value[:COUNT], before[name])
+        assert (value[COUNT:] == 0.25).all()
+        (group,) = densification._optimizers[name].param_groups
+        assert group["params"][0] is value
+        moment = densification._optimizers[name].state[value]["exp_avg"]
+        assert moment[:COUNT].any() or not value.numel()
+        assert not moment[COUNT:].any()
