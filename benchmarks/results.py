@@ -29,7 +29,7 @@ import tyro
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "benchmarks" / "RESULTS.md"
-MOST_LINES = 170
+MOST_LINES = 200
 LOAD_AT_START = os.getloadavg()[0]
 
 # ---------------------------------------------------------------- recording
@@ -363,6 +363,41 @@ TABLES = (
             *ORIGIN,
         ),
         (Source("prior_ablations", ("variant",), (("minutes", 20), ("data", "../shared/data/scenes"))),),
+    ),
+    Table(
+        "Disentanglement",
+        "benchmarks/disentanglement.py --load-config RUN/config.yml [--data ../shared/data/scenes]",
+        "A prior of 28 minutes, on scenes with edits or on procedural figures (None). D_LSBD by known "
+        "actions: 0 is linearly disentangled, 1 a constant code. Leakage: largest R² of a factor from a part "
+        "of Z that is not its own. What it means: docs/disentanglement.md.",
+        (
+            ("data", "name", ""),
+            *(
+                (f"D_LSBD, {what}", f"D_LSBD {what}", ".3f")
+                for what in ("yaw, positions", "place", "hue", "light")
+            ),
+            *((f"leakage, {what}", f"leakage of {what}, latent", PSNR) for what in ("yaw", "place", "light")),
+            *((f"autoencoder, {what}", f"leakage of {what}, autoencoder", PSNR) for what in ("yaw", "place")),
+            *ORIGIN,
+        ),
+        (Source("disentanglement", ("data",), (), None, "{data}"),),
+    ),
+    Table(
+        "Attractors of autoencoders",
+        "benchmarks/attractors.py published | sweep",
+        "MLPs of width 256 on uniform data of 32 numbers; means over seeds. What it means: "
+        "docs/attractors.md.",
+        (
+            ("network", "name", ""),
+            ("MSE", "mse", ".0e"),
+            ("attractors", "attractors", PSNR),
+            ("spectral radius", "largest spectral radius", ".3f"),
+            ("starts that end at an example", "starts that end at an example", PSNR),
+            ("examples reached", "examples reached", ".1f"),
+            ("seeds", "seed", ""),
+            *ORIGIN,
+        ),
+        (Source("attractors", ("name",), (), None, "{name}"),),
     ),
     Table(
         "Exactness, numerics, cost, set-up",
