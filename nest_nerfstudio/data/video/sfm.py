@@ -40,6 +40,8 @@ MIN_ANGLE = 1.0
 LOSS_SCALE = 0.5
 """Error of a feature's position that is usual, pixels; of the last adjustment."""
 REFINE_ITERATIONS = 40
+MIN_LONG_TRACKS = 256
+"""Points of each frame that its camera is adjusted to at least."""
 TURNS_ONLY = (
     "the camera only turns where it stands, or films one flat thing: no depth can be told from that. Walk "
     "around the scene while filming"
@@ -207,22 +209,37 @@ def _map(pycolmap: Any, database: Path, images: Path, output: Path, count: int, 
 
 
 def _refine(pycolmap: Any, model: Any, folder: Path, jobs: int) -> None:
-    """Adjust cameras and points once more under a robust loss, and write them.
+    """Adjust a model under a robust loss, and write it: first its cameras on long tracks, then all points.
 
-    What moves along epipolar lines is in no mask, and its points pull at the cameras.
+    What moves along epipolar lines is in no mask, but no place explains it for long: its tracks are short.
     """
-    options = pycolmap.BundleAdjustmentOptions()
+    options, config = pycolmap.BundleAdjustmentOptions(), pycolmap.BundleAdjustmentConfig()
     options.print_summary = False
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     options.ceres.loss_function_scale = LOSS_SCALE
     options.ceres.solver_options.num_threads = jobs
     options.ceres.solver_options.max_num_iterations = REFINE_ITERATIONS
-    config = pycolmap.BundleAdjustmentConfig()
     for image in model.reg_image_ids():
         config.add_image(image)
     config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    options.min_track_length = _long_track(model)
+    pycolmap.create_default_bundle_adjuster(options, config, model).solve()
+    options.min_track_length = 0
+    options.refine_focal_length = options.refine_extra_params = options.refine_rig_from_world = False
     pycolmap.create_default_bundle_adjuster(options, config, model).solve()
     model.write(str(folder))
+
+
+def _long_track(model: Any) -> int:
+    """Largest length of tracks of which every frame has `MIN_LONG_TRACKS` that long; 0 if one has too few."""
+    lengths = [
+        sorted(model.points3D[point.point3D_id].track.length() for point in image.get_observation_points2D())
+        for image in model.images.values()
+        if image.has_pose
+    ]
+    if min(map(len, lengths)) < MIN_LONG_TRACKS:
+        return 0
+    return min(frame[-MIN_LONG_TRACKS] for frame in lengths)
 
 
 def _chunks(values: Sequence[Any], size: int) -> list[Sequence[Any]]:
