@@ -148,7 +148,7 @@ class Disentanglement(Command):
             classic |= {f"{score}, {name}": value for score, value in found.items()}
         figures = {**_summary(rows), **_of_cameras(data), **lsbd, **classic, "PSNR of the autoencoder": psnr}
         plots = {"leakage": _leakage_figure(rows), "lsbd": _lsbd_figure(lsbd)}
-        return Report(figures, rows, plots, _notes(sizes, data, len(states)))
+        return Report(figures, rows, plots, notes=_notes(sizes, data, len(states)))
 
     def _prior(self) -> tuple[Encode, Field]:
         """The encoder of a run, or a fresh one, and the field of its latents."""

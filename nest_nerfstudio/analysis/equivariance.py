@@ -304,7 +304,7 @@ def _report(errors: Mapping[tuple[str, str, str], Sequence[float]]) -> Report:
         "control is caught": caught,
     }
     notes = [] if caught else ["The control is exact: this measurement finds nothing."]
-    return Report(figures, rows, {"errors": _histogram(errors)}, notes)
+    return Report(figures, rows, {"errors": _histogram(errors)}, notes=notes)
 
 
 def _modules(errors: Mapping[tuple[str, str, str], Sequence[float]]) -> list[str]:
