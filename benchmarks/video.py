@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +64,7 @@ class Video:
         true = json.loads((self.data / "casual" / name / "transforms.json").read_text())
         poses = {frame["file_path"]: np.array(frame["transform_matrix"]) for frame in true["frames"]}
         clip = self._encode(self.data / "casual" / name / "images" / "train_%03d.png", name)
-        start = time.perf_counter()
         made = make_capture(clip, self.output / name, jobs=self.jobs)
-        seconds = time.perf_counter() - start
         found = json.loads((self.output / name / "transforms.json").read_text())
         numbers = [round(frame["time"] * self.rate) for frame in found["frames"]]
         errors = pose_errors(
@@ -80,7 +77,6 @@ class Video:
             **errors,
             "focal_length_percent": round(100 * focal, 3),
             "seed_points": made.num_points,
-            "seconds": round(seconds, 1),
         }
 
     def _refusal(self, name: str) -> str:
