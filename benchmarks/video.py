@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
+from PIL import Image
 from results import record
 
 from nest_nerfstudio.data.video.capture import make_capture
@@ -63,7 +64,7 @@ class Video:
         """Frames with a camera, and the errors of these after alignment of the centres."""
         true = json.loads((self.data / "casual" / name / "transforms.json").read_text())
         poses = {frame["file_path"]: np.array(frame["transform_matrix"]) for frame in true["frames"]}
-        clip = self._encode(self.data / "casual" / name / "images" / "train_%03d.png", name)
+        clip = self._encode(sorted((self.data / "casual" / name / "images").glob("train_*.png")), name)
         made = make_capture(clip, self.output / name, jobs=self.jobs)
         found = json.loads((self.output / name / "transforms.json").read_text())
         numbers = [round(frame["time"] * self.rate) for frame in found["frames"]]
@@ -81,30 +82,35 @@ class Video:
 
     def _refusal(self, name: str) -> str:
         """The error of a clip that has nothing to match."""
-        clip = self._encode(self.data / "motion" / name / "train" / "r_%03d.png", name)
+        clip = self._encode(sorted((self.data / "motion" / name / "train").glob("*.png")), name)
         try:
             made = make_capture(clip, self.output / name, jobs=self.jobs)
         except ValueError as error:
             return str(error)
         raise SystemExit(f"{name}: {made.summary}, but its frames have nothing in common")
 
-    def _encode(self, frames: Path, name: str) -> Path:
-        """An MP4 file of numbered images, over white where they have alpha."""
+    def _encode(self, images: list[Path], name: str) -> Path:
+        """An MP4 file of images, over white where they have alpha."""
         path = self.output / f"{name}.mp4"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            white = "split[a][b];[a]drawbox=c=white:replace=1:t=fill[c];[c][b]overlay,format=yuv420p"
-            command = [
-                *("ffmpeg", "-y", "-loglevel", "error", "-framerate", str(self.rate)),
-                "-i",
-                str(frames),
-            ]
-            part = path.with_suffix(".part.mp4")
-            subprocess.run(
-                [*command, "-vf", white, "-c:v", "libx264", "-crf", str(self.quality), str(part)], check=True
-            )
-            part.replace(path)
+        if path.exists():
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shown = [over_white(image) for image in images]
+        size = "{}x{}".format(*shown[0].size)
+        source = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(self.rate), "-i", "-")
+        target = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(self.quality))
+        part = path.with_suffix(".part.mp4")
+        command = ("ffmpeg", "-y", "-loglevel", "error", *source, *target, str(part))
+        subprocess.run(command, input=b"".join(image.tobytes() for image in shown), check=True)
+        part.replace(path)
         return path
+
+
+def over_white(path: Path) -> Image.Image:
+    """An image file before white, RGB."""
+    with Image.open(path) as image:
+        rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def pose_errors(found: Float[np.ndarray, "n 4 4"], true: Float[np.ndarray, "n 4 4"]) -> dict[str, Any]:
