@@ -119,7 +119,10 @@ def fundamental_matrix(flow: Flow, seen: Bool[np.ndarray, "h w"]) -> Float[np.nd
     if len(u) < 32:
         return None
     p = np.stack([u, v], -1).astype(np.float64)
-    F, _ = cv2.findFundamentalMat(p, p + flow[v, u], cv2.USAC_MAGSAC, MAX_DISTANCE / 2, 0.999, 5000)
+    try:
+        F, _ = cv2.findFundamentalMat(p, p + flow[v, u], cv2.USAC_MAGSAC, MAX_DISTANCE / 2, 0.999, 5000)
+    except cv2.error:  # how OpenCV 5 says that no geometry explains them
+        return None
     return F if F is not None and F.shape == (3, 3) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -89,3 +90,15 @@ def test_epipolar_geometry_of_exact_flow() -> None:
     distance = sampson_distance(flow, F)
     assert np.median(distance) < 1e-3
     assert distance[100, 100] > 3
+
+
+def test_flow_that_no_geometry_explains_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too few pixels, and OpenCV's failure on pixels that have nothing in common."""
+    flow = np.random.default_rng(0).uniform(-50, 50, (HEIGHT, WIDTH, 2))
+    assert fundamental_matrix(flow, np.zeros((HEIGHT, WIDTH), bool)) is None
+
+    def fails(*_: object) -> None:
+        raise cv2.error("!model.empty()")
+
+    monkeypatch.setattr(cv2, "findFundamentalMat", fails)
+    assert fundamental_matrix(flow, np.ones((HEIGHT, WIDTH), bool)) is None
