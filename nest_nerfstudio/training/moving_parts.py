@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from nest_nerfstudio.cameras import downscale_views
-from nest_nerfstudio.geometry.multiview import camera_centres, project, sample_images, visible
+from nest_nerfstudio.geometry.multiview import project, sample_images, visible
 from nest_nerfstudio.geometry.sh import rgb_to_sh
 from nest_nerfstudio.rasterizers.base import RenderMode
 from nest_nerfstudio.training.visual_hull import mean_colors, read_silhouettes
@@ -35,10 +35,6 @@ _FEWEST = 5
 """Frames that a thing is seen in, and points of it, at least."""
 _STAYS = 0.3
 """Distance of a thing from where it mostly is, over its half size, up to which it counts as there."""
-_RESCALE = 1.4
-"""Factor by which the distance of a thing may be corrected, at most."""
-_STRAIGHTER = 0.8
-"""Part of its bends that a way has left after a correction of the distance that counts."""
 _THICKNESS = 0.15
 """Standard deviation of how far points lie before and behind the middle of a thing, over its half size."""
 _CHUNK = 50_000
@@ -184,8 +180,7 @@ def place_parts(
 
     One moving camera cannot tell how far off a thing is that moves: a near one that is slow looks like a far
     one that is fast. What decides is that things stand on what is below them: a thing is as far off as the
-    still scene where its lower border meets it; and, where the camera's way tells, as goes with a way that is
-    straight and even.
+    still scene where its lower border meets it.
 
     Args:
         frames: from `find_frames`.
@@ -271,13 +266,10 @@ def _part(track: list[_Sighting], canonical_time: float, num_times: int, count: 
     if count < _FEWEST:
         return None
     times = torch.tensor([s.time for s in track])
-    cameras = camera_centres(torch.cat([s.frame.view.viewmats for s in track]))
     places = torch.stack([s.place for s in track])
-    scale = _straightest(times.to(places), places, cameras)
-    places = cameras + scale * (places - cameras)
     way = _smooth(times.to(places), places)
     at = way(places.new_tensor([canonical_time]))[0]
-    size = scale * float(np.median([s.size for s in track]))
+    size = float(np.median([s.size for s in track]))
     views = []
     for sighting, place in zip(track, way(times.to(places)), strict=True):
         view = sighting.frame.view
@@ -312,25 +304,6 @@ def _in_hull(views: list[Views], first: Views, at: Float[Tensor, " 3"], size: fl
     points = at + 1.2 * size * (2 * torch.rand(_CANDIDATES, 3, device=at.device) - 1)
     points = points[((points - at) @ first.viewmats[0, 2, :3]).abs() < 3 * _THICKNESS * size]
     return points[read_silhouettes(views, points)[0] <= _EMPTY]
-
-
-def _straightest(
-    times: Float[Tensor, " v"], places: Float[Tensor, "v 3"], cameras: Float[Tensor, "v 3"]
-) -> float:
-    """Factor of the distances of places from their cameras that makes a way straight and even; else 1.
-
-    Where a lower border lies is known to a pixel or two, which is much on a floor seen at a low angle. A
-    camera on a curved way bends the way of what is placed too near or too far. Where no factor makes the way
-    much straighter, as the thing moves on a curve or the camera on a line, distances stay as they are.
-    """
-    design = torch.stack([torch.ones_like(times), times - times.mean()], 1)
-    across = torch.eye(len(times)).to(times) - design @ torch.linalg.pinv(design)
-    scales = torch.linspace(1 / _RESCALE, _RESCALE, 61).to(times)
-    scaled = cameras + scales[:, None, None] * (places - cameras)
-    bends = (across @ scaled).norm(dim=-1).median(1).values / scales
-    best = int(bends.argmin())
-    is_clear = 0 < best < len(scales) - 1 and bends[best] < _STRAIGHTER * bends[(scales - 1).abs().argmin()]
-    return float(scales[best]) if is_clear else 1.0
 
 
 def _smooth(

@@ -20,7 +20,7 @@ class Measure(Command):
         plot = Figure()
         plot.subplots().plot([0, 1])
         rows = [{"example": 0, "radius": 0.5, "returns": True}]
-        return Report({"mean": 0.25, "worst": float("inf")}, rows, {"radii": plot}, ["Of one example."])
+        return Report({"mean": 0.25, "worst": float("inf")}, rows, {"radii": plot}, notes=["Of one example."])
 
 
 def test_writes_figures_settings_and_plots(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_edits_in_a_browser(page: Any, run_config: Path, tmp_path: Path) -> None
     assert eventually(path.is_file, PATIENCE)
     assert json.loads(path.read_text())["steps"][0]["action"] == "move"
     page.get_by_role("button", name="Reset edit").click()
-    settled(page, lambda p: np.abs(p - still).mean() < 1)
+    settled(page, lambda p: np.abs(p - moved).mean() > 2)
 
 
 def watch(page: Any) -> None:
