@@ -13,7 +13,7 @@ from rich.progress import track
 
 WORK_SIZE = 480
 """Longer side at which flow is computed, pixels. Lengths below are pixels of that size."""
-GAPS = (1, 3)
+GAPS = (3, 9)
 """Frames from one image to those that it is compared with: near for fast motion, far for slow motion."""
 MAX_DISTANCE = 1.0
 """Sampson distance from its epipolar line beyond which a pixel moves, …"""
@@ -23,6 +23,8 @@ MAX_LOOP_ERROR = 1.0
 """Distance by which flow there and back may miss; beyond it, flow says nothing."""
 MIN_CONTRAST = 2.0
 """Standard deviation of the grey levels around a pixel below which it has no flow of its own."""
+SPECK = 7
+"""Width of what is too small to be taken for motion."""
 MARGIN = 5
 """Width by which what moves is widened."""
 STILL_FLOW = 0.5
@@ -160,7 +162,7 @@ def has_contrast(grey: Grey) -> Bool[np.ndarray, "h w"]:
 
 def widen(moves: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """What moves without specks and holes, and with a margin."""
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (MARGIN, MARGIN))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (SPECK, SPECK))
     opened = cv2.morphologyEx(moves.astype(np.uint8), cv2.MORPH_OPEN, disc)
     closed = cv2.morphologyEx(opened, cv2.MORPH_CLOSE, np.ones((2 * MARGIN + 1,) * 2, np.uint8))
     return cv2.dilate(closed, np.ones((2 * MARGIN + 1,) * 2, np.uint8)) > 0
