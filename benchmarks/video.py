@@ -116,8 +116,8 @@ def over_white(path: Path) -> Image.Image:
 def pose_errors(found: Float[np.ndarray, "n 4 4"], true: Float[np.ndarray, "n 4 4"]) -> dict[str, Any]:
     """Errors of camera poses after the similarity that best aligns their centres (Umeyama 1991).
 
-    A path that is nearly straight leaves the turn about it to small errors of the centres; so rotations are also
-    compared after the turn that aligns them best (`turned`).
+    A path that is nearly straight leaves the turn about it to small errors of the centres; so rotations are
+    also compared after the turn that aligns them best (`turned`).
 
     Args:
         found: camera to world.
