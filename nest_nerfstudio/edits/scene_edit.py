@@ -16,6 +16,7 @@ from nest_nerfstudio.edits.base import EditableField, EditError, Step, is_finite
 from nest_nerfstudio.edits.mixing import MixingStep, Scenes, no_scenes
 from nest_nerfstudio.edits.selection import SELECTIONS, All, Selection
 from nest_nerfstudio.edits.steps import STEPS
+from nest_nerfstudio.files import written_whole
 from nest_nerfstudio.types import SceneLatent
 
 __all__ = ["EditError", "EditableField", "SceneEdit"]
@@ -91,8 +92,9 @@ class SceneEdit:
         return SceneEdit(tuple(_run_beside(step, path.resolve().parent) for step in edit.steps))
 
     def save(self, path: Path) -> None:
-        """Write the edit as a JSON file."""
-        path.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        """Write the edit as a JSON file, which appears when it is complete."""
+        with written_whole(path) as part:
+            part.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
 
     @staticmethod
     def from_json(stored: Any) -> SceneEdit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nest_nerfstudio.files import written_whole
 from nest_nerfstudio.geometry.sh import SH_C0, rgb_to_sh
 from nest_nerfstudio.types import Gaussians
 
@@ -42,12 +42,8 @@ def write_fourdgs(path: Path, frames: Iterable[tuple[float, Gaussians]]) -> None
     gaussians = fourdgs.GaussianSet(**columns, sh_degree=degree)
     metadata = {"coordinate_system": "z-up-right-handed", "color_space": "srgb-rec709-display"}
     options = fourdgs.WriteOptions(profile="fine", metadata=metadata)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_whole(path) as part:
         fourdgs.write(str(part), gaussians, all_frames[-1][0] - start, options=options)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_fourdgs(path: Path, seconds: float) -> Gaussians:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from plyfile import PlyData, PlyElement
 from torch import Tensor
 from torch.nn import functional as F
 
+from nest_nerfstudio.files import written_whole
 from nest_nerfstudio.geometry.quaternion import quat_multiply, quat_normalize, rotmat_to_quat
 from nest_nerfstudio.geometry.sh import MAX_DEGREE, rotate_sh
 from nest_nerfstudio.geometry.sh import sh_degree as degree_of_sh
@@ -42,12 +42,8 @@ def write_splat_ply(path: Path, gaussians: Gaussians) -> None:
         raise ValueError("some Gaussians are not finite; drop them before writing")
     rows = table.view([(name, "<f4") for names, _ in columns for name in names])[:, 0]
     ply = PlyData([PlyElement.describe(rows, "vertex")], byte_order="<")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_whole(path) as part:
         ply.write(str(part))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_splat_ply(path: Path) -> Gaussians:

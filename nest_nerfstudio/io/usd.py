@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nest_nerfstudio.files import written_whole
 from nest_nerfstudio.geometry.quaternion import quat_normalize
 from nest_nerfstudio.types import Gaussians
 
@@ -37,8 +37,7 @@ def write_usd(path: Path, frames: Iterable[tuple[float, Gaussians]]) -> None:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} is not named as a USD file: {', '.join(SUFFIXES)}")
     pxr = _pxr()
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
+    with written_whole(path) as part:
         stage = pxr.Usd.Stage.CreateNew(str(part))
         pxr.UsdGeom.SetStageUpAxis(stage, pxr.UsdGeom.Tokens.z)
         pxr.UsdGeom.SetStageMetersPerUnit(stage, 1.0)
@@ -51,9 +50,6 @@ def write_usd(path: Path, frames: Iterable[tuple[float, Gaussians]]) -> None:
         stage.SetEndTimeCode(codes[-1])
         stage.GetRootLayer().Save()
         del splats, stage  # closes the file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_usd(path: Path, seconds: float) -> Gaussians:

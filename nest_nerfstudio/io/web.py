@@ -7,13 +7,14 @@ import gzip
 import html
 import json
 import math
-import os
 import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from nest_nerfstudio.files import written_whole
 
 Type = Literal["float32", "uint16", "uint8"]
 
@@ -67,12 +68,8 @@ def write_page(path: Path, title: str, scene: bytes) -> None:
     filled = {"TITLE": html.escape(title), "LICENSES": licences}
     filled |= {"PLAYER": _text(parts.joinpath("player.js.gz").read_bytes()), "SCENE": _text(scene)}
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], page)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_whole(path) as part:
         part.write_text(page)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _quantised(values: np.ndarray, stored: Type) -> tuple[np.ndarray, list[float], list[float]]:

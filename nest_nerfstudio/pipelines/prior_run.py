@@ -15,6 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from nest_nerfstudio import __version__
+from nest_nerfstudio.files import written_whole
 from nest_nerfstudio.models.inversion import Prior
 from nest_nerfstudio.models.nest_prior import NestPriorModel, NestPriorModelConfig
 from nest_nerfstudio.types import MotionCode, SceneLatent
@@ -87,7 +88,8 @@ class PriorRun:
                 return [_to_latent(parts) for parts in kept["latents"]]
         latents = self._encode(model)
         try:
-            torch.save({"key": key, "latents": [_to_parts(latent) for latent in latents]}, path)
+            with written_whole(path) as part:
+                torch.save({"key": key, "latents": [_to_parts(latent) for latent in latents]}, part)
         except (OSError, RuntimeError) as error:
             CONSOLE.log(f"The latents of the training scenes are not kept for the next time: {error}.")
         return latents

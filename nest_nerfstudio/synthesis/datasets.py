@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
+from nest_nerfstudio.files import written_whole
 from nest_nerfstudio.states import Edit, SunSky
 from nest_nerfstudio.synthesis.meshes import Figure
 from nest_nerfstudio.synthesis.rendering import Cameras, RenderJob, Sensor, render_missing, require_mitsuba
@@ -169,7 +170,7 @@ def make_moving_scene(
             for i, (time, camera) in enumerate(frames[split])
         ]
         transforms = {"camera_angle_x": config.cameras.angle_x, "period": config.period, "frames": listed}
-        (output / f"transforms_{split}.json").write_text(json.dumps(transforms, indent=1))
+        _write_json(output / f"transforms_{split}.json", transforms)
     return output
 
 
@@ -234,10 +235,9 @@ def make_scenes(
         }
         for split in ("train", "test"):
             listed = [frame for image, frame in scenes[named.name] if image.path.parent.name == split]
-            path = output / named.name / f"transforms_{split}.json"
-            path.write_text(json.dumps({**header, "frames": listed}, indent=1))
+            _write_json(output / named.name / f"transforms_{split}.json", {**header, "frames": listed})
     entries = [{"name": named.name, "category": named.category} for named in figures]
-    (output / "scenes.json").write_text(json.dumps({"scenes": entries}, indent=1))
+    _write_json(output / "scenes.json", {"scenes": entries})
     return output
 
 
@@ -313,12 +313,17 @@ def _seed(*parts: int) -> int:
 
 def _create_or_continue(output: Path, kind: str, settings: dict[str, Any]) -> None:
     """Create the folder, or make sure that the images in it were rendered with the same settings."""
-    path, text = output / f"{kind}.json", json.dumps(settings, indent=1)
+    path = output / f"{kind}.json"
     if path.exists():
-        if json.loads(path.read_bytes()) != json.loads(text):
+        if json.loads(path.read_bytes()) != json.loads(json.dumps(settings)):
             raise ValueError(f"{output} was rendered with other settings; remove it or choose another folder")
         return
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no {kind} data set; choose another folder")
     output.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    _write_json(path, settings)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content, indent=1))

@@ -6,7 +6,6 @@ z is up, and all cameras look at the origin. Images are sRGB PNG files with stra
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from PIL import Image
 from rich.progress import track
 
 from nest_nerfstudio.data.scenes.index import OBJECT_RADIUS
+from nest_nerfstudio.files import written_whole
 from nest_nerfstudio.states import Edit, SunSky
 from nest_nerfstudio.synthesis.colors import to_srgb
 from nest_nerfstudio.synthesis.meshes import Bsdf, Figure, Mesh, edit_mesh
@@ -258,6 +258,5 @@ def _save_png(rgba: Float[np.ndarray, "size size 4"], path: Path) -> None:
     """Write under another name first, so that an interrupted run leaves no incomplete image behind."""
     straight = np.concatenate([to_srgb(rgba[..., :3]), np.clip(rgba[..., 3:], 0, 1)], axis=-1)
     straight[rgba[..., 3] <= 0] = 0
-    part = path.with_suffix(".part")
-    Image.fromarray((straight * 255).round().astype(np.uint8), "RGBA").save(part, format="PNG")
-    os.replace(part, path)
+    with written_whole(path) as part:
+        Image.fromarray((straight * 255).round().astype(np.uint8), "RGBA").save(part, format="PNG")

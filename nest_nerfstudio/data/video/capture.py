@@ -8,7 +8,6 @@ Each step is done once for its inputs and settings (`record`); a failure leaves 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from nest_nerfstudio.data.video.sfm import (
     reconstruct,
     require_pycolmap,
 )
+from nest_nerfstudio.files import written_whole
 from nest_nerfstudio.io.point_clouds import write_cloud
 from nest_nerfstudio.types import Points
 
@@ -178,6 +178,5 @@ def _write(output: Path, model: Model, times: Mapping[str, float], title: str) -
         points.positions.numpy(),
         points.rgb.numpy(),
     )
-    part = output / ".transforms.part"
-    part.write_text(json.dumps(meta, indent=1))
-    os.replace(part, output / "transforms.json")
+    with written_whole(output / "transforms.json") as part:
+        part.write_text(json.dumps(meta, indent=1))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from nest_nerfstudio.files import written_whole
 
 NAME = "video.json"
 
@@ -63,6 +64,5 @@ class Record:
 
     def _save(self, name: str, step: dict[str, Any]) -> None:
         self.steps[name] = step
-        part = self.folder / f".{NAME}.part"
-        part.write_text(json.dumps(self.steps, indent=1))
-        os.replace(part, self.folder / NAME)
+        with written_whole(self.folder / NAME) as part:
+            part.write_text(json.dumps(self.steps, indent=1))

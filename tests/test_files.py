@@ -1,0 +1,33 @@
+"""Files are there whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from nest_nerfstudio.files import written_whole
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "scene.json"
+    with written_whole(path) as part:
+        part.write_text("half")
+        assert not path.exists()
+        assert part.suffix == path.suffix
+        part.write_text("whole")
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "scene.json"
+    path.write_text("before")
+
+    def interrupted() -> None:
+        with written_whole(path) as part:
+            part.write_text("half")
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        interrupted()
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
