@@ -1,13 +1,19 @@
-"""Photometric losses, and the loss on depth."""
+"""Photometric losses, in plain torch and as compiled kernels on the CPU; and the loss on depth."""
 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nest_nerfstudio.compiled import as_array, fits_kernels
+from nest_nerfstudio.thread_pool import SHARED, even_ranges
 
 SSIM_WINDOW = 11
 """Side of the SSIM window, pixels; smaller images have no SSIM term."""
@@ -30,12 +36,78 @@ def photometric_loss(
     Returns:
         The loss, averaged over all pixels. L1 alone if the image is smaller than the SSIM window.
     """
+    has_ssim = ssim_lambda > 0 and min(rgb.shape[:2]) >= SSIM_WINDOW
+    if has_ssim and fits_kernels(rgb) and rgb.dtype == target.dtype and not target.requires_grad:
+        return _Photometric.apply(rgb, target, ssim_lambda, mask)
+    return photometric_loss_reference(rgb, target, ssim_lambda, mask)
+
+
+def photometric_loss_reference(
+    rgb: Float[Tensor, "h w 3"],
+    target: Float[Tensor, "h w 3"],
+    ssim_lambda: float = 0.2,
+    mask: Float[Tensor, "h w 1"] | None = None,
+) -> Float[Tensor, ""]:
+    """`photometric_loss` in plain torch, on any device and in any dtype."""
     if mask is not None:
         rgb, target = (torch.where(mask > 0.5, image, 0.0) for image in (rgb, target))
     l1 = (rgb - target).abs().mean()
     if ssim_lambda == 0 or min(rgb.shape[:2]) < SSIM_WINDOW:
         return l1
     return (1 - ssim_lambda) * l1 + ssim_lambda * ssim_loss(rgb, target)
+
+
+class _Photometric(torch.autograd.Function):
+    """Image, target, λ and mask to the loss; the forward pass makes its gradient, of the same windows."""
+
+    @staticmethod
+    def forward(ctx: Any, rgb: Tensor, target: Tensor, ssim_lambda: float, mask: Tensor | None) -> Tensor:
+        # numba is slow to import, and nobody else needs it
+        from nest_nerfstudio.losses import photometric_kernels as kernels
+
+        height, width, _ = rgb.shape
+        images = as_array(rgb), as_array(target)
+        dtype = images[0].dtype
+        used = np.empty((0, 0), dtype) if mask is None else as_array(mask[..., 0].to(rgb))
+        a, b = np.empty((2, height, 3 * width), dtype)
+        distances, spans = np.empty(height), np.empty((height, 2), np.int64)
+        _in_rows(kernels.compare_rows, 0, height, *images, used, a, b, distances, spans)
+        rows = np.flatnonzero(spans[:, 1] >= 0)
+        if not len(rows):
+            ctx.save_for_backward(torch.zeros_like(rgb))
+            return rgb.new_zeros(())
+        num_rows, num_columns = height - SSIM_WINDOW + 1, width - SSIM_WINDOW + 1
+        top, bottom = _windows_of(int(rows[0]), int(rows[-1]), num_rows)
+        begin, end = _windows_of(int(spans[:, 0].min()), int(spans[:, 1].max()), num_columns)
+        weights = as_array(_gaussian_window(rgb.dtype, rgb.device).flatten())
+        errors = np.zeros(num_rows)
+        slopes = np.empty((kernels.SLOPES, num_rows, 3 * (end - begin)), dtype)
+        l1_share = dtype.type((1 - ssim_lambda) / rgb.numel())
+        share = dtype.type(ssim_lambda / (3 * num_rows * num_columns))
+        _in_rows(kernels.compare_windows, top, bottom, begin, end, weights, share, a, b, errors, slopes)
+        if ctx.needs_input_grad[0]:
+            gradient = torch.empty_like(rgb, memory_format=torch.contiguous_format)
+            windows = top, bottom, begin, end
+            arrays = a, b, used, slopes, as_array(gradient).reshape(height, -1)
+            _in_rows(kernels.gradient_rows, 0, height, windows, weights, l1_share, *arrays)
+            ctx.save_for_backward(gradient)
+        return rgb.new_tensor(l1_share * distances.sum() + share * errors.sum())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v_loss: Tensor) -> tuple[Tensor | None, ...]:
+        return v_loss * ctx.saved_tensors[0], None, None, None
+
+
+def _in_rows(kernel: Any, first: int, last: int, *args: Any) -> None:
+    """Run a kernel on rows of an image, in turns on all threads."""
+    ranges = even_ranges(last - first, 4 * SHARED.threads if SHARED.threads > 1 else 1)
+    SHARED.run(kernel, [(first + i, first + j) for i, j in ranges], *args)
+
+
+def _windows_of(first: int, last: int, count: int) -> tuple[int, int]:
+    """First and last (exclusive), along one axis, of all `count` windows that contain pixels of a range."""
+    return max(0, min(first - SSIM_WINDOW + 1, count - 1)), min(last, count - 1) + 1
 
 
 def ssim_loss(rgb: Float[Tensor, "h w 3"], target: Float[Tensor, "h w 3"]) -> Float[Tensor, ""]:
@@ -95,10 +167,8 @@ def _window_range(differs: Tensor, count: int) -> tuple[int, int] | None:
     found = differs.nonzero()
     if len(found) == 0:
         return None
-    first, last = int(found[0]), int(found[-1])
-    begin = max(0, min(first - SSIM_WINDOW + 1, count - 1))
-    end = min(last, count - 1) + SSIM_WINDOW
-    return begin, end
+    first, last = _windows_of(int(found[0]), int(found[-1]), count)
+    return first, last + SSIM_WINDOW - 1
 
 
 def depth_loss(

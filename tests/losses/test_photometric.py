@@ -4,7 +4,15 @@ import pytest
 import torch
 from pytorch_msssim import ssim
 
-from nest_nerfstudio.losses.photometric import SSIM_WINDOW, depth_loss, photometric_loss, ssim_loss, ssim_map
+from nest_nerfstudio.losses.photometric import (
+    SSIM_WINDOW,
+    depth_loss,
+    photometric_loss,
+    photometric_loss_reference,
+    ssim_loss,
+    ssim_map,
+)
+from nest_nerfstudio.thread_pool import SHARED
 
 
 def test_equal_images_have_no_loss() -> None:
@@ -40,6 +48,53 @@ def test_masked_pixels_do_not_count() -> None:
 def test_images_smaller_than_the_window_have_l1_alone() -> None:
     a, b = torch.rand(8, 20, 3), torch.rand(8, 20, 3)
     torch.testing.assert_close(photometric_loss(a, b), (a - b).abs().mean())
+
+
+def _images(height: int, width: int, differing: slice, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Two images that differ in some rows, and a mask."""
+    generator = torch.Generator().manual_seed(height * width)
+    target = torch.rand(height, width, 3, dtype=dtype, generator=generator)
+    rgb = target.clone()
+    rgb[differing, width // 3 :] += 0.2 * torch.randn(rgb[differing, width // 3 :].shape, generator=generator)
+    mask = torch.rand(height, width, 1, generator=generator) > 0.2
+    return rgb.requires_grad_(), target, mask.to(dtype)
+
+
+@pytest.mark.parametrize("ssim_lambda", [0.2, 1.0])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("height", "width", "differing"),
+    [(11, 11, slice(None)), (13, 40, slice(0, 2)), (57, 33, slice(55, 57)), (64, 48, slice(20, 30))],
+)
+def test_kernels_and_torch_agree(height, width, differing, masked, ssim_lambda) -> None:
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-4)):
+        rgb, target, mask = _images(height, width, differing, dtype)
+        found = []
+        for loss, to in ((photometric_loss, dtype), (photometric_loss_reference, torch.float64)):
+            value = loss(rgb.to(to), target.to(to), ssim_lambda, mask.to(to) if masked else None)
+            found.append((value.double(), torch.autograd.grad(3 * value, rgb)[0]))
+        (value, gradient), (expected, slope) = found
+        assert slope.abs().max() > 0
+        torch.testing.assert_close(value, expected, rtol=tolerance, atol=0)
+        assert (gradient - slope).abs().max() < tolerance * slope.abs().max()
+
+
+def test_kernels_give_the_same_on_any_number_of_threads(monkeypatch) -> None:
+    rgb, target, mask = _images(73, 51, slice(None), torch.float32)
+    found = []
+    for threads in (1, 2):
+        monkeypatch.setattr(SHARED, "threads", threads)
+        loss = photometric_loss(rgb, target, mask=mask)
+        found.append((loss, *torch.autograd.grad(loss, rgb)))
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+def test_kernels_give_no_gradient_of_equal_images() -> None:
+    rgb, target, _ = _images(20, 20, slice(0, 0), torch.float32)
+    loss = photometric_loss(rgb, target)
+    (gradient,) = torch.autograd.grad(loss, rgb)
+    assert loss == 0
+    assert (gradient == 0).all()
 
 
 @pytest.mark.parametrize(("rows", "columns"), [((0, 5), (3, 9)), ((30, 40), (40, 50)), ((58, 60), (0, 70))])
