@@ -98,7 +98,7 @@ class Casual:
         config.viewer.quit_on_train_completion = True
         if (scene / "dynamic").is_dir():
             config.pipeline.datamanager.dataparser.eval_split = "test"
-        else:
+        if '"time"' not in (scene / "transforms.json").read_text():
             config.pipeline.datamanager.dataparser.time_from = "frame-order"
         for name, value in VARIANTS[variant].items():
             setattr(config.pipeline.model, name, value)
