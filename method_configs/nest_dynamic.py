@@ -43,6 +43,7 @@ nest_dynamic = MethodSpecification(
             "path": _adam(1e-2, 0.02),
             "flow": _adam(1e-3, 0.02),
             "camera_opt": _adam(3e-4, 0.02),
+            "exposure": _adam(1e-2, 0.02),
             "period": _adam(3e-4, 0.01, hold_until=0.6),  # its errors add up, cycle by cycle
         },
     ),

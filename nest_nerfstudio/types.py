@@ -35,6 +35,7 @@ class Views:
         alphas: coverage in [0, 1].
         depths: camera-space z in world units; 0 where unknown.
         masks: 1 for the pixels to use, 0 for the others; None uses all.
+        exposures: (A, b) of each image, which shows a colour c as A c + b; None: as it is.
     """
 
     viewmats: Float[Tensor, "v 4 4"]
@@ -46,6 +47,7 @@ class Views:
     alphas: Float[Tensor, "v h w 1"] | None = None
     depths: Float[Tensor, "v h w 1"] | None = None
     masks: Float[Tensor, "v h w 1"] | None = None
+    exposures: Float[Tensor, "v 3 4"] | None = None
 
     def __len__(self) -> int:
         return self.viewmats.shape[0]
@@ -147,9 +149,8 @@ class Rendering:
         rgb: colour over the background; not clamped above.
         alpha: accumulated opacity in [0, 1].
         depth: camera-space z in world units, accumulated ("D") or expected ("ED"); None unless asked for.
-        info: what gsplat's densification strategies read: `means2d` [C, N, 2] (in the autograd graph),
-            `radii` [C, N], `depths` [C, N], `width`, `height`, `n_cameras`, `gaussian_ids` (None: not
-            packed).
+        info: what gsplat's densification reads: `means2d` [C, N, 2] (in the autograd graph), `radii`
+            and `depths` [C, N], `width`, `height`, `n_cameras`, `gaussian_ids` (None: not packed).
     """
 
     rgb: Float[Tensor, "c h w 3"]

@@ -1,4 +1,4 @@
-"""Colours: the sRGB transfer curve and hue shifts."""
+"""Colours: the sRGB transfer curve, hue shifts and exposure."""
 
 from __future__ import annotations
 
@@ -48,3 +48,22 @@ def shift_hue(rgb: Float[Tensor, "*b 3"], turn: Float[Tensor, "*#b 1"] | float) 
     )
     k = (rgb.new_tensor([5.0, 3.0, 1.0]) + sixths + 6 * turn) % 6
     return high - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
+
+
+def expose(
+    rgb: Float[Tensor, "v h w 3"],
+    alpha: Float[Tensor, "v h w 1"],
+    background: Float[Tensor, " 3"],
+    exposures: Float[Tensor, "v 3 4"],
+) -> Float[Tensor, "v h w 3"]:
+    """Images under another exposure: c → A c + b for what stands before the background, which stays.
+
+    Args:
+        rgb: over the background.
+        alpha: coverage.
+        background: behind the images.
+        exposures: (A, b) of each image.
+    """
+    behind = (1 - alpha) * background
+    gains, offsets = exposures[:, None, :, :3], exposures[:, None, None, :, 3]
+    return (rgb - behind) @ gains.mT + alpha * offsets + behind

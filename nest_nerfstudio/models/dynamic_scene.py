@@ -21,6 +21,7 @@ from nest_nerfstudio.models.nest_dynamic_config import NestDynamicModelConfig
 from nest_nerfstudio.training.coverage import Coverage
 from nest_nerfstudio.training.curriculum import Curriculum
 from nest_nerfstudio.training.densification import Densification
+from nest_nerfstudio.training.exposure import Exposure
 from nest_nerfstudio.training.hand_over import HandOver
 from nest_nerfstudio.training.initialization import bounds_of, starting_points, token_positions
 from nest_nerfstudio.training.still_background import StillBackground
@@ -62,6 +63,7 @@ class DynamicScene(GaussianModel):
         self.camera_optimizer: CameraOptimizer = config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
         )
+        self.exposure = Exposure(self.num_train_data) if config.exposure else None
         self.register_buffer("num_times", torch.tensor(1))
         self.register_buffer("bounds", self.scene_box.aabb.clone())
         self._shown: DecodedScene | None = None

@@ -22,6 +22,7 @@ from nest_nerfstudio.dynamics.flow import LatentFlow, LatentFlowConfig
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
 from nest_nerfstudio.fields.base import Field
 from nest_nerfstudio.fields.rig import pose
+from nest_nerfstudio.geometry.color import expose
 from nest_nerfstudio.geometry.sh import MAX_DEGREE, rgb_to_sh
 from nest_nerfstudio.losses.images import image_losses, squared_error
 from nest_nerfstudio.models.decoded_scene import DecodedScene
@@ -198,11 +199,11 @@ class GaussianModel(Model):
     def rasterize(
         self, gaussians: Gaussians, views: Views, background: Float[Tensor, " 3"], mode: RenderMode = "RGB"
     ) -> Rendering:
-        """Draw Gaussians from all cameras of `views`."""
+        """Draw Gaussians from all cameras of `views`, with their exposures."""
         if self._rasterizer is None:
             self._rasterizer = create_rasterizer(self.config.rasterizer, self.device)
             CONSOLE.log(f"Rasterizer: {self._rasterizer.name}.")
-        return self._rasterizer(
+        rendering = self._rasterizer(
             gaussians,
             views.viewmats,
             views.Ks,
@@ -213,6 +214,9 @@ class GaussianModel(Model):
             backgrounds=background.expand(len(views), 3),
             antialiased=self.config.rasterize_mode == "antialiased",
         )
+        if views.exposures is None:
+            return rendering
+        return replace(rendering, rgb=expose(rendering.rgb, rendering.alpha, background, views.exposures))
 
     def _sh_degree(self) -> int:
         """Highest degree of the colours to draw, of those that Gaussians have."""

@@ -26,6 +26,7 @@ from nest_nerfstudio.models.nest_dynamic_config import NestDynamicModelConfig
 from nest_nerfstudio.rasterizers.base import RenderMode
 from nest_nerfstudio.rasterizers.visibility import visible_shares
 from nest_nerfstudio.training.camera_refinement import describe_moves, without_drift
+from nest_nerfstudio.training.exposure import distance_from_identity
 from nest_nerfstudio.training.image_errors import image_errors
 from nest_nerfstudio.training.moving_parts import place_parts
 from nest_nerfstudio.training.still_background import new_gaussians, shifts_of
@@ -186,23 +187,29 @@ class NestDynamicModel(DynamicScene):
         elif self.config.motion == "mlp":
             groups["motion"] = list(self.deformation.parameters())
         self.camera_optimizer.get_param_groups(groups)
+        if self.exposure is not None:
+            groups["exposure"] = list(self.exposure.parameters())
         return groups
 
     @torch.no_grad()
     def keep_world(self, centres: Float[Tensor, "v 3"], progress: float) -> None:
-        """Take the drift of the world out of refined cameras; after each quarter the log says how far they
-        moved.
+        """Take the drift of the world out of refined cameras and exposures; after each quarter the log says
+        how far they are from those of the data.
 
         Args:
             centres: of the training cameras, before refinement.
             progress: fraction of the training that is about to begin.
         """
-        if self.config.camera_optimizer.mode == "off":
-            return
-        adjustments = self.camera_optimizer.pose_adjustment
-        adjustments.copy_(without_drift(adjustments, centres))
-        if int(4 * progress) > int(4 * self.curriculum.progress.item()):
-            CONSOLE.log(describe_moves(adjustments))
+        is_next_quarter = int(4 * progress) > int(4 * self.curriculum.progress.item())
+        if self.config.camera_optimizer.mode != "off":
+            adjustments = self.camera_optimizer.pose_adjustment
+            adjustments.copy_(without_drift(adjustments, centres))
+            if is_next_quarter:
+                CONSOLE.log(describe_moves(adjustments))
+        if self.exposure is not None:
+            self.exposure.without_drift()
+            if is_next_quarter:
+                CONSOLE.log(self.exposure.describe())
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         assert attributes.optimizers is not None
@@ -287,6 +294,9 @@ class NestDynamicModel(DynamicScene):
             losses["opacity"] = share * config.opacity_weight * opacities.mean()
             losses["scale"] = share * config.scale_weight * scales.mean()
         self.camera_optimizer.get_loss_dict(losses)
+        exposures = outputs["views"].exposures
+        if exposures is not None:
+            losses["exposure"] = config.exposure_weight * distance_from_identity(exposures)
         return losses
 
     def get_metrics_dict(self, outputs, batch=None) -> dict[str, Tensor]:  # type: ignore[override]

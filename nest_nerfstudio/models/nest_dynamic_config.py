@@ -40,6 +40,9 @@ class NestDynamicModelConfig(GaussianModelConfig):
     camera_optimizer: CameraOptimizerConfig = field(default_factory=CameraOptimizerConfig)
     """Refinement of the poses of training cameras. mode off: poses are exact, as those of rendered data and
     good ones of structure from motion; SO3xR3: images blur, or log and checks say that poses are rough."""
+    exposure: bool = False
+    """Fit an affine change of colour to each training image, for cameras that adapt exposure or white
+    balance; other images are drawn, and scored, with the mean one."""
     num_tokens: int = 512
     """Number of tokens (control points) that carry the motion."""
     tokens_per_gaussian: int = 4
@@ -61,6 +64,8 @@ class NestDynamicModelConfig(GaussianModelConfig):
     """Weights of the losses that regularise motion."""
     opacity_weight: float = 0.01
     """Weight of the mean opacity ("mcmc"); empties Gaussians that are not needed, to be used again."""
+    exposure_weight: float = 0.1
+    """Weight of the mean square of what `exposure` changes."""
     scale_weight: float = 0.03
     """Weight of the mean scale ("mcmc"), for the same purpose."""
 

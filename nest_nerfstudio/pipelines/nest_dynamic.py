@@ -126,10 +126,14 @@ class NestDynamicPipeline(SingleScenePipeline):
 
     def to_views(self, camera: Cameras, batch: dict[str, Any]) -> Views:
         """As the base; in training, of which all cameras are known by their index, as refined so far."""
-        if self.training and self.dynamic_model.config.camera_optimizer.mode != "off":
+        model, index = self.dynamic_model, (camera.metadata or {}).get("cam_idx")
+        if not self.training or index is None:
+            return super().to_views(camera, batch)
+        if model.config.camera_optimizer.mode != "off":
             camera = copy(camera)
-            camera.camera_to_worlds = self.dynamic_model.camera_optimizer.apply_to_camera(camera)
-        return super().to_views(camera, batch)
+            camera.camera_to_worlds = model.camera_optimizer.apply_to_camera(camera)
+        views = super().to_views(camera, batch)
+        return views if model.exposure is None else replace(views, exposures=model.exposure(index))
 
     def failure(self) -> str | None:
         return self.dynamic_model.failure()

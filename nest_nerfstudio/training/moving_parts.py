@@ -86,7 +86,7 @@ def find_frames(views: Iterable[Views], still: Gaussians, draw: Draw, size: int 
     painted = replace(still, sh=rgb_to_sh(usual[:, None].expand(-1, 3))[:, None])
     frames = []
     for view, rendering, residual in zip(small, drawn, residuals, strict=True):
-        expected = draw(painted, view, "RGB").rgb[0, ..., 0]
+        expected = draw(painted, replace(view, exposures=None), "RGB").rgb[0, ..., 0]
         drawn_here = rendering.alpha[0, ..., 0] > 0.5  # what is bare has not been fitted yet
         unexplained = drawn_here & (residual - 1.5 * expected > _UNEXPLAINED)
         if view.masks is not None:

@@ -5,7 +5,7 @@ import colorsys
 import pytest
 import torch
 
-from nest_nerfstudio.geometry.color import linear_to_srgb, shift_hue, srgb_to_linear
+from nest_nerfstudio.geometry.color import expose, linear_to_srgb, shift_hue, srgb_to_linear
 
 
 def test_srgb_at_known_values() -> None:
@@ -55,3 +55,12 @@ def test_grey_has_no_hue_and_finite_gradients() -> None:
     shifted.sum().backward()
     assert grey.grad is not None
     assert grey.grad.isfinite().all()
+
+
+def test_exposure_changes_what_stands_before_the_background_alone() -> None:
+    color, alpha, background = torch.rand(2, 4, 5, 3), torch.rand(2, 4, 5, 1), torch.tensor([0.9, 0.5, 0.1])
+    exposures = torch.eye(3, 4) + 0.3 * torch.randn(2, 3, 4)
+    changed = torch.stack([c @ e[:, :3].T + e[:, 3] for c, e in zip(color, exposures, strict=True)])
+    rgb, expected = (alpha * x + (1 - alpha) * background for x in (color, changed))
+    torch.testing.assert_close(expose(rgb, alpha, background, exposures), expected)
+    torch.testing.assert_close(expose(rgb, alpha, background, torch.eye(3, 4).expand(2, 3, 4)), rgb)
