@@ -205,14 +205,14 @@ def place_parts(
 def without_fixed(frames: Sequence[Frame], canonical_time: float) -> list[Frame]:
     """Frames whose masks leave out what stays where it is: most of that stands still, not fitted well yet."""
     ordered = sorted(frames, key=lambda frame: frame.time)
-    masks = {frame.time: frame.mask.clone() for frame in ordered}
+    masks = {id(frame): frame.mask.clone() for frame in ordered}  # several cameras may have equal times
     for track in _tracks([_sightings(frame) for frame in ordered], canonical_time):
         places = torch.stack([sighting.place for sighting in track])
         size = float(np.median([sighting.size for sighting in track]))
         if (places - places.median(0).values).norm(dim=1).median() < _STAYS * size:
             for sighting in track:
-                masks[sighting.time] &= ~sighting.mask
-    return [replace(frame, mask=masks[frame.time]) for frame in ordered]
+                masks[id(sighting.frame)] &= ~sighting.mask
+    return [replace(frame, mask=masks[id(frame)]) for frame in ordered]
 
 
 def _sightings(frame: Frame) -> list[_Sighting]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -31,17 +32,19 @@ _LOOKS = 6
 """How often what moves is sought while what stands still is fitted."""
 _LOOK_SIZE = 80
 """Pixels of the longer side of images for this, at least."""
+_SAME_CAMERA = 0.05
+"""Entries of `viewmats` that differ by less are of one camera, whose pose is refined."""
 
 
 class StillBackground:
-    """Where training images show what moves, by their times; a resumed training looks again.
+    """Where training images show what moves, by times and cameras; a resumed training looks again.
 
     Args:
         canonical_time: clip time at which things that move are told apart.
     """
 
     def __init__(self, canonical_time: float) -> None:
-        self.masks: dict[float, Bool[Tensor, "h w"]] = {}
+        self.masks: dict[float, list[tuple[Float[Tensor, "4 4"], Bool[Tensor, "h w"]]]] = {}
         self._canonical_time = canonical_time
         self._next_look = -1 + 1 / _LOOKS
 
@@ -72,7 +75,10 @@ class StillBackground:
         return frames
 
     def _keep(self, frames: Sequence[Frame]) -> None:
-        self.masks = {_key(frame.time): _widened(frame.mask) for frame in frames}
+        self.masks = {}
+        for frame in frames:
+            found = frame.view.viewmats[0], _widened(frame.mask)
+            self.masks.setdefault(_key(frame.time), []).append(found)
 
     @torch.no_grad()
     def trusted(
@@ -93,11 +99,17 @@ class StillBackground:
 
     def _mask(self, views: Views) -> Bool[Tensor, "h w"] | None:
         assert views.times is not None
-        return self.masks.get(_key(float(views.times[0])))
+        near = [
+            (float((viewmat - views.viewmats[0]).abs().max()), mask)
+            for viewmat, mask in self.masks.get(_key(float(views.times[0])), [])
+        ]
+        distance, mask = min(near, key=lambda found: found[0], default=(math.inf, None))
+        return mask if distance < _SAME_CAMERA else None
 
     def describe(self, parts: Sequence[MovingPart]) -> str:
         """What was found, in a line."""
-        share = torch.stack([mask.float().mean() for mask in self.masks.values()]).mean().item()
+        masks = [mask for found in self.masks.values() for _, mask in found]
+        share = torch.stack([mask.float().mean() for mask in masks]).mean().item()
         if not parts:
             return "Nothing is found to move: the scene is taken to stand still."
         length = max(float(part.shifts.diff(dim=0).norm(dim=1).sum()) for part in parts)
