@@ -125,6 +125,7 @@ def make_trainer(folder: Path, steps: int, count: int) -> Any:
     config.steps_per_eval_image, config.steps_per_save, config.machine.device_type = 0, 10**9, "cpu"
     model = cast(Any, config.pipeline.model)
     model.num_random = model.max_gs_num = count
+    model.flow_fit.motion, model.flow_fit.fit_attempts, model.flow_fit.fit_iterations = "free", 1, 300
     config.set_timestamp()
     torch.manual_seed(0)
     trainer = config.setup()
@@ -144,7 +145,7 @@ class Steps:
     """Of the clip."""
     gaussians: int = 20_000
     """Number of Gaussians."""
-    train_steps: int = 200
+    train_steps: int = 100
     """Steps before those that are timed."""
     rounds: int = 10
     """Rounds of ten steps of each kind."""
@@ -155,6 +156,7 @@ class Steps:
             Clip(self.width, self.height, self.frames).write(Path(folder))
             trainer = make_trainer(Path(folder), self.train_steps, self.gaussians)
             trainer.train()
+            print("Timing …", flush=True)
             figures = self._measure(trainer)
         for threads, found in figures.items():
             print(threads, {name: round(value, 2) for name, value in found.items()})

@@ -80,20 +80,23 @@ def find_frames(views: Iterable[Views], still: Gaussians, draw: Draw, size: int 
         size: pixels of the longer side of images that are compared, at least, and less than twice as many.
     """
     small = [downscale_views(v, max(1, max(v.width, v.height) // size)) for v in views]
-    drawn = [draw(still, view, "RGB+ED") for view in small]
-    residuals = [residual_of(rendering, view.images) for rendering, view in zip(drawn, small, strict=True)]
-    usual = _usual(still, small, drawn, residuals)
+    residuals, surfaces, covered = [], [], []
+    for view in small:  # whose colours are not kept: that many images take memory
+        rendering = draw(still, view, "RGB+ED")
+        assert rendering.depth is not None
+        residuals.append(residual_of(rendering, view.images))
+        surfaces.append(rendering.depth)
+        covered.append(rendering.alpha[0, ..., 0] > 0.5)  # what is bare has not been fitted yet
+    usual = _usual(still, small, surfaces, residuals)
     painted = replace(still, sh=rgb_to_sh(usual[:, None].expand(-1, 3))[:, None])
     frames = []
-    for view, rendering, residual in zip(small, drawn, residuals, strict=True):
+    for view, residual, surface, drawn_here in zip(small, residuals, surfaces, covered, strict=True):
         expected = draw(painted, replace(view, exposures=None), "RGB").rgb[0, ..., 0]
-        drawn_here = rendering.alpha[0, ..., 0] > 0.5  # what is bare has not been fitted yet
         unexplained = drawn_here & (residual - 1.5 * expected > _UNEXPLAINED)
         if view.masks is not None:
             unexplained &= view.masks[0, ..., 0] > 0.5
         mask = torch.from_numpy(_cleaned(unexplained.cpu().numpy())).to(residual.device)
-        assert rendering.depth is not None
-        depth = torch.where(drawn_here, rendering.depth[0, ..., 0], 0.0)
+        depth = torch.where(drawn_here, surface[0, ..., 0], 0.0)
         frames.append(Frame(view, depth, mask))
     return frames
 
@@ -113,15 +116,14 @@ def _blurred(image: Float[Tensor, "v c h w"]) -> Float[Tensor, "v c h w"]:
 
 
 def _usual(
-    still: Gaussians, views: Sequence[Views], drawn: Sequence[Rendering], residuals: Sequence[Tensor]
+    still: Gaussians, views: Sequence[Views], surfaces: Sequence[Tensor], residuals: Sequence[Tensor]
 ) -> Float[Tensor, " n"]:
     """Residual of each Gaussian in the images that see it, such that it is less in a quarter of them; the
     median of all pixels where few do."""
     rows = []
-    for view, rendering, residual in zip(views, drawn, residuals, strict=True):
+    for view, drawn, residual in zip(views, surfaces, residuals, strict=True):
         grid, depths = project(view, still.means)
-        assert rendering.depth is not None
-        surface = sample_images(rendering.depth, grid)[..., 0]
+        surface = sample_images(drawn, grid)[..., 0]
         seen = visible(grid, depths) & ((depths - surface).abs() < 0.1 * surface)
         values = sample_images(residual[None, ..., None], grid)[..., 0]
         rows.append(torch.where(seen & (still.opacities > _SOLID), values, torch.nan)[0])
