@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from nest_nerfstudio.dynamics.base import Dynamics
@@ -23,7 +24,12 @@ from nest_nerfstudio.training.curriculum import Curriculum
 from nest_nerfstudio.training.densification import Densification
 from nest_nerfstudio.training.exposure import Exposure
 from nest_nerfstudio.training.hand_over import HandOver
-from nest_nerfstudio.training.initialization import bounds_of, starting_points, token_positions
+from nest_nerfstudio.training.initialization import (
+    bounds_of,
+    most_gaussians,
+    starting_points,
+    token_positions,
+)
 from nest_nerfstudio.training.still_background import StillBackground
 from nest_nerfstudio.types import Gaussians, Points, Views
 from nest_nerfstudio.viewer.controls import DynamicViewerControls
@@ -43,7 +49,6 @@ class DynamicScene(GaussianModel):
         config = self.config
         config.resolve(torch.device(self.kwargs.get("device", "cpu")).type)
         assert config.num_random is not None
-        assert config.max_gs_num is not None
         assert config.sh_degree is not None
         flow = config.flow
         start = still_latent(config.num_tokens, COLOR_DIM, flow.state_dim, flow.scene_code_dim)
@@ -56,7 +61,7 @@ class DynamicScene(GaussianModel):
         )
         if config.motion == "mlp":
             self.deformation = DeformationMLP()
-        self.densification = Densification(config.densification, config.strategy, config.max_gs_num)
+        self.densification = Densification(config.densification, config.strategy, config.max_gs_num or 0)
         self.curriculum = Curriculum(config.curriculum)
         self.coverage, self.handing_over = Coverage(), HandOver()
         self.still_background = StillBackground(config.curriculum.canonical_time)
@@ -128,12 +133,17 @@ class DynamicScene(GaussianModel):
         """
         config = self.config
         assert config.num_random is not None
+        cameras = views if cameras is None else cameras
+        if config.max_gs_num is None:
+            pixels = cameras[0].width * cameras[0].height if len(cameras) else 0
+            self.densification.max_gs_num = most_gaussians(views, pixels, self.device.type)
+            CONSOLE.log(f"At most {self.densification.max_gs_num} Gaussians (--pipeline.model.max-gs-num).")
         box = self.scene_box.aabb.to(self.device)
         points, hull_is_empty = starting_points(
             views, box, seed_points, config.num_random, config.num_tokens, config.hull_tolerance
         )
         self.bounds.copy_(bounds_of(box, points.positions))
-        self.coverage.start(points.positions, views if cameras is None else cameras, hull_is_empty)
+        self.coverage.start(points.positions, cameras, hull_is_empty)
         self.field.initialize(points.positions, points.rgb, opacity=0.5 if config.strategy == "mcmc" else 0.1)
         if stands_still:
             self.field.stand_still()
@@ -141,7 +151,7 @@ class DynamicScene(GaussianModel):
             self.curriculum.stand_still()
         self.num_times.fill_(num_times)
         silhouettes = any(view.alphas is not None for view in views)
-        self.densification.start(self.field, views if cameras is None else cameras, silhouettes)
+        self.densification.start(self.field, cameras, silhouettes)
         self.place_tokens()
 
     def has_still_background(self, is_object: bool) -> bool:

@@ -51,7 +51,8 @@ class NestDynamicModelConfig(GaussianModelConfig):
     """Number of Gaussians at the start, on seed points, in the visual hull or at random; unset: 8,000 on a
     CPU, 20,000 on CUDA."""
     max_gs_num: int | None = None
-    """Largest number of Gaussians (strategy "mcmc"); unset: 20,000 on a CPU, 200,000 on CUDA."""
+    """Largest number of Gaussians (strategy "mcmc"); unset: one for each 10 pixels of an image that show the
+    scene, 20,000 to 60,000, on a CPU, and for each 4 pixels, 200,000 to 1,000,000, on CUDA."""
     sh_degree: int | None = None
     """Spherical harmonics degree of view-dependent colour, reached in steps; unset: 1 on a CPU, 3 on CUDA."""
     strategy: Literal["mcmc", "default"] = "mcmc"
@@ -71,8 +72,8 @@ class NestDynamicModelConfig(GaussianModelConfig):
 
     def resolve(self, device_type: str) -> dict[str, int]:
         """Give settings that are unset their values for a kind of device; returns those that were set."""
-        values = (20_000, 200_000, 3) if device_type == "cuda" else (8000, 20_000, 1)
-        defaults = zip(("num_random", "max_gs_num", "sh_degree"), values, strict=True)
+        values = (20_000, 3) if device_type == "cuda" else (8000, 1)
+        defaults = zip(("num_random", "sh_degree"), values, strict=True)
         unset = {name: value for name, value in defaults if getattr(self, name) is None}
         for name, value in unset.items():
             setattr(self, name, value)

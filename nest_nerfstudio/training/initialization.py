@@ -32,6 +32,25 @@ class Start(NamedTuple):
     hull_is_empty: bool = False
 
 
+def most_gaussians(views: list[Views], pixels: int, device_type: str) -> int:
+    """How many Gaussians images are worth: an object before an empty background has fewer than a full frame.
+
+    Args:
+        views: some of the training views, with their alphas and masks, where there are any.
+        pixels: of a training image at full size.
+        device_type: kind of device that trains.
+    """
+    each, fewest, most = (4, 200_000, 1_000_000) if device_type == "cuda" else (10, 20_000, 60_000)
+    share = sum(_share_used(view) for view in views) / max(1, len(views))
+    return min(max(int(share * pixels / each), fewest), most)
+
+
+def _share_used(views: Views) -> float:
+    """Share of the pixels that show the scene and are to be used."""
+    used = torch.ones(()) if views.alphas is None else views.alphas
+    return float((used if views.masks is None else used * views.masks).mean())
+
+
 def starting_points(
     views: list[Views],
     box: Float[Tensor, "2 3"],

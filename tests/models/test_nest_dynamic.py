@@ -85,9 +85,9 @@ def score(trainer: NestTrainer, split: str) -> float:
 @pytest.mark.parametrize(
     ("device", "expected"),
     [
-        ("cpu", {"num_random": 8000, "max_gs_num": 20_000, "sh_degree": 1}),
-        ("mps", {"num_random": 8000, "max_gs_num": 20_000, "sh_degree": 1}),
-        ("cuda", {"num_random": 20_000, "max_gs_num": 200_000, "sh_degree": 3}),
+        ("cpu", {"num_random": 8000, "sh_degree": 1}),
+        ("mps", {"num_random": 8000, "sh_degree": 1}),
+        ("cuda", {"num_random": 20_000, "sh_degree": 3}),
     ],
 )
 def test_settings_that_are_unset_follow_the_device(device: str, expected: dict[str, int]) -> None:
@@ -101,7 +101,7 @@ def test_settings_that_are_unset_follow_the_device(device: str, expected: dict[s
 
 def test_given_settings_stay() -> None:
     config = NestDynamicModelConfig(num_random=5, sh_degree=0)
-    assert config.resolve("cuda") == {"max_gs_num": 200_000}
+    assert config.resolve("cuda") == {}
     assert (config.num_random, config.sh_degree) == (5, 0)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nest_nerfstudio.training.initialization import starting_points, token_positions
+from nest_nerfstudio.training.initialization import most_gaussians, starting_points, token_positions
 from nest_nerfstudio.types import Gaussians, Points, Views
 from tests.equivariance import pictures
 from tests.small_capture import blobs
@@ -18,6 +18,24 @@ def views() -> list[Views]:
     """Six images of three balls that stand still."""
     together = pictures(6)
     return [together.select(slice(i, i + 1)) for i in range(6)]
+
+
+def test_the_largest_number_of_gaussians_follows_device_and_content(views: list[Views]) -> None:
+    opaque = [replace(view, alphas=None) for view in views]
+    assert most_gaussians(opaque, 200 * 200, "cpu") == 20_000  # as on images of any small size
+    assert most_gaussians(opaque, 960 * 540, "cpu") == 51_840
+    assert most_gaussians(opaque, 1920 * 1080, "cpu") == 60_000
+    assert most_gaussians(opaque, 200 * 200, "cuda") == 200_000
+    assert most_gaussians(opaque, 1920 * 1080, "cuda") == 518_400
+    assert most_gaussians([], 0, "cpu") == 20_000
+    half = [replace(view, masks=torch.ones(1, view.height, view.width, 1)) for view in opaque]
+    for view in half:
+        assert view.masks is not None
+        view.masks[:, ::2] = 0
+    assert most_gaussians(half, 960 * 540, "cpu") == 25_920
+    shown = torch.cat([view.alphas for view in views if view.alphas is not None]).mean()
+    assert most_gaussians(views, 10**6, "cuda") == max(int(shown * 250_000), 200_000)
+    assert most_gaussians(views, 960 * 540, "cpu") < 51_840
 
 
 def points_of(count: int) -> Points:
