@@ -1,9 +1,11 @@
 """Bad input and faults that reach the training; those that the data parser stops are in tests/data."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pytest
 import torch
@@ -99,6 +101,37 @@ def test_cameras_inside_the_object_train(scene: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         trainer.pipeline.dynamic_model.field.params["means"][:20] = torch.tensor([0.0, 0.2, 0.1])
     trainer.train()
+    assert_finite(trainer)
+
+
+Frames = list[dict[str, Any]]
+
+
+def equal_in_pairs(frames: Frames) -> Frames:
+    """Two cameras, both of which see each time."""
+    return [frame | {"time": frames[i - i % 2]["time"]} for i, frame in enumerate(frames)]
+
+
+IRREGULAR: dict[str, Callable[[Frames], Frames]] = {
+    "dropped": lambda frames: frames[:5] + frames[14:],
+    "out of order": lambda frames: frames[1::2] + frames[-2::-2],
+    "two cameras": equal_in_pairs,
+    "twice": lambda frames: frames + frames[3:7],
+}
+
+
+@pytest.mark.parametrize("name", IRREGULAR)
+def test_frames_at_irregular_times_train(scene: Path, tmp_path: Path, name: str) -> None:
+    path = scene / "transforms_train.json"
+    meta = json.loads(path.read_text())
+    meta["frames"] = IRREGULAR[name](meta["frames"])
+    path.write_text(json.dumps(meta))
+    trainer = make_trainer(make_config(scene, tmp_path / "out", 24, background="still"))
+    still = trainer.pipeline.dynamic_model.still_background
+    trainer.train()
+    times = {frame["time"] for frame in meta["frames"]}
+    assert len(still.masks) == len(times)
+    assert sum(map(len, still.masks.values())) == len(meta["frames"])
     assert_finite(trainer)
 
 
