@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nest_nerfstudio.cameras import cameras_to_views, is_pinhole
 from nest_nerfstudio.geometry.multiview import sample_images
+from nest_nerfstudio.host import on_axis_where_undefined
 from nest_nerfstudio.types import Views
 
 _LARGEST = 4096
@@ -67,8 +68,7 @@ def sight_of(camera: Cameras) -> Sight:
     views = cameras_to_views(_as_pinhole(camera))
     turns = _face_rotations().to(views.viewmats)
     directions = rays.directions @ views.viewmats[0, :3, :3].mT  # camera axes
-    # nerfstudio's fisheye divides by zero on its axis
-    directions = torch.where(directions.isfinite(), directions, directions.new_tensor([0.0, 0.0, 1.0]))
+    directions = on_axis_where_undefined(directions)
     faces = (directions @ turns[:, 2].mT).argmax(-1)
     seen, faces = faces.unique(return_inverse=True)
     x, y, z = (turns[seen[faces]] @ directions[..., None])[..., 0].unbind(-1)

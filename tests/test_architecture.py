@@ -8,13 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nest_nerfstudio"
 STAGES = {"encoders", "edits", "dynamics", "fields", "rasterizers", "losses"}
-BASE = {"states", "types", "geometry"}
+BASE = {"states", "types", "geometry", "host"}
 ALLOWED = {
     "compiled": set(),
     "files": set(),
     "thread_pool": set(),
     "geometry": {"compiled"},
     "types": {"geometry"},
+    "host": {"types", "geometry"},
     "states": {"types"},
     "cameras": BASE,
     "sight": BASE | {"cameras"},

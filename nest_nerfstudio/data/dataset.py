@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, UInt8
-from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
@@ -17,6 +16,7 @@ from torch import Tensor
 from nest_nerfstudio.data.images import Size, image_header, read_depth, read_image, read_mask
 from nest_nerfstudio.data.lenses import lenses_of, pinhole_cameras
 from nest_nerfstudio.data.world import World
+from nest_nerfstudio.host import to_float32
 
 
 class DynamicDataset(InputDataset):
@@ -44,7 +44,7 @@ class DynamicDataset(InputDataset):
 
     def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0):
         super().__init__(dataparser_outputs, scale_factor)
-        _to_float32(self.cameras)
+        to_float32(self.cameras)
         self.exclude_batch_keys_from_device = ["image", "mask", "depth_image"]
         self.lenses = lenses_of(self.cameras)
         self.cameras = pinhole_cameras(self.cameras, self.lenses)
@@ -150,12 +150,6 @@ class DynamicDataset(InputDataset):
             most = 255 if data["image"].dtype == torch.uint8 else 1
             paint = (torch.tensor(self.mask_color) * most).to(data["image"].dtype)
             data["image"][..., :3] = torch.where(data["mask"], data["image"][..., :3], paint)
-
-
-def _to_float32(cameras: Cameras) -> None:
-    """Convert intrinsics that some of nerfstudio's parsers leave in float64, which no rasterizer takes."""
-    for name in ("fx", "fy", "cx", "cy"):
-        setattr(cameras, name, getattr(cameras, name).float())
 
 
 def _by(size: Size) -> str:

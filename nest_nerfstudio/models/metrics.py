@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import torch
@@ -10,9 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
+from nest_nerfstudio.host import load_lpips
 from nest_nerfstudio.losses.photometric import SSIM_WINDOW
 
 
@@ -47,6 +45,9 @@ class ImageMetrics:
         Returns:
             `psnr`, `ssim`, `lpips`; nothing where no pixel is to be used.
         """
+        # slow to import, and not needed to draw
+        from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
         if mask is not None and not (mask > 0.5).any():
             return {}
         shown, seen = (x.detach().permute(2, 0, 1)[None].clamp(0, 1) for x in (rgb, target))
@@ -67,12 +68,8 @@ class ImageMetrics:
     def _find_lpips(self) -> Any:
         if not self._looked_for_lpips:
             self._looked_for_lpips = True
-            patience = socket.getdefaulttimeout()
-            socket.setdefaulttimeout(10.0)
             try:
-                self._lpips = LearnedPerceptualImagePatchSimilarity(normalize=True)
+                self._lpips = load_lpips()
             except Exception as error:  # whatever a download can raise: none of it may stop a score
                 CONSOLE.print(f"[yellow]LPIPS is left out: its weights could not be loaded ({error}).")
-            finally:
-                socket.setdefaulttimeout(patience)
         return self._lpips

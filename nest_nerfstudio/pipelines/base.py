@@ -9,11 +9,10 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
-from torch.nn.parallel import DistributedDataParallel
 
 from nest_nerfstudio import __version__
+from nest_nerfstudio.host import share_gradients, take_splatfacto_form
 from nest_nerfstudio.models.gaussian_model import GaussianModel
-from nest_nerfstudio.models.splatfacto_form import take_splatfacto_form
 from nest_nerfstudio.thread_pool import give_cores_to_kernels
 
 
@@ -50,12 +49,10 @@ class NestPipeline(VanillaPipeline):
         self.world_size = world_size
         cast(GaussianModel, self.model).is_trained_here = test_mode == "val"
         if test_mode == "inference":  # of ns-render, which does not mind, and ns-export
-            take_splatfacto_form(cast(GaussianModel, self.model))
+            take_splatfacto_form(self.model)
         self.register_buffer("_progress", torch.zeros((), dtype=torch.float64))
         if world_size > 1:
-            devices = [local_rank] if on_cuda else None
-            model = DistributedDataParallel(self._model, device_ids=devices, find_unused_parameters=True)
-            self._model = cast(Model, model)
+            self._model = cast(Model, share_gradients(self._model, local_rank, on_cuda))
 
     @property
     def progress(self) -> float:

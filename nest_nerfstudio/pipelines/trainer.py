@@ -15,13 +15,11 @@ from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE
-from nerfstudio.utils.writer import GLOBAL_BUFFER
 from rich.panel import Panel
 
+from nest_nerfstudio.host import LOCAL_HOST, join_processes, on_this_machine, show_last_step
 from nest_nerfstudio.pipelines.base import NestPipeline, NestPipelineConfig
 from nest_nerfstudio.pipelines.schedules import FiniteOptimizers, ProgressScheduler
-
-LOCAL_HOST, EVERY_INTERFACE = "127.0.0.1", "0.0.0.0"
 
 
 class TrainingFailed(RuntimeError):
@@ -55,12 +53,12 @@ class NestTrainerConfig(TrainerConfig):
         Its default, 0.0.0.0, listens on every interface, and it replaces whatever the run was trained with.
         YAML and `copy` restore attributes directly and do not come through here.
         """
-        if name == "viewer" and name in vars(self) and value.websocket_host == EVERY_INTERFACE:
+        if name == "viewer" and name in vars(self) and (local := on_this_machine(value)) is not None:
             CONSOLE.log(
                 "The viewer listens on this machine only; --viewer.websocket-host :: has it listen on every "
                 "interface, an address on that one."
             )
-            value = replace(value, websocket_host=LOCAL_HOST)
+            value = local
         super().__setattr__(name, value)
 
     def set_timestamp(self) -> None:
@@ -92,7 +90,7 @@ class NestTrainer(Trainer):
         if config.max_minutes > 0:  # nerfstudio's loop counts steps; the clock is to end it
             config = replace(config, max_num_iterations=10**9)
         if world_size == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            local_rank, world_size = _join_processes(config)
+            local_rank, world_size = join_processes(config)
         super().__init__(config, local_rank, world_size)
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
@@ -104,7 +102,7 @@ class NestTrainer(Trainer):
 
     def train(self) -> None:
         if self.config.max_num_iterations == 0:  # only the start is wanted
-            GLOBAL_BUFFER["max_iter"] = 1  # nerfstudio divides by it
+            show_last_step(0)
             return self._after_train()
         return super().train()
 
@@ -138,8 +136,8 @@ class NestTrainer(Trainer):
         self.pipeline.set_progress(step, progress)
         result = super().train_iteration(step)
         progress = self._of_first_process(self.progress(step + 1))
-        if self.config.max_minutes > 0:  # what nerfstudio's table of times goes by
-            GLOBAL_BUFFER["max_iter"] = math.ceil((step + 1) / max(progress, 1e-6))
+        if self.config.max_minutes > 0:
+            show_last_step(math.ceil((step + 1) / max(progress, 1e-6)))
         if progress >= 1:
             self.stop_training = True
         return result
@@ -225,24 +223,6 @@ def _restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def _join_processes(config: NestTrainerConfig) -> tuple[int, int]:
-    """Meet the other processes that torchrun has started: nerfstudio's own launcher insists on CUDA.
-
-    All of them write to the folder of the first.
-
-    Returns:
-        The rank among the processes of this machine, and the number of all.
-    """
-    if config.machine.device_type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if config.machine.device_type == "cuda" else "gloo")
-    timestamp = [config.timestamp]
-    dist.broadcast_object_list(timestamp)
-    config.timestamp = timestamp[0]
-    return int(os.environ["LOCAL_RANK"]), dist.get_world_size()
 
 
 class Stopwatch:

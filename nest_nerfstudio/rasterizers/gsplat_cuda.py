@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nest_nerfstudio.host import to_one_radius
 from nest_nerfstudio.rasterizers.base import Rasterizer, RenderMode
 from nest_nerfstudio.rasterizers.checks import check_inputs, resolve_sh_degree
 from nest_nerfstudio.types import Gaussians, Rendering
@@ -69,4 +70,4 @@ class GsplatRasterizer(Rasterizer):
             rasterize_mode="antialiased" if antialiased else "classic",
         )
         depth = image[..., 3:] if render_mode != "RGB" else None
-        return Rendering(image[..., :3], alpha, depth, info)
+        return Rendering(image[..., :3], alpha, depth, to_one_radius(info))

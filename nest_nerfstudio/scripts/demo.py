@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw
 
+from nest_nerfstudio.host import QUIET
 from nest_nerfstudio.synthesis.rendering import CAMERA_ANGLE_X, CAMERA_RADIUS, look_at_origin
 
 FRAMES_PER_SECOND = 24
@@ -177,9 +178,7 @@ def run(program: str, *arguments: object) -> None:
     executable = shutil.which(program, path=str(Path(sys.executable).parent)) or shutil.which(program)
     if executable is None:
         raise SystemExit(f"{program} is not installed beside {sys.executable}")
-    # Otherwise warnings about nerfstudio's use of deprecated torch functions hide the commands' output.
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore::FutureWarning"}
-    status = subprocess.run([executable, *words], env=environment, check=False).returncode
+    status = subprocess.run([executable, *words], env={**os.environ, **QUIET}, check=False).returncode
     if status != 0:
         raise SystemExit(f"{program} failed with exit status {status}")
 

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nest_nerfstudio.geometry.quaternion import quat_normalize, quat_rotate
+from nest_nerfstudio.host import to_strategy
 
 MAX_RATIO = 51
 """Largest number of copies of one Gaussian in the relocation formula, as in gsplat; more are clamped."""
@@ -48,7 +49,7 @@ def create_strategy(
         TypeError: unknown setting.
     """
     if name == "default":
-        return DefaultStrategy(**settings)
+        return AnyDefaultStrategy(**settings)
     if name == "mcmc":
         return (MCMCStrategy if torch.device(device).type == "cuda" else TorchMCMCStrategy)(**settings)
     raise ValueError(f'unknown strategy "{name}"; choose "default" or "mcmc"')
@@ -88,6 +89,22 @@ def _relocation_weights() -> Tensor:
         for n in range(MAX_RATIO + 1)
     ]
     return torch.tensor(rows, dtype=torch.float64)
+
+
+class AnyDefaultStrategy(DefaultStrategy):
+    """gsplat's `DefaultStrategy`, which takes the `Rendering.info` of any rasterizer, of any version."""
+
+    def step_post_backward(
+        self,
+        params: Params,
+        optimizers: Optimizers,
+        state: dict[str, Any],
+        step: int,
+        info: dict[str, Any],
+        packed: bool = False,
+    ) -> None:
+        """As gsplat's."""
+        super().step_post_backward(params, optimizers, state, step, to_strategy(info), packed)
 
 
 @dataclass

@@ -13,6 +13,7 @@ import torch
 import viser
 from torch import Tensor
 
+from nest_nerfstudio.host import remake_time_slider
 from nest_nerfstudio.viewer.base import SceneControls
 from nest_nerfstudio.viewer.playback import Playback
 from nest_nerfstudio.viewer.token_overlay import TOKENS_HINT
@@ -85,7 +86,14 @@ class DynamicViewerControls(SceneControls):
         gui = self.viser_server.gui
         # Above the tabs, so that it is visible in all of them.
         with gui.add_folder("Time and motion", order=self.viewer.stats_markdown.order + 0.5):
-            self._widen_time_slider()
+            self._time = remake_time_slider(
+                self._panel,
+                self.viser_server,
+                (_FIRST_TIME, _LAST_TIME),
+                _TIME_STEP,
+                "0 to 1 is the observed clip; times outside are extrapolated",
+                self._wake.set,
+            )
             self._play_button = gui.add_button("Play", icon=viser.Icon.PLAYER_PLAY_FILLED)
             self._pause_button = gui.add_button("Pause", icon=viser.Icon.PLAYER_PAUSE_FILLED, visible=False)
             speed = min(max(self._seconds_per_clip, _FASTEST), _SLOWEST)
@@ -115,19 +123,6 @@ class DynamicViewerControls(SceneControls):
         self._pause_button.on_click(lambda _: self.pause())
         self._tokens.on_update(lambda _: self._toggle_tokens())
         self._motion.on_update(lambda _: self._toggle_motion())
-
-    def _widen_time_slider(self) -> None:
-        """Move nerfstudio's time slider here and widen its range, which is fixed to [0, 1] in nerfstudio.
-
-        viser cannot change the range of a slider, so it is created again; the viewer still reads its value.
-        """
-        self._time = slider = self._panel._time
-        rerender = slider.cb_hook
-        slider.remove()
-        slider.min, slider.max, slider.step = _FIRST_TIME, _LAST_TIME, _TIME_STEP
-        slider.hint = "0 to 1 is the observed clip; times outside are extrapolated"
-        slider.cb_hook = lambda element: [rerender(element), self._wake.set()]
-        slider.install(self.viser_server)
 
     def _set_playing(self, playing: bool) -> None:
         self.playing = playing

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from torchmetrics.image import lpip
 
-from nest_nerfstudio.models import metrics as module
 from nest_nerfstudio.models.metrics import ImageMetrics
 
 
@@ -22,7 +22,7 @@ class NoWeights:
 
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> type[NoWeights]:
-    monkeypatch.setattr(module, "LearnedPerceptualImagePatchSimilarity", NoWeights)
+    monkeypatch.setattr(lpip, "LearnedPerceptualImagePatchSimilarity", NoWeights)
     NoWeights.looked_for = 0
     return NoWeights
 
@@ -68,7 +68,7 @@ def test_with_its_weights_lpips_is_scored(monkeypatch: pytest.MonkeyPatch) -> No
             assert a.shape == b.shape == (1, 3, 24, 20)
             return (a - b).mean()
 
-    monkeypatch.setattr(module, "LearnedPerceptualImagePatchSimilarity", MeanDifference)
+    monkeypatch.setattr(lpip, "LearnedPerceptualImagePatchSimilarity", MeanDifference)
     image = torch.rand(24, 20, 3) * 0.8
     assert ImageMetrics()(image + 0.1, image)["lpips"] == pytest.approx(0.1, abs=1e-5)
 
@@ -126,7 +126,7 @@ def test_masked_lpips_is_over_the_share_of_the_pixels_to_use(monkeypatch: pytest
         def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             return (a - b).mean()
 
-    monkeypatch.setattr(module, "LearnedPerceptualImagePatchSimilarity", MeanDifference)
+    monkeypatch.setattr(lpip, "LearnedPerceptualImagePatchSimilarity", MeanDifference)
     image, mask = torch.rand(24, 20, 3) * 0.8, torch.ones(24, 20, 1)
     mask[:18] = 0
     assert ImageMetrics()(image + 0.1, image, mask)["lpips"] == pytest.approx(0.1, abs=1e-5)
