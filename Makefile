@@ -1,5 +1,6 @@
 # make demo: a small dynamic scene, trained, scored and filmed    make test: lint and tests    make lint
 # make test-fast: tests without trainings, four minutes at most
+# make test-newest: the same with the newest versions that nerfstudio works with, in .venv-newest
 # make player: the player of web pages, built by node from web/
 # make prior: many small scenes, and one model of all of them, in prior_output
 #
@@ -8,6 +9,7 @@
 # PRIOR="--max-minutes 60" some to the training of the prior.
 
 VENV := .venv
+NEWEST := .venv-newest
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -15,13 +17,14 @@ DEMO ?=
 PRIOR ?= --max-minutes 10
 PYTEST ?=
 # Files of tests go to a process for each core, each of one thread.
-PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+PARALLEL = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n auto --dist loadfile
+FAST := -m "not slow and not browser"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo player prior test test-fast lint clean
+.PHONY: help setup demo player prior test test-fast test-newest lint clean
 
 help:
-	@sed -n '1,9s/^# \{0,1\}//p' Makefile
+	@sed -n '1,10s/^# \{0,1\}//p' Makefile
 
 setup: $(INSTALLED)
 
@@ -41,10 +44,13 @@ prior: $(INSTALLED)
 	@echo "Look at it: $(BIN)/ns-viewer --load-config prior_output/toy/nest-prior/latest/config.yml"
 
 test: lint
-	$(PARALLEL) $(PYTEST)
+	$(call PARALLEL,$(VENV)) $(PYTEST)
 
 test-fast: $(INSTALLED)
-	$(PARALLEL) -m "not slow and not browser" $(PYTEST)
+	$(call PARALLEL,$(VENV)) $(FAST) $(PYTEST)
+
+test-newest: $(NEWEST)/.installed
+	$(call PARALLEL,$(NEWEST)) $(FAST) $(PYTEST)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -52,13 +58,13 @@ lint: $(INSTALLED)
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) demo_output prior_output analysis_output
+	rm -rf $(VENV) $(NEWEST) demo_output prior_output analysis_output
 
 # A name on the path is not enough: version managers leave stubs there that only print an error.
-$(BIN)/python:
+%/bin/python:
 	@for python in $(PYTHON) $(if $(PYTHON),,python3.11 python3.12 python3.10 python3 python); do \
 		if $$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then \
-			echo "$$python -m venv $(VENV)"; exec $$python -m venv $(VENV); \
+			echo "$$python -m venv $*"; exec $$python -m venv $*; \
 		fi; \
 	done; \
 	echo "Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python" >&2; exit 1
@@ -66,8 +72,14 @@ $(BIN)/python:
 # uv installs in a tenth of pip's time; pip does where uv cannot. nerfstudio looks for ffmpeg on the path.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	-$(BIN)/python -m pip install --quiet -c constraints.txt uv
-	$(BIN)/python -m uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev,synth]' \
+	$(BIN)/python -m uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,synth]' \
 		|| $(BIN)/python -m pip install -c constraints.txt -e '.[dev,synth]'
 	@command -v ffmpeg >/dev/null || ln -sf "$$($(BIN)/python -c \
 		'import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())')" $(BIN)/ffmpeg
+	@touch $@
+
+$(NEWEST)/.installed: pyproject.toml constraints-newest.txt | $(NEWEST)/bin/python
+	$(NEWEST)/bin/python -m pip install --quiet uv
+	$(NEWEST)/bin/python -m uv pip install --compile-bytecode --python $(NEWEST)/bin/python \
+		--override constraints-newest.txt -e '.[dev,synth]'
 	@touch $@

@@ -84,8 +84,8 @@ def may_touch_hull(
     pixels = 0.5 * 3**0.5 * edge * views.Ks[:, [0, 1], [0, 1]].amax(1) / nearest.clamp_min(0.25 * radius)
     most = min(views.width, views.height) // 2
     silhouettes = [
-        dilate(alphas, min(int(reach.ceil()), most))
-        for alphas, reach in zip(alpha_maps(views).split(1), pixels, strict=True)
+        dilate(alphas, min(int(reach), most))
+        for alphas, reach in zip(alpha_maps(views).split(1), pixels.ceil().tolist(), strict=True)
     ]
     return in_hull(views, torch.cat(silhouettes), voxels)
 

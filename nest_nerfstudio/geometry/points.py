@@ -91,10 +91,10 @@ def farthest_points(points: Float[Tensor, "n 3"], count: int) -> Int[Tensor, " k
     if len(points) < count:
         raise ValueError(f"{count} tokens need at least {count} points, but there are only {len(points)}")
     axes = points.mT.contiguous()  # sums over three rows are several times as fast as over rows of three
-    chosen = torch.empty(count, dtype=torch.long, device=points.device)
-    chosen[0] = last = (points - points.mean(0)).square().sum(1).argmin()
+    chosen = [(points - points.mean(0)).square().sum(1).argmin(0, keepdim=True)]
     distances = torch.full_like(axes[0], float("inf"))
-    for i in range(1, count):
-        distances = torch.minimum(distances, (axes - axes[:, last, None]).square().sum(0))
-        chosen[i] = last = distances.argmax()
-    return chosen
+    for _ in range(1, count):
+        last = axes.index_select(1, chosen[-1])  # indexing by a single number on a GPU would wait for it
+        distances = torch.minimum(distances, (axes - last).square().sum(0))
+        chosen.append(distances.argmax(0, keepdim=True))
+    return torch.cat(chosen)

@@ -20,7 +20,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 from scipy.spatial.transform import Rotation, Slerp
-from trimesh.util import triangle_strips_to_faces
 
 from nest_nerfstudio.synthesis.colors import from_srgb
 from nest_nerfstudio.synthesis.meshes import Bsdf, Figure, Mesh, fit_to_sphere
@@ -455,6 +454,8 @@ class _Reader:
         if mode == _TRIANGLES:
             return corners.reshape(-1, 3)
         if mode == _STRIP:
+            from trimesh.util import triangle_strips_to_faces  # slow to import, and few files have strips
+
             return triangle_strips_to_faces([corners])
         if mode == _FAN:
             return np.stack([corners[1:-1], corners[2:], np.full(len(corners) - 2, corners[0])], axis=-1)

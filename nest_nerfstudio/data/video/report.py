@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from PIL import Image
 
 NUM_SHOWN = 6
@@ -37,6 +36,8 @@ def write_report(
         points: seed points, in the same coordinates.
         colors: of the points, in [0, 1].
     """
+    from matplotlib.figure import Figure  # slow to import
+
     figure = Figure(figsize=(12, 9), layout="constrained")
     figure.suptitle(title)
     grid = figure.add_gridspec(3, 3, height_ratios=(2, 1, 1))
