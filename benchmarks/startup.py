@@ -1,4 +1,4 @@
-"""What starting costs: CPU seconds, wall-clock seconds and memory of commands, beside those of the host alone.
+"""What starting costs: CPU seconds, seconds and memory of commands, beside those of the host alone.
 
     python benchmarks/startup.py
 
