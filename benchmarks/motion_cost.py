@@ -73,7 +73,7 @@ class MotionCost:
 
     def _measure(self, count: int) -> list[float]:
         """What `COLUMNS` name."""
-        scene = _Scene(count, self.tokens, self.size, self.sh_degree)
+        scene = Scene(count, self.tokens, self.size, self.size, self.sh_degree)
         frames = self._compare(lambda moving: scene.frame(moving))
         steps = self._compare(lambda moving: scene.step(moving))
         roll_out = self._median(scene.roll_out)
@@ -93,13 +93,15 @@ class MotionCost:
         return 1e3 * statistics.median(_seconds(run) for _ in range(self.repeats))
 
 
-class _Scene:
-    """A ball of Gaussians with tokens in it, and one camera."""
+class Scene:
+    """A ball of Gaussians of radius 1 with tokens in it, and one camera; from near it fills the image."""
 
-    def __init__(self, count: int, tokens: int, size: int, sh_degree: int) -> None:
+    def __init__(
+        self, count: int, tokens: int, width: int, height: int, sh_degree: int, distance: float = 4.0
+    ) -> None:
         torch.manual_seed(0)
         config = LatentFlowConfig()
-        self.size, self.rasterizer = size, create_rasterizer("auto", "cpu")
+        self.size, self.rasterizer = (width, height), create_rasterizer("auto", "cpu")
         self.field = BoundGaussians(count, tokens, sh_degree)
         points = torch.nn.functional.normalize(torch.randn(count, 3), dim=1) * torch.rand(count, 1) ** (1 / 3)
         self.field.initialize(points, torch.rand(count, 3), opacity=0.5, scale_factor=0.7)
@@ -112,10 +114,10 @@ class _Scene:
         with torch.no_grad():
             self.scenes = {kind: DecodedScene(z(), self.field, self.flow) for kind, z in self.latents.items()}
         self.viewmat = torch.eye(4)[None].clone()
-        self.viewmat[0, 2, 3] = 4.0
-        focal = 1.39 * size
-        self.K = torch.tensor([[[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]]])
-        self.target = torch.rand(size, size, 3)
+        self.viewmat[0, 2, 3] = distance
+        focal = 1.39 * width
+        self.K = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]]])
+        self.target = torch.rand(height, width, 3)
         learned = (self.field, self.flow, self.latents[True])
         parameters = [parameter for module in learned for parameter in module.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=1e-9, fused=True)
@@ -124,21 +126,21 @@ class _Scene:
     def frame(self, moving: bool) -> None:
         self.draw(self.scenes[moving].gaussians_at(torch.rand(())))
 
-    def step(self, moving: bool) -> None:
+    def step(self, moving: bool, loss=photometric_loss) -> None:
         self.optimizer.zero_grad()
         latent = self.latents[moving]()
         poses = latent.poses
         if moving:
             poses = self.flow.poses(latent, self.fitter.path(self.flow, latent.motion), torch.rand(()))
         image = self.draw(pose(self.field(latent), poses, latent.light))
-        photometric_loss(image, self.target).backward()
+        loss(image, self.target).backward()
         self.optimizer.step()
 
     def roll_out(self) -> None:
         self.flow.roll_out(self.latents[True]().motion.start)
 
     def draw(self, gaussians: Gaussians) -> torch.Tensor:
-        return self.rasterizer(gaussians, self.viewmat, self.K, self.size, self.size).rgb[0]
+        return self.rasterizer(gaussians, self.viewmat, self.K, *self.size).rgb[0]
 
 
 def _random_latent(tokens: int, state_dim: int) -> SceneLatent:
