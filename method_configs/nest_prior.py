@@ -33,6 +33,7 @@ nest_prior = MethodSpecification(
         optimizers={
             "encoder": _scheduled(MuonConfig(lr=1e-3, max_norm=1.0)),
             "decoder": _scheduled(MuonConfig(lr=1e-3, max_norm=1.0)),
+            "motion": _scheduled(MuonConfig(lr=1e-3, max_norm=1.0)),
             "weights": _scheduled(FusedAdamConfig(lr=1e-2, eps=1e-8, max_norm=1.0)),
         },
     ),

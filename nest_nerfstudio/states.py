@@ -55,6 +55,8 @@ class SceneSample:
         context: images of one state, for the encoder.
         edit: that state.
         targets: images of one or more states, none of them in `context`.
+        observed: images of the same state at other times, from which its motion is read; None: it is still.
+        timed: images of it at further times, as targets.
     """
 
     name: str
@@ -62,3 +64,5 @@ class SceneSample:
     context: Views
     edit: Edit
     targets: tuple[tuple[Edit, Views], ...]
+    observed: Views | None = None
+    timed: Views | None = None

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nest_nerfstudio.dynamics.orbit import oscillator_field
 from nest_nerfstudio.dynamics.trajectory import Trajectory
 
 
@@ -78,6 +79,20 @@ class VectorField(nn.Module):
         if code is None or self.code_dim == 0:
             return self
         return _FieldOfScene(self, code)
+
+    @torch.no_grad()
+    def start_as_oscillator(self, start: Float[Tensor, " d"], period: float) -> None:
+        """Start as the oscillator of a period, in clips; a negative one runs backwards.
+
+        Args:
+            start: a state of the orbits that it is to learn from; F is trusted as far as `ROOM` times away.
+            period: of its first harmonic.
+        """
+        for layer in (self.linear, self.layers[-1]):
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        states = torch.eye(len(start)).to(start)
+        self.linear.weight.copy_(oscillator_field(states, start.new_tensor(period)).mT)
+        self.radius.copy_(self.ROOM * start.norm())
 
     @torch.no_grad()
     def restart(self, path: Trajectory, ridge: float = 1e-3) -> None:

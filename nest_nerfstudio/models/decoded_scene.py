@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -16,7 +17,7 @@ from nest_nerfstudio.fields.base import Field
 from nest_nerfstudio.fields.rig import pose, resize
 from nest_nerfstudio.fields.skinning import blend
 from nest_nerfstudio.geometry.se3 import Pose
-from nest_nerfstudio.types import WORLD, Gaussians, SceneLatent
+from nest_nerfstudio.types import WORLD, Gaussians, MotionCode, SceneLatent
 
 
 class DecodedScene:
@@ -41,6 +42,12 @@ class DecodedScene:
         if latent.sizes is not None:
             self.rigged = resize(self.rigged, latent.sizes)
         self._solved: tuple[float, float, Trajectory | Orbit] | None = None
+
+    def moving_as(self, motion: MotionCode) -> DecodedScene:
+        """The scene with another motion; what it is decoded into stays."""
+        other = copy(self)
+        other.latent, other._solved = replace(self.latent, motion=motion), None
+        return other
 
     @property
     def moves(self) -> bool:

@@ -163,7 +163,7 @@ class GaussianModel(Model):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses of a latent's renderings against images (`image_losses`), and their squared error."""
         mode = "RGB" if views.depths is None else "RGB+ED"
-        rendering = self.rasterize(self.gaussians_of(latent), views, background, mode)
+        rendering = self.draw(DecodedScene(latent, self.field, self.flow), views, background, mode)
         losses = image_losses(rendering, views, background, self.config.ssim_lambda)
         return losses, squared_error(rendering, views, background)
 
@@ -217,6 +217,27 @@ class GaussianModel(Model):
         if views.exposures is None:
             return rendering
         return replace(rendering, rgb=expose(rendering.rgb, rendering.alpha, background, views.exposures))
+
+    def draw(
+        self,
+        scene: DecodedScene,
+        views: Views,
+        background: Float[Tensor, " 3"],
+        mode: RenderMode = "RGB",
+    ) -> Rendering:
+        """Draw a scene from all cameras of `views`, for each at its time; at time 0 where there are none."""
+        times = [0.0] if views.times is None or not scene.moves else views.times.unique().tolist()
+        if len(times) == 1:
+            return self.rasterize(scene.gaussians_at(times[0]), views, background, mode)
+        assert views.times is not None
+        singles = [views.select(slice(i, i + 1)) for i in range(len(views))]
+        drawn = [
+            self.rasterize(scene.gaussians_at(time), view, background, mode)
+            for time, view in zip(views.times, singles, strict=True)
+        ]
+        depths = [one.depth for one in drawn if one.depth is not None]
+        rgb, alpha = (torch.cat([getattr(one, name) for one in drawn]) for name in ("rgb", "alpha"))
+        return Rendering(rgb, alpha, torch.cat(depths) if depths else None)
 
     def _sh_degree(self) -> int:
         """Highest degree of the colours to draw, of those that Gaussians have."""

@@ -12,11 +12,16 @@ from torch import Tensor, nn
 from nest_nerfstudio.geometry.se3 import se3_plus
 from nest_nerfstudio.types import WORLD, MotionCode, MotionKind, SceneLatent
 
-Factor = Literal["poses", "geometry", "appearance", "light", "motion"]
+Factor = Literal["poses", "geometry", "appearance", "light", "motion", "motion_code"]
+"""What can be learned of a latent; `motion_code` is scene code, period and phase alone, where a `MotionMap`
+of many scenes gives the rest of the motion."""
 KINDS: tuple[MotionKind, ...] = ("still", "free", "cyclic")
 _FIXED = ("ids", "copies", "quats", "translations", "geometry", "appearance", "light")
 _MOTION = ("start", "modes", "scene_code", "period", "phase")
-_LEARNED_MOTION = ("start", "modes", "scene_code")
+_LEARNED_MOTION: dict[Factor, tuple[str, ...]] = {
+    "motion": ("start", "modes", "scene_code"),
+    "motion_code": ("scene_code", "phase"),
+}
 
 
 class LatentParameters(nn.Module):
@@ -26,8 +31,9 @@ class LatentParameters(nn.Module):
     logits; the period as its logarithm; codes, light and the other parts of the motion as they are.
 
     Parameters (of the learned factors): `shifts` [K, 3] and `turns` [K, 3], the parts of ξ in world units and
-    radians; `geometry`; `appearance`; `light`; `start`, `modes`, `scene_code` and `log_period`. Everything
-    else is in buffers, so the state dict holds the whole latent but its time map, which edits alone change.
+    radians; `geometry`; `appearance`; `light`; `start`, `modes`, `scene_code` and `log_period` of the motion,
+    or `scene_code`, `phase` and `log_period` of a motion code. Everything else is in buffers, so the state
+    dict holds the whole latent but its time map, which edits alone change.
     """
 
     learn_period: Tensor
@@ -58,7 +64,7 @@ class LatentParameters(nn.Module):
             "geometry": {"geometry": latent.geometry},
             "appearance": {"appearance": albedo_logits(latent.appearance) if albedo else latent.appearance},
             "light": {"light": latent.light},
-            "motion": _motion_chart(latent.motion),
+            **{factor: _motion_chart(latent.motion, factor) for factor in _LEARNED_MOTION},
         }
         for factor in self.learned:
             for name, value in charts[factor].items():
@@ -93,8 +99,8 @@ class LatentParameters(nn.Module):
     def _motion(self) -> MotionCode:
         kind = KINDS[int(self.kind)]
         parts = {name: getattr(self, f"base_{name}") for name in _MOTION}
-        if "motion" in self.learned:
-            parts |= {name: getattr(self, name) for name in _LEARNED_MOTION}
+        for factor in self.learned & _LEARNED_MOTION.keys():
+            parts |= {name: getattr(self, name) for name in _LEARNED_MOTION[factor]}
             period = self.log_period.exp()
             parts["period"] = period if self.learn_period else period.detach()
         return MotionCode(**parts, kind=kind, time_map=self.time_map)
@@ -116,11 +122,11 @@ class LatentParameters(nn.Module):
     @torch.no_grad()
     def set_motion(self, motion: MotionCode, learn_period: bool = True) -> None:
         """Replace the motion code by another of the same sizes, and say whether its period is learned."""
-        chart = _motion_chart(motion) if "motion" in self.learned else {}
         for name in _MOTION:
             getattr(self, f"base_{name}").copy_(getattr(motion, name))
-        for name, value in chart.items():
-            getattr(self, name).copy_(value)
+        for factor in self.learned & _LEARNED_MOTION.keys():
+            for name, value in _motion_chart(motion, factor).items():
+                getattr(self, name).copy_(value)
         self.kind.fill_(KINDS.index(motion.kind))
         self.learn_period.fill_(learn_period)
         self.time_map = motion.time_map
@@ -133,8 +139,8 @@ class LatentParameters(nn.Module):
         )
 
 
-def _motion_chart(motion: MotionCode) -> dict[str, Tensor]:
-    parts = {name: getattr(motion, name) for name in _LEARNED_MOTION}
+def _motion_chart(motion: MotionCode, factor: Factor) -> dict[str, Tensor]:
+    parts = {name: getattr(motion, name) for name in _LEARNED_MOTION[factor]}
     return {**parts, "log_period": motion.period.log()}
 
 

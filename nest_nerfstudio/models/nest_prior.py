@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from dataclasses import replace
+from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -17,13 +16,15 @@ from nest_nerfstudio.edits.light import sun_sky_light
 from nest_nerfstudio.edits.states import to_state
 from nest_nerfstudio.encoders.hull_depth import hull_points
 from nest_nerfstudio.encoders.inputs import sort_views
-from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
-from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
-from nest_nerfstudio.geometry.sh import MAX_DEGREE
+from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField
+from nest_nerfstudio.losses.images import image_losses
 from nest_nerfstudio.losses.multi_task import UncertaintyWeights
 from nest_nerfstudio.models.decoded_scene import DecodedScene
-from nest_nerfstudio.models.gaussian_model import GaussianModel, GaussianModelConfig
+from nest_nerfstudio.models.encoded_scenes import Contexts, ShownScene
+from nest_nerfstudio.models.gaussian_model import GaussianModel
 from nest_nerfstudio.models.latent_optimization import Objective, optimize_latent
+from nest_nerfstudio.models.motion_prior import MotionPrior
+from nest_nerfstudio.models.nest_prior_config import NestPriorModelConfig
 from nest_nerfstudio.states import Edit, SceneSample
 from nest_nerfstudio.types import Points, Rendering, SceneLatent, Views
 from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
@@ -31,57 +32,11 @@ from nest_nerfstudio.viewer.scene_controls import SceneViewerControls
 TASKS = ("photometric", "edited", "alpha", "occupancy", "depth", "light")
 """Losses: photometric, images of the state of the context; edited, images of other states, by known edits;
 alpha, coverage; occupancy, whether voxels in the hull of the context are inside all other silhouettes too;
-depth, where it is known; light, the encoded light against the known one."""
+depth, where it is known; light, the encoded light against the known one; of models that learn motion also
+motion, images at other times."""
 
 
-@dataclass
-class NestPriorModelConfig(GaussianModelConfig):
-    """Settings of `NestPriorModel`."""
-
-    _target: type = field(default_factory=lambda: NestPriorModel)
-    encoder: LatentEncoderConfig = field(default_factory=LatentEncoderConfig)
-    """Encoder: images and points to a latent."""
-    decoder: LatentGaussianFieldConfig = field(default_factory=LatentGaussianFieldConfig)
-    """Field: a latent to Gaussians."""
-    training_tokens: tuple[int, int] = (256, 1024)
-    """Smallest and largest number of tokens of a training sample, drawn log-uniformly; the model then works
-    with any number."""
-    from_points: float = 0.0
-    """Probability of encoding a training sample from a coloured point cloud in the hull of its context (of
-    three views or more), with a random share of its points, in place of the views; > 0 for a model that reads
-    point clouds too."""
-    swap_light: float = 0.0
-    """Probability of treating the known light of another state as unknown; it is then encoded from half of
-    that state's images, and has to light the others in the latent of the context (swap consistency)."""
-    learn_weights: bool = True
-    """Weigh the losses by learned uncertainties; else they are added unweighted."""
-    sh_degree: ClassVar[int] = MAX_DEGREE
-    """Degree of the colours that a light gives."""
-    shown_scene: str = ""
-    """Name of the scene that the viewer and camera paths show at first; empty: the first held-out one."""
-    shown_views: int = 4
-    """Number of context views that it is encoded from."""
-    refine_steps: int = 25
-    """Steps of optimizing a latent on its context, for each view beyond the first: more would fit what few
-    views leave open. ns-eval scores with (`_refined`) and without; 0: never."""
-    shown_refined: bool = False
-    """Refine the latents that the viewer and camera paths show (the viewer can switch it); takes seconds for
-    each scene."""
-
-
-class Contexts(Protocol):
-    """Context views of scenes: data that the model is given.
-
-    Attributes:
-        names: of the scenes, by number.
-    """
-
-    @property
-    def names(self) -> Sequence[str]: ...
-
-    def __getitem__(self, key: tuple[int, int]) -> Views:
-        """Views of a scene, by its number and the number of views; fewer where it has fewer."""
-        ...
+__all__ = ["NestPriorModel", "NestPriorModelConfig"]  # by which config.yml of earlier runs names them
 
 
 class NestPriorModel(GaussianModel):
@@ -103,21 +58,32 @@ class NestPriorModel(GaussianModel):
     def populate_modules(self) -> None:
         super().populate_modules()
         config = self.config
+        config.resolve()
         self.encoder = config.encoder.setup()
         self.field = config.decoder.setup(geometry_dim=config.encoder.geometry_dim)
         self.flow = config.flow.setup()
-        self.weights = UncertaintyWeights(TASKS, config.learn_weights)
+        tasks = (*TASKS, "motion") if config.dynamics else TASKS
+        self.weights = UncertaintyWeights(tasks, config.learn_weights)
+        self.motion_prior: MotionPrior | None = None
+        if config.dynamics:
+            gravity = config.encoder.group == "azimuth"
+            self.motion_prior = config.motion.setup(
+                flow=self.flow, geometry_dim=config.encoder.geometry_dim, knows_gravity=gravity
+            )
         self.contexts: Contexts | None = None
-        self._shown: _Shown | None = None
+        self._shown: ShownScene | None = None
         self.viewer_controls = SceneViewerControls(self._token_positions, config.shown_refined)
         self.viewer_controls.motion = config.render_motion
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        return {
+        groups = {
             "encoder": list(self.encoder.parameters()),
             "decoder": list(self.field.parameters()),
             "weights": list(self.weights.parameters()),
         }
+        if self.motion_prior is not None:
+            groups["motion"] = [*self.motion_prior.parameters(), *self.flow.parameters()]
+        return groups
 
     # ---------------------------------------------------------------- training
 
@@ -141,7 +107,8 @@ class NestPriorModel(GaussianModel):
         return {"losses": self.weights(means, shares), "means": means, "mse": torch.stack(errors).mean()}
 
     def _sample_losses(self, sample: SceneSample) -> tuple[dict[str, Tensor], Tensor]:
-        """Σ_i Σ_j ‖π_j f_θ(edit_i · h_φ(X)) − I_ij‖ by task, and the squared error of the unedited state."""
+        """Σ_i Σ_j ‖π_j f_θ(edit_i · h_φ(X)) − I_ij‖ by task, and the squared error of the unedited state, at
+        other times if it moves."""
         latent, occupancy = self.encoder.encode(*self._observed(sample.context), self._training_tokens())
         if self.training:
             self.field.observe(latent)
@@ -159,6 +126,14 @@ class NestPriorModel(GaussianModel):
                 found["edited"] = found.pop("photometric")
             for name, loss in found.items():
                 losses.setdefault(name, []).append(loss)
+        if sample.observed is not None and sample.timed is not None:
+            moving, views = self.moving(latent, sample.context, sample.observed), sample.timed
+            found, error = self.view_losses(moving, views, self.background(views.alphas is not None))
+            losses["motion"] = [found.pop("photometric")]
+            for name, loss in found.items():
+                losses.setdefault(name, []).append(loss)
+            if self.training and self.motion_prior is not None:
+                self.motion_prior.map.observe([moving.motion])
         means = {name: torch.stack(values).mean() for name, values in losses.items()}
         unmoved = [v for e, v in sample.targets if v.alphas is not None and _stands_still(e, sample.edit)]
         if occupancy is not None and unmoved:
@@ -181,6 +156,24 @@ class NestPriorModel(GaussianModel):
         if kept.sum() < 64:
             return context, None
         return None, Points(points.positions[kept], points.rgb[kept])
+
+    def moving(self, latent: SceneLatent, context: Views, frames: Views | None) -> SceneLatent:
+        """An encoded scene with the motion that frames at other times show.
+
+        Args:
+            latent: encoded from the context.
+            context: all at the time at which the scene stands so.
+            frames: with images and times; None: the scene stands still.
+        """
+        if self.motion_prior is None or frames is None:
+            return latent
+        rest = 0.0 if context.times is None else context.times[0].item()
+        background = self.shown_background(False)
+
+        def loss(scene: DecodedScene, views: Views) -> Tensor:
+            return image_losses(self.draw(scene, views, background), views, background, 0.0)["photometric"]
+
+        return self.motion_prior(latent, self.field, self.flow, frames, rest, loss)
 
     def _in_state(
         self, latent: SceneLatent, seen_as: Edit, edit: Edit, views: Views
@@ -232,7 +225,7 @@ class NestPriorModel(GaussianModel):
         """
         return self._encode((scene, num_views, refined)).latent
 
-    def _encode(self, key: tuple[int, int, bool], or_stale: bool = False) -> _Shown:
+    def _encode(self, key: tuple[int, int, bool], or_stale: bool = False) -> ShownScene:
         """A scene, kept until another is asked for or training goes on.
 
         Args:
@@ -246,8 +239,13 @@ class NestPriorModel(GaussianModel):
             context = self.contexts[key[0], key[1]]
             latent = self.encoder(context)
             latent = self.refine(latent, context) if key[2] else latent
-            shown = self._shown = _Shown(key, latent, context.alphas is not None)
+            latent = self.moving(latent, context, self._frames(key[0]))
+            shown = self._shown = ShownScene(key, latent, context.alphas is not None)
         return shown
+
+    def _frames(self, number: int) -> Views | None:
+        """Frames from which the motion of a scene is read."""
+        return None if self.motion_prior is None or self.contexts is None else self.contexts.timed(number)
 
     def latent_named(self, scene: str | None) -> SceneLatent:
         names = () if self.contexts is None else self.contexts.names
@@ -255,7 +253,9 @@ class NestPriorModel(GaussianModel):
             some = ", ".join(names[:8])
             raise EditError(f"there is no scene {scene!r} among {len(names)}; the first are {some}")
         assert self.contexts is not None
-        return self.encoder(self.contexts[names.index(scene), self.viewer_controls.num_views])
+        number = names.index(scene)
+        context = self.contexts[number, self.viewer_controls.num_views]
+        return self.moving(self.encoder(context), context, self._frames(number))
 
     def latent_of_cloud(self, points: Points) -> SceneLatent:
         """Z of a coloured point cloud in the frame of the training scenes (z up, world units).
@@ -319,9 +319,9 @@ class NestPriorModel(GaussianModel):
         return self.scene(scene, num_views, refined, or_stale=True).poses_at(0.0)[1]
 
     def render(self, latent: SceneLatent, views: Views) -> Rendering:
-        """Renderings of a latent under the model's edit, at time 0, from the cameras of `views`."""
+        """Renderings of a latent under the model's edit, from the cameras of `views` at their times."""
         background = self.shown_background(views.alphas is not None)
-        return self.rasterize(self.decode(latent, self.flow).gaussians_at(0.0), views, background)
+        return self.draw(self.decode(latent, self.flow), views, background)
 
     def forget_scenes(self, keep_latents: bool = False) -> None:
         shown = self._shown
@@ -349,13 +349,20 @@ class NestPriorModel(GaussianModel):
             if reached is None:
                 continue
             edited, views = reached
-            targets = views.over(self.shown_background(views.alphas is not None))
-            masks = [None] * len(views) if views.masks is None else list(views.masks)
-            images = self.render(edited, views).rgb.clamp(0, 1)
-            for image, target, mask in zip(images, targets, masks, strict=True):
-                if mask is None or mask.any():
-                    found.append((edit, self.metrics(image, target, mask), torch.cat([target, image], 1)))
+            found += [(edit, *scored) for scored in self.score_views(edited, views)]
         return found
+
+    @torch.no_grad()
+    def score_views(self, latent: SceneLatent, views: Views) -> list[tuple[dict[str, float], Tensor]]:
+        """Metrics of every image with a pixel to use, and the image and its rendering side by side."""
+        targets = views.over(self.shown_background(views.alphas is not None))
+        masks = [None] * len(views) if views.masks is None else list(views.masks)
+        images = self.render(latent, views).rgb.clamp(0, 1)
+        return [
+            (self.metrics(image, target, mask), torch.cat([target, image], 1))
+            for image, target, mask in zip(images, targets, masks, strict=True)
+            if mask is None or mask.any()
+        ]
 
 
 _TOO_FAR = 1.5
@@ -365,22 +372,3 @@ _TOO_FAR = 1.5
 def _stands_still(edit: Edit, other: Edit) -> bool:
     """Whether the object has the same pose in two states, so that views of both show one silhouette."""
     return (edit.yaw, edit.translate, edit.stretch) == (other.yaw, other.translate, other.stretch)
-
-
-@dataclass
-class _Shown:
-    """The scene that was shown last.
-
-    Attributes:
-        key: number, context views and refinement.
-        latent: Z, without edits.
-        has_alpha: whether its images have alpha.
-        scene: decoded under the model's edit; None: not yet.
-        is_stale: the weights have changed since.
-    """
-
-    key: tuple[int, int, bool]
-    latent: SceneLatent
-    has_alpha: bool
-    scene: DecodedScene | None = None
-    is_stale: bool = False

@@ -32,11 +32,15 @@ class NestPriorPipelineConfig(NestPipelineConfig):
     """Numbers of context views to score with."""
 
     def resolve(self, device_type: str) -> dict[str, Any]:
-        data = self.datamanager
-        if not isinstance(data, MultiSceneDatamanagerConfig) or data.scenes_per_batch is not None:
+        data, found = self.datamanager, {}
+        self.model.resolve()
+        if not isinstance(data, MultiSceneDatamanagerConfig):
             return {}
-        data.scenes_per_batch = 4 if device_type == "cuda" else 1
-        return {"scenes_per_batch": data.scenes_per_batch}
+        if data.scenes_per_batch is None:
+            data.scenes_per_batch = found["scenes_per_batch"] = 4 if device_type == "cuda" else 1
+        if data.num_timed is None and self.model.dynamics:
+            data.num_timed = found["num_timed"] = 16
+        return found
 
 
 class NestPriorPipeline(NestPipeline):
@@ -70,7 +74,8 @@ class NestPriorPipeline(NestPipeline):
         """Scores on unseen views of unseen scenes: means over scenes of their means over images.
 
         Keys: `psnr`, `ssim`, … over all numbers of context views; `psnr/4_views` for one of them,
-        `psnr/4_views/fish` for a category, `psnr/4_views/light` for edited latents, by what the edit changes.
+        `psnr/4_views/fish` for a category, `psnr/4_views/light` for edited latents, by what the edit changes;
+        `psnr/4_views/motion` at other times, of scenes that move.
         `psnr_refined` and so on: the same for latents refined on their context. Of scenes with masks, scores
         are of the pixels to use, and `share_used` is their share.
 
@@ -109,8 +114,13 @@ class NestPriorPipeline(NestPipeline):
         if model.config.refine_steps > 0:
             latents["_refined"] = model.refine(latents[""], sample.context)
         for kind, latent in latents.items():
-            for i, (edit, scores, image) in enumerate(model.score(latent, sample)):
-                changed = "+".join(edit.differences(sample.edit))
+            scored = [
+                ("+".join(e.differences(sample.edit)), *rest) for e, *rest in model.score(latent, sample)
+            ]
+            if sample.timed is not None and sample.observed is not None:
+                moving = model.moving(latent, sample.context, sample.observed)
+                scored += [("motion", *rest) for rest in model.score_views(moving, sample.timed)]
+            for i, (changed, scores, image) in enumerate(scored):
                 for name, value in scores.items():
                     metric = name + kind
                     here = f"{metric}/{count}_views"

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nest_nerfstudio.data.scenes.sampling import map_views
 from nest_nerfstudio.states import Edit, SceneSample, SunSky
 from nest_nerfstudio.types import Views
 
@@ -145,9 +146,6 @@ def _aim(light: SunSky | None, change: Callable[..., tuple[float, float, float]]
 
 
 def _map(sample: SceneSample, views: Callable[[Views], Views], edit: Callable[[Edit], Edit]) -> SceneSample:
-    return replace(
-        sample,
-        context=views(sample.context),
-        edit=edit(sample.edit),
-        targets=tuple((edit(e), views(v)) for e, v in sample.targets),
-    )
+    changed = map_views(sample, views)
+    targets = tuple((edit(e), v) for e, v in changed.targets)
+    return replace(changed, edit=edit(sample.edit), targets=targets)

@@ -16,6 +16,7 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConf
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from nest_nerfstudio.cameras import downscale_views
 from nest_nerfstudio.data.batches import DatasetViews
 from nest_nerfstudio.data.datamanager import RenderableDataManager
 from nest_nerfstudio.data.dataset import DynamicDataset
@@ -29,8 +30,8 @@ from nest_nerfstudio.data.scenes.sampling import (
     SceneSampleDataset,
     eval_sample,
     load_steps,
+    map_views,
     num_context_views,
-    sample_to,
     step_samples,
 )
 from nest_nerfstudio.states import SceneSample
@@ -52,8 +53,13 @@ class MultiSceneDatamanagerConfig(VanillaDataManagerConfig):
     """Number of target views of a training sample, for the state of its context and for each other state."""
     edit_states: int = 0
     """Largest number of other states (edits) of a scene for which a training sample has targets."""
+    num_timed: int | None = None
+    """Most frames at other times from which the motion of a sample is read (fewest: 4); unset: 16 for a model
+    that learns motion (`--pipeline.model.dynamics True`), else 0."""
     sampling_seed: int = 0
     """Random seed of scene and view sampling, and of augmentation."""
+    downscale: int = 1
+    """Training images are made smaller by this whole number: faster, where time is short."""
     num_workers: int = 0
     """Number of processes that load images ahead; it does not change the samples."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -142,7 +148,10 @@ class MultiSceneDatamanager(RenderableDataManager):
             self.config.augmentation(sample, np.random.default_rng((self.config.sampling_seed, 1, n)))
             for n, sample in zip(numbers, samples, strict=True)
         ]
-        return [sample_to(sample, self.device) for sample in varied], {}
+        smaller = [
+            map_views(sample, lambda v: downscale_views(v, self.config.downscale)) for sample in varied
+        ]
+        return [map_views(sample, lambda v: v.to(self.device)) for sample in smaller], {}
 
     @property
     def held_out(self) -> list[int]:
@@ -151,13 +160,15 @@ class MultiSceneDatamanager(RenderableDataManager):
 
     def eval_sample(self, number: int, num_context: int) -> SceneSample:
         """The evaluation of one scene, on the device: see `sampling.eval_sample`."""
-        sample = eval_sample(self.library, number, num_context, self.config.sampling_seed)
-        return sample_to(sample, self.device)
+        config = self.config
+        sample = eval_sample(self.library, number, num_context, config.sampling_seed, config.num_timed or 0)
+        return map_views(sample, lambda views: views.to(self.device))
 
     @property
     def contexts(self) -> ContextViews:
         """Context views of the evaluation of each scene, on the device; nothing is read by this property."""
-        return ContextViews(self.library, self.device, self.config.sampling_seed)
+        config = self.config
+        return ContextViews(self.library, self.device, config.sampling_seed, config.num_timed or 0)
 
     def eval_samples(self, num_context: int) -> Iterator[SceneSample]:
         """The evaluation of each held-out scene, in order, on the device: see `eval_sample`.
@@ -206,6 +217,7 @@ class MultiSceneDatamanager(RenderableDataManager):
             num_context=config.num_context,
             num_targets=config.num_targets,
             edit_states=config.edit_states,
+            num_timed=config.num_timed or 0,
             seed=config.sampling_seed,
             skip_bad=self.dataparser.config.skip_bad_scenes,
         )

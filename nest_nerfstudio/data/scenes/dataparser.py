@@ -42,6 +42,8 @@ class NestScenesConfig(DataParserConfig):
     """Settings of the data parser that reads `scenes`, instead of `scene_format`."""
     holdout: int = 5
     """Hold out one of every n scenes of a category for evaluation; 0 holds out none, 1 all."""
+    held_out: tuple[str, ...] = ()
+    """Parts of names of the scenes to hold out, instead of one of every `holdout`."""
     skip_bad_scenes: bool = False
     """Skip scenes that cannot be used, with a line in the log, instead of stopping."""
     max_frames: int = 64
@@ -64,9 +66,10 @@ class NestScenes(DataParser):
         """The index of all scenes; read once."""
         config = self.config
         if not config.scenes:
-            return read_index(config.data, config.holdout)
+            return replace(read_index(config.data, config.holdout), held_out=config.held_out)
         parser = config.scene_parser or parser_named(config.scene_format)
-        return index_folders([config.data / path for path in config.scenes], parser, config.holdout)
+        index = index_folders([config.data / path for path in config.scenes], parser, config.holdout)
+        return replace(index, held_out=config.held_out)
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         """Parse a few frames of the base state of scenes of a split: train, or any other for the held-out.

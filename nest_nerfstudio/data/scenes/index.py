@@ -43,14 +43,16 @@ class ScenesIndex:
         entries: the scenes; a scene's position here is its number everywhere else.
         holdout: one of so many scenes of each category is held out for evaluation; 0 holds out none, 1 all.
         parser: data parser of each scene; None for D-NeRF JSON with edits.
+        held_out: parts of names; if there are any, the scenes with one of them are held out, and no others.
 
     Raises:
-        ValueError: a negative holdout, no scene, or two scenes of one name.
+        ValueError: a negative holdout, no scene, two scenes of one name, or a part of no name.
     """
 
     entries: tuple[SceneEntry, ...]
     holdout: int = 5
     parser: DataParserConfig | None = None
+    held_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.holdout < 0:
@@ -59,6 +61,9 @@ class ScenesIndex:
             raise ValueError("there are no scenes; name at least one")
         for problem in name_problems(self.entries):
             raise ValueError(problem)
+        for part in self.held_out:
+            if not any(part in entry.name for entry in self.entries):
+                raise ValueError(f"held_out: no scene has {part!r} in its name")
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -73,6 +78,8 @@ class ScenesIndex:
         for i, entry in enumerate(self.entries):
             rank = counts[entry.category] = counts.get(entry.category, -1) + 1
             held = self.holdout > 0 and rank % self.holdout == self.holdout // 2
+            if self.held_out:
+                held = any(part in entry.name for part in self.held_out)
             if held == (split == "val"):
                 chosen.append(i)
         return chosen

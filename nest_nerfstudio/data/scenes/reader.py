@@ -73,6 +73,14 @@ class Scene:
         """Numbers of the frames that show a state: all (None), those of the test split, or the others."""
         return [i for i, s in enumerate(self.states) if s == state and test in (None, self.is_test[i])]
 
+    def timed_frames(self, state: State, test: bool | None = None) -> list[int]:
+        """Numbers of the frames that show the edit of a state at other times, by `test` as in `frames`."""
+        return [
+            i
+            for i, s in enumerate(self.states)
+            if s.edit == state.edit and s.time != state.time and test in (None, self.is_test[i])
+        ]
+
     @property
     def base_state(self) -> State:
         """The unedited scene at the time of most train frames (the earliest of such); ValueError if none."""
@@ -193,6 +201,10 @@ def _make_scene(
     for problem in edit_name_problems(names, edits):
         raise ValueError(problem)
     times = outputs.cameras.times
+    if times is not None:
+        first, last = times[:num_train].aminmax() if num_train else (times.new_zeros(()), times.new_ones(()))
+        if first < 0 or last > 1:  # seconds or numbers of frames: the train frames are to span [0, 1]
+            outputs.cameras.times = times = (times - first) / (last - first).clamp_min(1e-6)
     at = [0.0] * len(names) if times is None else [round(t, 6) for t in times.flatten().tolist()]
     # An image that both splits list belongs to train: else a target could be in its own context.
     first = {os.path.normpath(path): i for i, path in reversed(list(enumerate(outputs.image_filenames)))}

@@ -6,7 +6,7 @@ import io
 import pickle
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count, islice
@@ -34,6 +34,8 @@ class SceneSampleDataset(Dataset[SceneSample]):
         num_context: fewest and most context views of a sample, drawn log-uniformly: few are the hardest.
         num_targets: number of target views of the same state, and of each other one.
         edit_states: largest number of other states of a scene with targets.
+        num_timed: most frames at other times of which a sample's motion is read, drawn log-uniformly from 4
+            upwards; as many others as `num_targets` are its targets. 0: samples stand still.
         seed: random seed of scene and view sampling.
         skip_bad: skip scenes that cannot be read, with a line in the log, and take the next one.
 
@@ -48,6 +50,7 @@ class SceneSampleDataset(Dataset[SceneSample]):
         num_context: tuple[int, int] = (1, 8),
         num_targets: int = 4,
         edit_states: int = 0,
+        num_timed: int = 0,
         seed: int = 0,
         skip_bad: bool = False,
     ):
@@ -62,7 +65,7 @@ class SceneSampleDataset(Dataset[SceneSample]):
             )
         self.library, self.scenes = library, list(scenes)
         self.num_context, self.num_targets, self.edit_states = num_context, num_targets, edit_states
-        self.seed, self.skip_bad = seed, skip_bad
+        self.num_timed, self.seed, self.skip_bad = num_timed, seed, skip_bad
 
     def __getitem__(self, n: int) -> SceneSample:
         """Read sample n ≥ 0 of the sequence.
@@ -91,7 +94,22 @@ class SceneSampleDataset(Dataset[SceneSample]):
         picked = [others[i] for i in rng.permutation(len(others))[: self.edit_states]]
         targets = {state: chosen[num_context:][: self.num_targets]}
         targets |= {other: self._sample_frames(scene, other, self.num_targets, rng) for other in picked}
-        return _make_sample(self.library, scene, state, chosen[:num_context], targets)
+        sample = _make_sample(self.library, scene, state, chosen[:num_context], targets)
+        return self._with_motion(sample, scene, state, rng) if self.num_timed else sample
+
+    def _with_motion(
+        self, sample: SceneSample, scene: Scene, state: State, rng: np.random.Generator
+    ) -> SceneSample:
+        """The sample with frames at other times, if its scene has two or more of them."""
+        fewest = min(4, self.num_timed)
+        count = int(fewest * ((self.num_timed + 1) / fewest) ** rng.random())
+        order = rng.permutation(scene.timed_frames(state, test=False)).tolist()
+        chosen = list(islice(_non_empty(self.library, scene, order), count + self.num_targets))
+        count = min(count, len(chosen) - 1)
+        if count < 1:  # one frame does not tell motion from its absence
+            return sample
+        observed, timed = (self.library.views(scene, part) for part in (chosen[:count], chosen[count:]))
+        return replace(sample, observed=observed, timed=timed)
 
     def _sample_state(self, scene: Scene, most: int, rng: np.random.Generator) -> tuple[State, list[int]]:
         """A state with two frames or more, for context and target, and at most so many of its frames."""
@@ -111,18 +129,22 @@ class SceneSampleDataset(Dataset[SceneSample]):
         return list(islice(_non_empty(self.library, scene, order), most))
 
 
-def eval_sample(library: SceneLibrary, number: int, num_context: int, seed: int = 0) -> SceneSample:
+def eval_sample(
+    library: SceneLibrary, number: int, num_context: int, seed: int = 0, num_timed: int = 0
+) -> SceneSample:
     """Read the evaluation of one scene: context of its base state, targets of all states at its time.
 
     The context is the start of a fixed order of the train frames of the base state, so that fewer views are
     a subset of more; the order depends on the scene's name, not on the other scenes. Targets are all test
-    frames: those of the base state first, then those of each edit.
+    frames: those of the base state first, then those of each edit. Of a scene that moves, `timed` are test
+    frames at other times; if no test frame is of the base state, train frames beside the context are targets.
 
     Args:
         library: source of scenes and images.
         number: number of the scene.
         num_context: number of context views.
         seed: random seed of the order.
+        num_timed: most frames at other times of which the motion is read; 0: the scene stands still.
 
     Raises:
         ValueError: too few train frames, or no test frame.
@@ -137,9 +159,36 @@ def eval_sample(library: SceneLibrary, number: int, num_context: int, seed: int 
         )
     states = [base, *sorted(s for s in set(scene.states) if s.time == base.time and s != base)]
     targets = {state: list(_non_empty(library, scene, scene.frames(state, test=True))) for state in states}
-    if not targets[base]:
+    timed = list(_non_empty(library, scene, scene.timed_frames(base, test=True))) if num_timed else []
+    if timed and not targets[base]:
+        targets[base] = train[num_context:]
+    if not (targets[base] or timed):
         raise ValueError(f"scene {scene.name} has no test view of its base state to evaluate on")
-    return _make_sample(library, scene, base, train[:num_context], targets)
+    sample = _make_sample(library, scene, base, train[:num_context], targets)
+    if not timed:
+        return sample
+    observed = timed_views(library, number, num_timed)
+    return replace(sample, observed=observed, timed=library.views(scene, timed))
+
+
+def timed_views(library: SceneLibrary, number: int, most: int) -> Views | None:
+    """At most so many train frames of a scene at other times than that of its base state, evenly chosen.
+
+    Args:
+        library: source of scenes and images.
+        number: number of the scene.
+        most: number of frames.
+
+    Returns:
+        The frames in order of time; None where there are fewer than two, which tell of no motion.
+    """
+    scene = library.scene(number)
+    frames = sorted(scene.timed_frames(scene.base_state, test=False), key=lambda i: scene.states[i].time)
+    frames = list(_non_empty(library, scene, frames))
+    count = min(most, len(frames))
+    if count < 2:
+        return None
+    return library.views(scene, [frames[i * len(frames) // count] for i in range(count)])
 
 
 class ContextViews:
@@ -151,10 +200,13 @@ class ContextViews:
         library: source of scenes and images.
         device: device of the views.
         seed: random seed of the order of the views, as in `eval_sample`.
+        num_timed: most frames of `timed`.
     """
 
-    def __init__(self, library: SceneLibrary, device: torch.device | str = "cpu", seed: int = 0):
-        self._library, self._device, self._seed = library, device, seed
+    def __init__(
+        self, library: SceneLibrary, device: torch.device | str = "cpu", seed: int = 0, num_timed: int = 0
+    ):
+        self._library, self._device, self._seed, self._num_timed = library, device, seed, num_timed
 
     def __len__(self) -> int:
         """Number of scenes."""
@@ -182,6 +234,11 @@ class ContextViews:
             raise ValueError(f"the number of context views must be 1 or more, not {num_views}")
         return context_views(self._library, number, num_views, self._seed).to(self._device)
 
+    def timed(self, number: int) -> Views | None:
+        """Frames from which the motion of a scene is read; None where it stands still."""
+        views = timed_views(self._library, number, self._num_timed)
+        return None if views is None else views.to(self._device)
+
 
 def context_views(library: SceneLibrary, number: int, most: int, seed: int = 0) -> Views:
     """Read the context views of a scene's evaluation: the first `most` of them, or as many as there are.
@@ -208,10 +265,11 @@ def _context_frames(library: SceneLibrary, scene: Scene, seed: int) -> list[int]
     return list(_non_empty(library, scene, frames))
 
 
-def sample_to(sample: SceneSample, device: torch.device | str) -> SceneSample:
-    """The sample with its tensors on a device."""
-    targets = tuple((edit, views.to(device)) for edit, views in sample.targets)
-    return replace(sample, context=sample.context.to(device), targets=targets)
+def map_views(sample: SceneSample, change: Callable[[Views], Views]) -> SceneSample:
+    """The sample with all its views changed alike, such as put on a device."""
+    targets = tuple((edit, change(views)) for edit, views in sample.targets)
+    observed, timed = (v if v is None else change(v) for v in (sample.observed, sample.timed))
+    return replace(sample, context=change(sample.context), targets=targets, observed=observed, timed=timed)
 
 
 def step_samples(step: int, batch: int, rank: int = 0, world_size: int = 1) -> list[int]:
