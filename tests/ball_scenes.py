@@ -56,6 +56,48 @@ def write_ball_scenes(folder: Path) -> Path:
     return folder
 
 
+def swinging_balls(scene: int, time: float) -> Gaussians:
+    """The balls of a scene, two of which swing: 1.25 cycles in a clip."""
+    start = balls(scene, "base")
+    swing = 0.25 * math.sin(2 * math.pi * time / 0.8) * torch.tensor([[0.0, 0, 1], [0, 0, -1], [0, 0, 0]])
+    return replace(start, means=start.means + swing)
+
+
+def write_moving_scenes(folder: Path, count: int = 3, num_rest: int = 5, num_timed: int = 10) -> Path:
+    """Scenes that move: of each so many train views at rest and at times in [0, 1], and 3 timed test ones."""
+    names = [f"swing_{i}" for i in range(count)]
+    for number, name in enumerate(names):
+        for split, timed in {"train": num_timed, "test": 3}.items():
+            (folder / name / split).mkdir(parents=True)
+            resting = num_rest if split == "train" else 0
+            times = [0.0] * resting + [(i + 0.5) / timed for i in range(timed)]
+            frames = []
+            for i, time in enumerate(times):
+                pose = orbit(0.381966 * i + 0.1 * len(split) + 0.07 * number, height=0.5 + 0.1 * i)
+                file = f"./{split}/{i:02d}"
+                _save(swinging_balls(number, time), pose, folder / name / f"{file}.png")
+                frames.append(
+                    {"file_path": file, "time": time, "edit": "base", "transform_matrix": pose.tolist()}
+                )
+            meta = {"camera_angle_x": ANGLE, "category": "swing", "edits": {"base": {}}, "frames": frames}
+            (folder / name / f"transforms_{split}.json").write_text(json.dumps(meta))
+    index = {"scenes": [{"name": name, "category": "swing"} for name in names]}
+    (folder / "scenes.json").write_text(json.dumps(index))
+    return folder
+
+
+def make_moving_config(scenes: Path, output: Path, steps: int = 30) -> NestTrainerConfig:
+    """A small run of nest-prior that learns motion."""
+    config = make_prior_config(scenes, output, steps)
+    config.pipeline.model.dynamics = True
+    config.pipeline.model.motion.encoder.image_size = SIZE
+    config.pipeline.datamanager.edit_states = 0
+    config.pipeline.eval_context = (4,)
+    config.pipeline.model.refine_steps = 0
+    config.resolve()
+    return config
+
+
 def make_prior_config(scenes: Path, output: Path, steps: int = 30) -> NestTrainerConfig:
     """A small run of nest-prior."""
     config = deepcopy(nest_prior.config)

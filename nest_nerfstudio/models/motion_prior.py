@@ -39,8 +39,8 @@ class MotionPriorConfig(InstantiateConfig):
     """Gradient steps in training, one frame each, unless the code is the encoder's."""
     shown_steps: int = 40
     """Gradient steps for scenes that are shown and scored."""
-    step_size: float = 0.03
-    """Learning rate of these steps."""
+    step_size: float = 0.05
+    """Learning rate of these steps; it falls to a tenth."""
     encoder: MotionEncoderConfig = field(default_factory=MotionEncoderConfig)
     """Encoder of frames at other times."""
     map: MotionMapConfig = field(default_factory=MotionMapConfig)
@@ -123,7 +123,8 @@ class MotionPrior(nn.Module):
                 moved = scene.moving_as(self.map(parameters(), flow, rest).motion)
                 return loss(moved, frames.select(slice(i, i + 1)))
 
-            take_steps([(list(parameters.parameters()), self.config.step_size)], error, steps)
+            rates = [(list(parameters.parameters()), self.config.step_size)]
+            take_steps(rates, error, steps, final_ratio=0.1)
         return detached(parameters())
 
     def _adapted(self, latent: SceneLatent, *arguments) -> MotionCode:

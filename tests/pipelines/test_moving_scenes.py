@@ -1,0 +1,75 @@
+"""nest-prior of scenes that move, as a user meets it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from nerfstudio.utils.eval_utils import eval_setup
+
+from nest_nerfstudio.dynamics.orbit import Orbit
+from nest_nerfstudio.models.playable import playable
+from nest_nerfstudio.pipelines.trainer import NestTrainer
+from tests.ball_scenes import make_moving_config, write_moving_scenes
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> NestTrainer:
+    folder = tmp_path_factory.mktemp("moving")
+    config = make_moving_config(write_moving_scenes(folder / "scenes"), folder / "runs", steps=40)
+    torch.manual_seed(0)
+    trainer = config.setup()
+    trainer.setup()
+    config.save_config()
+    trainer.train()
+    trainer.pipeline.eval()
+    return trainer
+
+
+def test_an_encoded_scene_plays_and_stands_as_encoded_at_rest(trained: NestTrainer) -> None:
+    model = trained.pipeline.model
+    scene = model.scene(0, 4)
+    assert scene.moves
+    rest, moved = (scene.gaussians_at(time).means for time in (0.0, 0.3))
+    still = scene.moving_as(model.encoder(model.contexts[0, 4]).motion)
+    assert torch.allclose(rest, still.gaussians_at(0.3).means, atol=1e-5)
+    assert (moved - rest).norm(dim=1).max() > 1e-3
+    assert isinstance(playable(scene, 0.0, 1.0).path, Orbit)
+
+
+def test_scores_are_also_of_other_times_and_a_reloaded_run_gives_the_same(trained: NestTrainer) -> None:
+    scores = trained.pipeline.get_average_eval_image_metrics()
+    assert scores["psnr/4_views/motion"] > 5
+    pipeline = eval_setup(trained.base_dir / "config.yml", test_mode="test")[1]
+    again = pipeline.get_average_eval_image_metrics()
+    assert again["psnr/4_views/motion"] == pytest.approx(scores["psnr/4_views/motion"], abs=1e-3)
+
+
+def test_training_with_steps_on_codes_and_a_vector_field_runs(tmp_path: Path) -> None:
+    config = make_moving_config(write_moving_scenes(tmp_path / "scenes", 2), tmp_path / "runs", steps=3)
+    config.pipeline.model.motion.code = "hybrid"
+    config.pipeline.model.motion.shown_steps = 2
+    config.pipeline.model.motion.map.kind = "free"
+    trainer = config.setup()
+    trainer.setup()
+    before = trainer.pipeline.model.flow.vector_field.layers[-1].weight.clone()
+    trainer.train()
+    trainer.pipeline.eval()
+    model = trainer.pipeline.model
+    assert (model.flow.vector_field.layers[-1].weight - before).abs().max() > 0
+    assert model.scene(0, 4).latent.motion.kind == "free"
+
+
+def test_a_clip_of_one_timed_frame_stands_still_and_one_at_rest_is_needed(tmp_path: Path) -> None:
+    scenes = write_moving_scenes(tmp_path / "one", 2, num_timed=1)
+    trainer = make_moving_config(scenes, tmp_path / "runs", steps=1).setup()
+    trainer.setup()
+    samples, _ = trainer.pipeline.datamanager.next_train(0)
+    assert samples[0].timed is None
+    trainer.train()
+    none = write_moving_scenes(tmp_path / "none", 2, num_rest=1)
+    trainer = make_moving_config(none, tmp_path / "runs", steps=1).setup()
+    trainer.setup()
+    with pytest.raises(ValueError, match="no two non-empty ones of one state"):
+        trainer.pipeline.datamanager.next_train(0)
