@@ -20,6 +20,19 @@ from nest_nerfstudio.types import MotionCode, SceneLatent
 MixedFactor = Literal["geometry", "appearance", "poses", "light", "motion"]
 
 
+@runtime_checkable
+class SharedMotion(Protocol):
+    """What the scenes of a prior share of their motion: tokens of any of them answer to the code of any."""
+
+    def retarget(self, latent: SceneLatent, motion: MotionCode) -> SceneLatent:
+        """The scene with the motion code of another, and the modes that its own tokens have under it."""
+        ...
+
+    def generate(self, latent: SceneLatent, seed: int, spread: float) -> SceneLatent:
+        """The scene with a new motion, drawn from those of training scenes; ValueError if there are none."""
+        ...
+
+
 @dataclass(frozen=True)
 class OtherScene:
     """A scene that a step takes something from.
@@ -29,12 +42,14 @@ class OtherScene:
         knows_light: whether `latent.light` is its light.
         shares_codes: whether its codes mean what those of the edited scene mean: one field decodes both.
         shares_flow: whether one vector field moves both.
+        shared_motion: what their prior knows of motion, if both are of one that does.
     """
 
     latent: SceneLatent
     knows_light: bool
     shares_codes: bool
     shares_flow: bool
+    shared_motion: SharedMotion | None = None
 
 
 @runtime_checkable
@@ -71,8 +86,10 @@ class MixingStep(Step):
 class Swap(MixingStep):
     """Take a factor from another scene; all other factors stay.
 
-    Each token takes it from its match: the assignment of tokens to tokens with the least squared distances,
-    both scenes shifted and scaled to the same mean position and spread.
+    Between scenes of a prior that has learned motion, a motion code drives any body: the modes of the tokens
+    are those that the prior gives them, by their own geometry. Else each token takes the factor from its
+    match: the assignment of tokens to tokens with the least squared distances, both scenes shifted and scaled
+    to the same mean position and spread.
 
     Attributes:
         factor: "geometry" (codes, each in its token's frame), "appearance", "poses" (at rest), "light" or
@@ -138,6 +155,8 @@ def _mixed(
         if not other.knows_light:
             raise EditError(f"{step.name}: the light of the other scene is not known, its colours are baked")
         return replace(latent, light=torch.lerp(latent.light, other.latent.light.to(latent.light), amount))
+    if step.factor == "motion" and other.shared_motion is not None:
+        return _retargeted(step, latent, other, other.shared_motion, amount)
     matches = correspondences(latent, other.latent)
     if step.factor == "motion":
         return replace(latent, motion=_mixed_motion(step, latent, other, matches, amount))
@@ -160,6 +179,32 @@ def _mixed(
         raise EditError(f"{step.name}: this scene has no codes of {step.factor}; its Gaussians are free")
     mixed = torch.lerp(ours, getattr(theirs, step.factor), amount)
     return replace(latent, **{step.factor: torch.where(chosen, mixed, ours)})
+
+
+def _retargeted(
+    step: MixingStep, latent: SceneLatent, other: OtherScene, shared: SharedMotion, amount: float
+) -> SceneLatent:
+    """The code goes a part of the way; a scene that stands still takes the other's, of a part of its size."""
+    ours, theirs = latent.motion, other.latent.motion
+    if theirs.kind == "still":
+        raise EditError(f"{step.name}: the other scene stands still, so it has no motion to give")
+    if amount == 0:
+        return latent
+    code = theirs
+    if ours.kind == theirs.kind and len(ours.scene_code) == len(theirs.scene_code):
+        code = replace(theirs, **_between(ours, theirs, ("scene_code", "phase"), amount))
+    moved = shared.retarget(latent, replace(code, time_map=ours.time_map))
+    if ours.kind == "still" and amount < 1:
+        return replace(moved, motion=replace(moved.motion, modes=amount * moved.motion.modes))
+    return moved
+
+
+def _between(
+    ours: MotionCode, theirs: MotionCode, names: tuple[str, ...], amount: float
+) -> dict[str, Tensor]:
+    """Parts of two codes a part of the way from ours to theirs, and their period."""
+    parts = {name: torch.lerp(getattr(ours, name), getattr(theirs, name), amount) for name in names}
+    return {**parts, "period": torch.lerp(ours.period.log(), theirs.period.log(), amount).exp()}
 
 
 def correspondences(latent: SceneLatent, other: SceneLatent) -> Int[Tensor, " k"]:
@@ -210,12 +255,7 @@ def _mixed_motion(
         )
     if ours.kind == "cyclic":
         ours, theirs = _from_unit_start(ours), _from_unit_start(theirs)
-    lerped = {
-        name: torch.lerp(getattr(ours, name), getattr(theirs, name), amount)
-        for name in ("start", "modes", "scene_code", "phase")
-    }
-    period = torch.lerp(ours.period.log(), theirs.period.log(), amount).exp()
-    return replace(ours, **lerped, period=period)
+    return replace(ours, **_between(ours, theirs, ("start", "modes", "scene_code", "phase"), amount))
 
 
 def _like(motion: MotionCode, latent: SceneLatent) -> MotionCode:
@@ -237,3 +277,34 @@ def _from_unit_start(motion: MotionCode) -> MotionCode:
     return replace(
         motion, start=start, modes=torch.cat([modes[..., 0, :].flatten(-2), motion.modes[..., -1:]], -1)
     )
+
+
+@dataclass(frozen=True)
+class GenerateMotion(Step):
+    """Move as no scene does: by a motion drawn from a Gaussian fitted to the codes of the training scenes.
+
+    Attributes:
+        seed: which one.
+        spread: factor of the standard deviations; 0 gives the mean motion.
+    """
+
+    name = "generate_motion"
+    seed: int = 0
+    spread: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.spread < 0 or self.seed < 0:
+            raise ValueError(f"`seed` and `spread` are 0 or more, not {self.seed} and {self.spread}")
+
+    def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
+        raise EditError(
+            f"{self.name}: motion is drawn from what a nest-prior has learned of it (dynamics), and this "
+            "scene is of none"
+        )
+
+    def draw(self, latent: SceneLatent, shared: SharedMotion) -> SceneLatent:
+        """The latent with the motion; EditError where none has been learned."""
+        try:
+            return shared.generate(latent, self.seed, self.spread)
+        except ValueError as error:
+            raise EditError(f"{self.name}: {error}") from error

@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from nest_nerfstudio.edits.base import EditableField, EditError, Step, is_finite
-from nest_nerfstudio.edits.mixing import MixingStep, Scenes, no_scenes
+from nest_nerfstudio.edits.mixing import GenerateMotion, MixingStep, Scenes, no_scenes
 from nest_nerfstudio.edits.selection import SELECTIONS, All, Selection
 from nest_nerfstudio.edits.steps import STEPS
 from nest_nerfstudio.files import written_whole
@@ -125,6 +125,8 @@ def _numbered(number: int) -> Iterator[None]:
 def _applied(step: Step, latent: SceneLatent, field: EditableField, scenes: Scenes) -> SceneLatent:
     if isinstance(step, MixingStep):
         latent = step.mix(latent, field, scenes(step.scene, step.run))
+    elif isinstance(step, GenerateMotion) and (shared := getattr(scenes, "shared_motion", None)) is not None:
+        latent = step.draw(latent, shared)
     else:
         latent = step.apply(latent, field)
     tensors = [value for part in (latent, latent.motion) for value in vars(part).values()]

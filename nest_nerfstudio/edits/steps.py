@@ -2,7 +2,7 @@
 
 from nest_nerfstudio.edits.base import EditableField, EditError, Step
 from nest_nerfstudio.edits.looks import Recolor, Relight, Traverse
-from nest_nerfstudio.edits.mixing import Interpolate, MixingStep, Swap
+from nest_nerfstudio.edits.mixing import GenerateMotion, Interpolate, MixingStep, Swap
 from nest_nerfstudio.edits.placing import Delete, Duplicate, Keep, Move, Scale, Turn
 from nest_nerfstudio.edits.timing import (
     Amplify,
@@ -23,6 +23,7 @@ __all__ = [
     "EditError",
     "EditableField",
     "Freeze",
+    "GenerateMotion",
     "Interpolate",
     "Keep",
     "Loop",
@@ -47,7 +48,7 @@ STEPS: dict[str, type[Step]] = {
     for kind in (
         *(Move, Turn, Scale, Duplicate, Keep, Delete),
         *(Recolor, Traverse, Relight, Swap, Interpolate),
-        *(Oscillate, Retime, Reverse, Freeze, Loop, ShiftPhase, Amplify),
+        *(Oscillate, Retime, Reverse, Freeze, Loop, ShiftPhase, Amplify, GenerateMotion),
     )
 }
 """Names of the steps in files and messages."""

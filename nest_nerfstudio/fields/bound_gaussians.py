@@ -121,6 +121,23 @@ class BoundGaussians(Field):
         self.forget_neighbors()
 
     @torch.no_grad()
+    def take(self, gaussians: Gaussians) -> None:
+        """Start from Gaussians, world frame, whose colours are of this degree after zeros are filled in."""
+        rest = self.params["features_rest"].shape[1]
+        extra = gaussians.sh[:, 1 : rest + 1]
+        start = {
+            "means": gaussians.means,
+            "scales": gaussians.log_scales,
+            "quats": gaussians.quats,
+            "opacities": gaussians.opacity_logits,
+            "features_dc": gaussians.sh[:, 0],
+            "features_rest": nn.functional.pad(extra, (0, 0, 0, rest - extra.shape[1])),
+        }
+        for name, value in start.items():
+            self.params[name] = nn.Parameter(value.clone())
+        self.forget_neighbors()
+
+    @torch.no_grad()
     def stand_still(self) -> None:
         """Bind all Gaussians to the world token, and none to the others."""
         self.params["gates"] = nn.Parameter(torch.full_like(self.params["opacities"], -_SHUT))

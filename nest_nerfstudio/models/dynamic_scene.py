@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -153,6 +154,29 @@ class DynamicScene(GaussianModel):
         silhouettes = any(view.alphas is not None for view in views)
         self.densification.start(self.field, cameras, silhouettes)
         self.place_tokens()
+
+    @torch.no_grad()
+    def start_from(self, decoded: DecodedScene, gaussians: Gaussians | None) -> None:
+        """Start tokens and motion from a scene of a prior; after `initialize`.
+
+        Tokens stand where they stand in the scene, twice where it has fewer than this one. The ODE leads the
+        motion from the first step on.
+
+        Args:
+            decoded: the scene, whose flow has the sizes of this one's.
+            gaussians: its Gaussians at rest, to start from; None keeps those that are there.
+        """
+        if gaussians is not None:
+            self.field.take(gaussians)
+        found = decoded.latent
+        rows = torch.arange(self.config.num_tokens, device=self.device) % len(found)
+        self.latent.set_poses(found.quats[rows], found.translations[rows])
+        self.latent.set_motion(replace(found.motion, modes=found.motion.modes[rows]))
+        self.flow.load_state_dict(decoded.dynamics.state_dict())
+        self.fitter.rolls_out.fill_(True)
+        self.fitter.free.start_codes(found.translations[rows])
+        self.field.bind(self.latent().poses)
+        self.forget_scenes()
 
     def has_still_background(self, is_object: bool) -> bool:
         """Whether all stands still but what will be found to move.

@@ -47,6 +47,31 @@ class MotionPriorConfig(InstantiateConfig):
     """Map from codes to the motion of tokens."""
 
 
+@dataclass(frozen=True)
+class SharedMap:
+    """Motions of scenes that stand at rest at time 0, for edits (`edits.mixing.SharedMotion`).
+
+    Attributes:
+        map: gives the modes of tokens.
+        flow: leads the state.
+    """
+
+    map: MotionMap
+    flow: LatentFlow
+
+    @torch.no_grad()
+    def retarget(self, latent: SceneLatent, motion: MotionCode) -> SceneLatent:
+        """The scene with the motion code of another, and the modes that its own tokens have under it."""
+        parts = {name: getattr(motion, name).to(latent.quats) for name in (*_CODE, "start", "modes")}
+        return self.map(replace(latent, motion=replace(motion, **parts)), self.flow)
+
+    @torch.no_grad()
+    def generate(self, latent: SceneLatent, seed: int, spread: float) -> SceneLatent:
+        """The scene with a motion drawn from those of the training scenes."""
+        moved = self.map(self.map.sample(latent, seed, spread), self.flow)
+        return replace(moved, motion=replace(moved.motion, time_map=latent.motion.time_map))
+
+
 class MotionPrior(nn.Module):
     """The motion of any scene from frames of it: a code, then the modes of its tokens by the shared map.
 
@@ -97,6 +122,10 @@ class MotionPrior(nn.Module):
             begun = replace(begun, motion=self._adapted(begun, field, flow, frames, rest, loss, steps))
         return self.map(begun, flow, rest)
 
+    def shared(self, flow: LatentFlow) -> SharedMap:
+        """What edits of scenes need of it."""
+        return SharedMap(self.map, flow)
+
     def fit(
         self,
         latent: SceneLatent,
@@ -123,7 +152,9 @@ class MotionPrior(nn.Module):
                 moved = scene.moving_as(self.map(parameters(), flow, rest).motion)
                 return loss(moved, frames.select(slice(i, i + 1)))
 
-            rates = [(list(parameters.parameters()), self.config.step_size)]
+            unused = {"log_period"} if start.motion.kind == "free" else set()  # the field has its own speed
+            learned = [value for name, value in parameters.named_parameters() if name not in unused]
+            rates = [(learned, self.config.step_size)]
             take_steps(rates, error, steps, final_ratio=0.1)
         return detached(parameters())
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 
@@ -12,6 +13,9 @@ from nest_nerfstudio.losses.motion import MotionWeights
 from nest_nerfstudio.models.gaussian_model import GaussianModelConfig
 from nest_nerfstudio.training.curriculum import CurriculumConfig
 from nest_nerfstudio.training.densification import DensificationConfig
+
+if TYPE_CHECKING:
+    from nest_nerfstudio.models.nest_prior_config import NestPriorModelConfig
 
 
 def _model() -> type:
@@ -28,6 +32,9 @@ class NestDynamicModelConfig(GaussianModelConfig):
     motion: Literal["ode", "mlp", "static"] = "ode"
     """What moves the scene: tokens on a latent ODE; or, as baselines, a time-conditioned deformation MLP or
     nothing."""
+    init: Path | None = None
+    """config.yml of a run of nest-prior that has learned motion (`dynamics`), from which Gaussians, tokens
+    and motion start. Needed to start and to resume."""
     background: Literal["auto", "still", "none"] = "auto"
     """still: all stands still but what is found to move; none: everything may move, as an object before an
     empty background. auto: still where images have no alpha and no plain backdrop."""
@@ -69,6 +76,22 @@ class NestDynamicModelConfig(GaussianModelConfig):
     """Weight of the mean square of what `exposure` changes."""
     scale_weight: float = 0.03
     """Weight of the mean scale ("mcmc"), for the same purpose."""
+
+    def take(self, prior: NestPriorModelConfig) -> None:
+        """Take over the settings of a prior by which its scenes move, and open all of the clip at once.
+
+        Raises:
+            ValueError: the prior has learned no motion, or this scene is not to move by an ODE.
+        """
+        if not prior.dynamics:
+            raise ValueError(
+                f"the prior {self.init} has learned no motion: train it with --pipeline.model.dynamics True, "
+                "or start without --pipeline.model.init"
+            )
+        if self.motion != "ode":
+            raise ValueError(f"--pipeline.model.init starts an ODE, which motion {self.motion} does not use")
+        self.flow, self.num_tokens = prior.flow, prior.encoder.num_tokens
+        self.curriculum = replace(self.curriculum, num_downscales=0, first_window=2.0)
 
     def resolve(self, device_type: str) -> dict[str, int]:
         """Give settings that are unset their values for a kind of device; returns those that were set."""

@@ -23,7 +23,7 @@ from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.encoded_scenes import Contexts, ShownScene
 from nest_nerfstudio.models.gaussian_model import GaussianModel
 from nest_nerfstudio.models.latent_optimization import Objective, optimize_latent
-from nest_nerfstudio.models.motion_prior import MotionPrior
+from nest_nerfstudio.models.motion_prior import MotionPrior, SharedMap
 from nest_nerfstudio.models.nest_prior_config import NestPriorModelConfig
 from nest_nerfstudio.states import Edit, SceneSample
 from nest_nerfstudio.types import Points, Rendering, SceneLatent, Views
@@ -74,6 +74,11 @@ class NestPriorModel(GaussianModel):
         self._shown: ShownScene | None = None
         self.viewer_controls = SceneViewerControls(self._token_positions, config.shown_refined)
         self.viewer_controls.motion = config.render_motion
+
+    @property
+    def shared_motion(self) -> SharedMap | None:
+        """What edits of its scenes use of the motion that was learned."""
+        return None if self.motion_prior is None else self.motion_prior.shared(self.flow)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         groups = {

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nest_nerfstudio.edits.base import EditError
-from nest_nerfstudio.edits.mixing import OtherScene
+from nest_nerfstudio.edits.mixing import OtherScene, SharedMotion
 
 
 def config_of(run: Path) -> Path:
@@ -70,6 +70,11 @@ class OtherScenes:
             self._found[scene, run] = self._read(scene, run)
         return self._found[scene, run]
 
+    @property
+    def shared_motion(self) -> SharedMotion | None:
+        """What the prior of the edited scene knows of motion; None: nothing, or it is of none."""
+        return getattr(self._model, "shared_motion", None)
+
     @torch.no_grad()
     def _read(self, scene: str | None, run: str | None) -> OtherScene:
         ours = theirs = self._model
@@ -88,7 +93,14 @@ class OtherScenes:
             knows_light=theirs.field.knows_light,
             shares_codes=_are_equal(ours.field, theirs.field),
             shares_flow=_are_equal(ours.flow, theirs.flow),
+            shared_motion=self.shared_motion if _share_motion(ours, theirs) else None,
         )
+
+
+def _share_motion(ours: Any, theirs: Any) -> bool:
+    """Whether two models are of one prior that has learned motion."""
+    a, b = (getattr(model, "motion_prior", None) for model in (ours, theirs))
+    return a is not None and b is not None and (a is b or _are_equal(a, b))
 
 
 def _are_equal(a: nn.Module, b: nn.Module) -> bool:

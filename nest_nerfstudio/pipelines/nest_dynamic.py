@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -14,11 +15,19 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from nest_nerfstudio.cameras import cameras_to_views, downscale_views
+from nest_nerfstudio.cameras import cameras_to_views, downscale_views, join_views
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
+from nest_nerfstudio.geometry.sh import sh_to_rgb
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel
 from nest_nerfstudio.models.nest_dynamic_config import NestDynamicModelConfig
+from nest_nerfstudio.models.prior_start import (
+    MAX_CONTEXT,
+    MAX_FRAMES,
+    StartFromPrior,
+    start_from_prior,
+)
 from nest_nerfstudio.pipelines.base import NestPipelineConfig
+from nest_nerfstudio.pipelines.prior_run import find_prior, load_prior
 from nest_nerfstudio.pipelines.single_scene import SingleScenePipeline, in_numbers
 from nest_nerfstudio.training.backdrop import find_backdrop, with_silhouettes
 from nest_nerfstudio.training.image_errors import MAX_IMAGES
@@ -45,6 +54,9 @@ class NestDynamicPipelineConfig(NestPipelineConfig):
     model: NestDynamicModelConfig = field(default_factory=NestDynamicModelConfig)  # type: ignore[assignment]
 
     def resolve(self, device_type: str) -> dict[str, Any]:
+        if self.model.init is not None:
+            self.model.take(find_prior(self.model.init).model_config)
+            self.model.init = self.model.init.resolve()
         return self.model.resolve(device_type)
 
 
@@ -96,6 +108,9 @@ class NestDynamicPipeline(SingleScenePipeline):
         stands_still = model.has_still_background(has_alpha or backdrop is not None)
         if stands_still:
             views = self._views_in(None)
+        decoded = None if model.config.init is None else self._from_prior(model.config.init)
+        if decoded is not None and decoded.known is not None:
+            seed_points = Points(decoded.known.means, sh_to_rgb(decoded.known.sh[:, 0]).clamp(0, 1))
         model.initialize(
             views,
             seed_points,
@@ -103,6 +118,26 @@ class NestDynamicPipeline(SingleScenePipeline):
             num_times=len(self._train_times.unique()),
             stands_still=stands_still,
         )
+        if decoded is not None:
+            model.start_from(decoded.scene, decoded.known)
+
+    def _from_prior(self, run: Path) -> StartFromPrior:
+        """The scene as a prior sees it: from the views of one time, and the others for its motion."""
+        prior = load_prior(run, self.device, with_latents=False).model
+        times = self._train_times
+        found, counts = times.unique(return_counts=True)
+        rest = found[counts.argmax()]
+        same = (times == rest).nonzero().flatten().tolist()
+        others = [i for i in times.argsort().tolist() if times[i] != rest]
+        chosen = [_evenly(same, MAX_CONTEXT), _evenly(others, MAX_FRAMES)]
+        most = prior.config.encoder.image_size
+        context, frames = (
+            join_views(
+                [downscale_views(v, max(1, max(v.width, v.height) // most)) for v in map(self._view, part)]
+            )
+            for part in chosen
+        )
+        return start_from_prior(prior, context, frames)
 
     def _views_in(self, window: tuple[float, float] | None) -> list[Views]:
         """Training views in a span of clip time, one camera each, at a size and number that fit in memory."""
@@ -149,6 +184,12 @@ class NestDynamicPipeline(SingleScenePipeline):
         if window != self._window:
             self._window = window
             self._data.set_time_window(*(window or (None, None)), min_views=_FEWEST)
+
+
+def _evenly(numbers: list[int], most: int) -> list[int]:
+    """At most so many of the numbers, evenly spaced."""
+    count = min(most, len(numbers))
+    return [numbers[i * len(numbers) // count] for i in range(count)]
 
 
 class _TrainCameras(Sequence[Views]):

@@ -114,12 +114,14 @@ class NestPriorPipeline(NestPipeline):
         if model.config.refine_steps > 0:
             latents["_refined"] = model.refine(latents[""], sample.context)
         for kind, latent in latents.items():
-            scored = [
-                ("+".join(e.differences(sample.edit)), *rest) for e, *rest in model.score(latent, sample)
+            scored: list[tuple[str, dict[str, float], torch.Tensor]] = [
+                ("+".join(edit.differences(sample.edit)), scores, image)
+                for edit, scores, image in model.score(latent, sample)
             ]
             if sample.timed is not None and sample.observed is not None:
                 moving = model.moving(latent, sample.context, sample.observed)
-                scored += [("motion", *rest) for rest in model.score_views(moving, sample.timed)]
+                for scores, image in model.score_views(moving, sample.timed):
+                    scored.append(("motion", scores, image))
             for i, (changed, scores, image) in enumerate(scored):
                 for name, value in scores.items():
                     metric = name + kind
