@@ -1,0 +1,309 @@
+"""What motion over many scenes earns: data/motions, whose Wolf, Bull, Stegosaurus and Tuna are held out.
+
+python benchmarks/motions.py train --output runs          trains the prior (an hour)
+python benchmarks/motions.py prediction --load-config RUN/config.yml
+python benchmarks/motions.py half-cycle --load-config RUN/config.yml
+python benchmarks/motions.py adaptation --load-config RUN/config.yml
+python benchmarks/motions.py transfer --load-config RUN/config.yml --output transfer.png
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torchvision.utils
+import tyro
+from results import record
+from torch import Tensor
+
+from nest_nerfstudio.data.scenes.sampling import context_views, timed_views
+from nest_nerfstudio.geometry.points import smooth_neighbors
+from nest_nerfstudio.models.decoded_scene import DecodedScene
+from nest_nerfstudio.models.nest_prior import NestPriorModel
+from nest_nerfstudio.pipelines.prior_run import find_prior
+from nest_nerfstudio.types import SceneLatent, Views
+
+DATA = Path("../shared/data/motions")
+HELD_OUT = ("wolf", "bull", "stegosaurus", "tuna")
+REST_VIEWS = 8
+
+
+def train(data: Path = DATA, output: Path = Path("runs"), minutes: float = 60.0, small: bool = False) -> None:
+    """Train the prior.
+
+    Args:
+        data: the clips.
+        output: folder of the run.
+        minutes: how long.
+        small: half the resolution, where a fraction of a core is all there is.
+    """
+    command = f"ns-train nest-prior --data {data} --output-dir {output} --max-minutes {minutes}"
+    command += " --vis tensorboard --pipeline.model.dynamics True --pipeline.datamanager.edit-states 0"
+    command += " --pipeline.datamanager.num-context 2 6 --pipeline.model.training-tokens 160 320"
+    command += " --pipeline.model.encoder.num-tokens 320 --pipeline.eval-context 8"
+    if small:
+        command += " --pipeline.datamanager.downscale 2 --pipeline.model.encoder.image-size 64"
+        command += " --pipeline.model.motion.encoder.image-size 64"
+        command += (
+            " --pipeline.model.encoder.proposals.cells 48 --pipeline.model.encoder.proposals.patches 32"
+        )
+    subprocess.run([*command.split(), "nest-scenes", "--held-out", *HELD_OUT], check=True)
+
+
+# ---------------------------------------------------------------- motion of unseen animals from few frames
+
+
+def prediction(load_config: Path, counts: tuple[int, ...] = (4, 16), steps: int = 40) -> None:
+    """PSNR of test images of the held-out clips, their motion read from few frames beside the views at rest.
+
+    Args:
+        load_config: config.yml of the prior.
+        counts: numbers of frames.
+        steps: gradient steps on the code alone.
+    """
+    model, data = load(load_config)
+    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for number, latent, context, targets in clips(model, data):
+        category = data.index.entries[number].category
+        for column in ("psnr", category):
+            figures["standing still"][column].append(psnr(model, latent, targets))
+        for count in counts:
+            frames = timed_views(data.library, number, count)
+            assert frames is not None
+            for way in ways_of(model):
+                moving = read_motion(model, latent, context, frames, way, steps)
+                for column in ("psnr", category):
+                    figures[f"{count} frames, {way}"][column].append(psnr(model, moving, targets))
+    save("motions_prediction", figures, load_config, steps=steps)
+
+
+def half_cycle(load_config: Path, share: float = 0.5, period: float = 0.8, steps: int = 40) -> None:
+    """PSNR of images after the first half of a cycle, of which alone the motion is read.
+
+    Args:
+        load_config: config.yml of the prior.
+        share: of the cycle that is seen.
+        period: length of a cycle in clips, by which it is cut.
+        steps: gradient steps on the code alone.
+    """
+    model, data = load(load_config)
+    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for number, latent, context, _ in clips(model, data):
+        frames = timed_views(data.library, number, 1000)
+        assert frames is not None
+        assert frames.times is not None
+        seen, rest = (
+            frames.select(where) for where in (frames.times <= share * period, frames.times > share * period)
+        )
+        figures["standing still"]["psnr"].append(psnr(model, latent, rest))
+        for way in ways_of(model):
+            moving = read_motion(model, latent, context, seen, way, steps)
+            figures[way]["psnr"].append(psnr(model, moving, rest))
+            figures[way]["period"].append(moving.motion.period.item())
+    save("motions_half_cycle", figures, load_config, share=share, steps=steps)
+
+
+# ---------------------------------------------------------------- a new clip from the prior
+
+
+def adaptation(
+    load_config: Path,
+    scenes: tuple[str, ...] = ("quadruped_wolf_walk", "dinosaur_stegosaurus_run"),
+    steps: tuple[int, ...] = (100, 200, 500),
+    from_scratch: tuple[int, ...] = (100, 200, 500, 2000),
+) -> None:
+    """PSNR of test images and seconds of nest-dynamic runs of so many steps, from the prior and from scratch.
+
+    Args:
+        load_config: config.yml of the prior.
+        scenes: held-out clips.
+        steps: of runs from the prior.
+        from_scratch: of runs from scratch.
+    """
+    found = find_prior(load_config)
+    folder = found.config.pipeline.datamanager.dataparser.data  # type: ignore[attr-defined]
+    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for way, counts in {"from the prior": steps, "from scratch": from_scratch}.items():
+        for scene in scenes:
+            for count in counts:
+                reached, seconds = fit(
+                    folder / scene, count, load_config if way == "from the prior" else None
+                )
+                print(f"{scene}, {way}, {count} steps: {reached:.2f} dB, {seconds:.0f} s", flush=True)
+                figures[f"{way}, {count} steps"]["psnr"].append(reached)
+                figures[f"{way}, {count} steps"]["seconds"].append(seconds)
+    save("motions_adaptation", figures, load_config, scenes=list(scenes))
+
+
+def fit(scene: Path, steps: int, prior: Path | None) -> tuple[float, float]:
+    """PSNR of test images of a clip after a training of so many steps, and the seconds that it took."""
+    from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        config: Any = replace(nest_dynamic.config, data=scene, output_dir=Path(folder), vis="tensorboard")
+        config.pipeline = replace(
+            config.pipeline,
+            datamanager=replace(config.pipeline.datamanager, data=scene),
+            model=replace(config.pipeline.model, init=prior),
+        )
+        config.max_num_iterations, config.steps_per_eval_image = steps, 0
+        config.set_timestamp()
+        torch.manual_seed(0)
+        start = time.perf_counter()
+        trainer = config.setup()
+        trainer.setup(test_mode="val")
+        trainer.train()
+        seconds = time.perf_counter() - start
+        trainer.pipeline.eval()
+        return trainer.pipeline.get_average_eval_image_metrics()["psnr"], seconds
+
+
+# ---------------------------------------------------------------- motion of one animal on another
+
+
+@torch.no_grad()
+def transfer(
+    load_config: Path,
+    source: str = "quadruped_horse_gallop",
+    targets: tuple[str, ...] = ("quadruped_deer_walk", "dinosaur_apatosaurus_walk"),
+    output: Path = Path("transfer.png"),
+) -> None:
+    """Drive other bodies by a clip's motion: edges between tokens over a cycle, period, and an image.
+
+    Args:
+        load_config: config.yml of the prior.
+        source: clip whose motion is taken.
+        targets: clips whose bodies are driven.
+        output: rows of a cycle of source and targets.
+    """
+    model, data = load(load_config)
+    shared = model.shared_motion
+    assert shared is not None
+    scenes = {}
+    for name in (source, *targets):
+        number = data.index.find(name)
+        context, frames = (
+            context_views(data.library, number, REST_VIEWS),
+            timed_views(data.library, number, 24),
+        )
+        latent = model.encoder(context)
+        if name == source:
+            motion = read_motion(model, latent, context, frames, "hybrid").motion
+        scenes[name] = (DecodedScene(shared.retarget(latent, motion), model.field, model.flow), context)
+    figures, rows = {}, []
+    times = torch.linspace(0, 1, 9)[:-1] * motion.period
+    for name, (scene, context) in scenes.items():
+        figures[name] = {
+            "largest stretch of an edge": stretch(scene, times, 1.0),
+            "99 % stretch": stretch(scene, times, 0.99),
+            "step, share of size": float(
+                (scene.poses_at(times[4])[1] - scene.poses_at(0.0)[1]).norm(dim=1).mean()
+                / scene.latent.translations.std(0).norm()
+            ),
+            "period": scene.latent.motion.period.item(),
+        }
+        view = context.select(slice(1))
+        drawn = [model.rasterize(scene.gaussians_at(t), view, torch.ones(3)).rgb[0] for t in times]
+        rows.append(torch.cat(drawn, 1))
+    torchvision.utils.save_image(torch.cat(rows).clamp(0, 1).permute(2, 0, 1), output)
+    print(figures)
+    record("motions_transfer", figures, settings={"run": str(load_config.parent.name), "source": source})
+
+
+def stretch(scene: DecodedScene, times: Tensor, quantile: float) -> float:
+    """Longest over shortest length of edges between neighbouring tokens over these times, at a quantile."""
+    rest = scene.latent.translations
+    neighbors = smooth_neighbors(rest, rest, 7)[0][:, 1:]
+    lengths = []
+    for t in times:
+        positions = scene.poses_at(t)[1]
+        lengths.append((positions[neighbors] - positions[:, None]).norm(dim=-1))
+    ratios = torch.stack(lengths).amax(0) / torch.stack(lengths).amin(0)
+    return ratios.flatten().quantile(quantile).item()
+
+
+# ---------------------------------------------------------------- shared
+
+
+def load(config: Path) -> tuple[NestPriorModel, Any]:
+    """The prior and its data manager."""
+    run = find_prior(config)
+    return run.model("cpu"), run.config.pipeline.datamanager.setup(device="cpu", test_mode="inference")
+
+
+def clips(model: NestPriorModel, data: Any) -> Iterator[tuple[int, SceneLatent, Views, Views]]:
+    """Number, latent at rest, context and timed test views of each held-out clip."""
+    for number in data.held_out:
+        sample = data.eval_sample(number, REST_VIEWS)
+        with torch.no_grad():
+            yield number, model.encoder(sample.context), sample.context, sample.timed
+
+
+Way = Literal["encoder", "steps", "hybrid"]
+
+
+def ways_of(model: NestPriorModel) -> tuple[Way, ...]:
+    """Ways to read motion that a model can go."""
+    assert model.motion_prior is not None
+    return ("steps",) if model.motion_prior.config.code == "steps" else ("encoder", "steps", "hybrid")
+
+
+@torch.no_grad()
+def read_motion(
+    model: NestPriorModel,
+    latent: SceneLatent,
+    context: Views,
+    frames: Views | None,
+    way: Way,
+    steps: int = 40,
+) -> SceneLatent:
+    """The scene with the motion of frames, read in one of the three ways."""
+    prior = model.motion_prior
+    assert prior is not None
+    before, prior.config = prior.config, replace(prior.config, code=way, shown_steps=steps)
+    try:
+        return model.moving(latent, context, frames)
+    finally:
+        prior.config = before
+
+
+@torch.no_grad()
+def psnr(model: NestPriorModel, latent: SceneLatent, views: Views) -> float:
+    """Mean over images on white, dB."""
+    errors = (
+        (model.render(latent, views).rgb.clamp(0, 1) - views.over(torch.ones(3))).square().mean((1, 2, 3))
+    )
+    return float((-10 * errors.log10()).mean())
+
+
+def save(name: str, figures: dict[str, dict[str, list[float]]], config: Path, **settings: Any) -> None:
+    """Record means over clips."""
+    mean: Callable[[list[float]], float] = lambda values: float(np.mean(values))  # noqa: E731
+    rows = {row: {key: mean(values) for key, values in found.items()} for row, found in figures.items()}
+    for row, found in rows.items():
+        print(row, {key: round(value, 2) for key, value in found.items()}, flush=True)
+    run: Any = find_prior(config)
+    steps = int(run.checkpoint.stem.split("-")[1]) + 1
+    record(name, rows, settings={"prior_steps": steps, "prior_minutes": run.config.max_minutes, **settings})
+
+
+if __name__ == "__main__":
+    torch.set_flush_denormal(True)
+    tyro.extras.subcommand_cli_from_dict(
+        {
+            "train": train,
+            "prediction": prediction,
+            "half-cycle": half_cycle,
+            "adaptation": adaptation,
+            "transfer": transfer,
+        }
+    )
