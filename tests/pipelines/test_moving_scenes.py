@@ -1,5 +1,6 @@
 """nest-prior of scenes that move, as a user meets it."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 from nerfstudio.utils.eval_utils import eval_setup
 
 from nest_nerfstudio.dynamics.orbit import Orbit
+from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
 from nest_nerfstudio.models.playable import playable
 from nest_nerfstudio.pipelines.trainer import NestTrainer
-from tests.ball_scenes import make_moving_config, write_moving_scenes
+from tests.ball_scenes import make_moving_config, trained_prior, write_moving_scenes
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +75,35 @@ def test_a_clip_of_one_timed_frame_stands_still_and_one_at_rest_is_needed(tmp_pa
     trainer.setup()
     with pytest.raises(ValueError, match="no two non-empty ones of one state"):
         trainer.pipeline.datamanager.next_train(0)
+
+
+def make_clip_config(scene: Path, prior: Path, output: Path):
+    config = deepcopy(nest_dynamic.config)
+    config.data = config.pipeline.datamanager.data = scene
+    config.output_dir, config.vis, config.max_num_iterations = output, "tensorboard", 3
+    config.steps_per_eval_image = 0
+    config.pipeline.model.init = prior
+    return config
+
+
+def test_a_clip_starts_from_the_prior_and_trains_on(trained: NestTrainer, tmp_path: Path) -> None:
+    scene = trained.config.pipeline.datamanager.data / "swing_0"
+    config = make_clip_config(scene, trained.base_dir / "config.yml", tmp_path)
+    config.set_timestamp()
+    trainer = config.setup()
+    trainer.setup()
+    model = trainer.pipeline.model
+    assert len(model.latent()) == trained.pipeline.model.config.encoder.num_tokens
+    assert model.latent().motion.kind == "cyclic"
+    assert model.scene().moves
+    weights = [m.flow.vector_field.linear.weight for m in (model, trained.pipeline.model)]
+    assert torch.equal(*weights)
+    trainer.train()
+    assert trainer.pipeline.model.latent().motion.kind == "cyclic"
+
+
+def test_a_prior_without_dynamics_is_refused(tmp_path: Path) -> None:
+    prior = trained_prior(tmp_path, steps=1)
+    config = make_clip_config(tmp_path / "scenes" / "balls_0", prior.base_dir / "config.yml", tmp_path)
+    with pytest.raises(ValueError, match="has learned no motion"):
+        config.set_timestamp()
