@@ -168,6 +168,7 @@ class DynamicScene(GaussianModel):
         """
         if gaussians is not None:
             self.field.take(gaussians)
+            self.densification.max_log_scale.clamp_(min=float(gaussians.log_scales.quantile(0.99)))
         found = decoded.latent
         rows = torch.arange(self.config.num_tokens, device=self.device) % len(found)
         self.latent.set_poses(found.quats[rows], found.translations[rows])
