@@ -62,7 +62,7 @@ def train(data: Path = DATA, output: Path = Path("runs"), minutes: float = 60.0,
 # ---------------------------------------------------------------- motion of unseen animals from few frames
 
 
-def prediction(load_config: Path, counts: tuple[int, ...] = (4, 16), steps: int = 40) -> None:
+def prediction(load_config: Path, counts: tuple[int, ...] = (4,), steps: int = 40) -> None:
     """PSNR of test images of the held-out clips, their motion read from few frames beside the views at rest.
 
     Args:
@@ -117,7 +117,7 @@ def half_cycle(load_config: Path, share: float = 0.5, period: float = 0.8, steps
 
 def adaptation(
     load_config: Path,
-    scenes: tuple[str, ...] = ("quadruped_wolf_walk", "dinosaur_stegosaurus_run"),
+    scenes: tuple[str, ...] = ("quadruped_wolf_walk",),
     steps: tuple[int, ...] = (100, 200, 500),
     from_scratch: tuple[int, ...] = (100, 200, 500, 2000),
 ) -> None:

@@ -391,6 +391,31 @@ TABLES = (
         ),
     ),
     Table(
+        "Motion over many scenes: `nest-prior --pipeline.model.dynamics True`",
+        "benchmarks/motions.py train --small | prediction | half-cycle | adaptation | transfer --load-config "
+        "RUN/config.yml",
+        "PSNR in dB on white, of images at other times, of clips of animals that were held out (Wolf, Bull, "
+        "Stegosaurus, Tuna); motion read from timed frames by the encoder, by steps on the code, or by both "
+        "(hybrid). Half a cycle: only that is seen, and what follows is scored. The prior is of a short "
+        "training on a shared core.",
+        (
+            ("", "name", ""),
+            ("PSNR", "psnr", PSNR),
+            *((kind, kind, PSNR) for kind in ("quadruped", "dinosaur", "fish")),
+            ("seconds", "seconds", ".0f"),
+            ("period", "period", ".3f"),
+            ("99 % stretch", "99 % stretch", ".3f"),
+            ("steps of the prior", "prior_steps", ",.0f"),
+            *ORIGIN,
+        ),
+        (
+            Source("motions_prediction", (), (), ("*",), "{row}"),
+            Source("motions_half_cycle", (), (), ("*",), "half a cycle, {row}"),
+            Source("motions_adaptation", (), (), ("*",), "new clip {row}"),
+            Source("motions_transfer", ("source",), (), ("*",), "{source} on {row}"),
+        ),
+    ),
+    Table(
         "Ablations of `nest-prior`",
         "benchmarks/prior_ablations.py --data ../shared/data/scenes --minutes 20 --threads 1",
         "As above, 20 minutes each; edits: mean over edited states, from 4 views. e3nn's messages earn "
