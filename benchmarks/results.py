@@ -179,6 +179,15 @@ SO3 = (*ONE_HOUR[:1], ("minutes", 20), ("group", "so3"))
 NO_MODEL = ("all white", "nearest training scene", "fitted to the views")
 CLOUDS = ("views", "cloud of their hull")
 COSTS = ("points, ms", "tokens, ms", "tokens, MB")
+START_UP = (
+    "import torch",
+    "ns-train splatfacto --help, no plugin",
+    "ns-train nest-dynamic --help",
+    "ns-train nest-dynamic, first step",
+    "nest-export --help",
+    "nest-data --help",
+)
+ON_CUDA = ("horse scores", "horse times", "lego scores", "lego times", "splatfacto times")
 SET_UP = ("make setup, empty caches", "make demo after set-up", "make prior", ".ci/run")
 VIEWS = tuple((f"{n}", f"{n}", PSNR) for n in (1, 2, 4, 8))
 
@@ -470,7 +479,7 @@ TABLES = (
         "Exactness, numerics, cost, set-up",
         "benchmarks/prior.py exactness | cost; benchmarks/dynamics.py --load-config RUN/config.yml; "
         "benchmarks/scenes_memory.py; benchmarks/robustness.py; benchmarks/rigs.py; "
-        "benchmarks/edits.py exactness; make setup | demo | "
+        "benchmarks/edits.py exactness; benchmarks/startup.py; benchmarks/cuda.py; make setup | demo | "
         "prior; .ci/run",
         "Relative errors, the largest found; memory as against 50 scenes. `change_of_step`: largest change "
         "of a token's step from frame to frame over the largest step, t in [−1, 2]; ten times slower it is a "
@@ -485,6 +494,8 @@ TABLES = (
             Source("scenes_memory", ("steps",), (("steps", 1300),), ("5000 scenes",), "memory, {row}"),
             Source("robustness", ("steps",), (), ("all",), "other scales, places and times, dB below"),
             Source("rigs", ("cameras",), (("cameras", (3, 8)),), ("*",), "{cameras} still cameras, {row}"),
+            Source("startup", (), (), START_UP, "{row}"),
+            Source("cuda", (), (), ON_CUDA, "CUDA, {row}"),
             Source("setup", ("what",), (("what", SET_UP),), None, "{what}"),
         ),
     ),
