@@ -165,11 +165,16 @@ class Cuda:
         for job in (*scenes, prior, splatfacto):
             if job.config is not None:
                 offline = ("--offline",) if job.method == "splatfacto" else ()
-                steps.run(f"{job.name} times", 60 * (5 if self.cpu else 1), *MEASURE, job.config, *offline)
+                steps.run(f"{job.name} times", 60 * self._patience, *MEASURE, job.config, *offline)
         if not self.cpu:
             settings = {"scene_seconds": self.scene_seconds, "prior_seconds": self.prior_seconds}
             record("cuda", steps.found, settings=settings)
         sys.exit(any(step["status"] != 0 for step in steps.found.values()) and not self.cpu)
+
+    @property
+    def _patience(self) -> int:
+        """Factor of the limits: a CPU takes longer."""
+        return 5 if self.cpu else 1
 
     def _train(self, steps: Steps, job: Job) -> None:
         """Train within what is left after the measurements, and score."""
@@ -180,7 +185,7 @@ class Cuda:
         budget = ["--max-minutes", f"{minutes:.3f}"] if is_ours else ["--max-num-iterations", "3000"]
         steps.run(
             f"{job.name} train",
-            60 * minutes + 90 * (5 if self.cpu else 1),
+            60 * minutes + 90 * self._patience,
             *_nerfstudio("train", "" if is_ours else OFFLINE),
             *(job.method, "--data", self.data / job.data, "--output-dir", self.output),
             *("--experiment-name", job.name, "--timestamp", "run", "--vis", "tensorboard"),
@@ -193,7 +198,9 @@ class Cuda:
             return None
         job.config, scores = run / "config.yml", self.output / f"{job.name}.json"
         arguments = "--load-config", job.config, "--output-path", scores
-        if is_ours and steps.run(f"{job.name} scores", 300, *_nerfstudio("eval"), *arguments):
+        if is_ours and steps.run(
+            f"{job.name} scores", 100 * self._patience, *_nerfstudio("eval"), *arguments
+        ):
             results = json.loads(scores.read_text())["results"].items()
             steps.note(f"{job.name} scores", **{name: value for name, value in results if "_std" not in name})
 
