@@ -197,10 +197,8 @@ class Cuda:
         if not list(run.glob("nerfstudio_models/step-*.ckpt")):
             return None
         job.config, scores = run / "config.yml", self.output / f"{job.name}.json"
-        arguments = "--load-config", job.config, "--output-path", scores
-        if is_ours and steps.run(
-            f"{job.name} scores", 100 * self._patience, *_nerfstudio("eval"), *arguments
-        ):
+        command = *_nerfstudio("eval"), "--load-config", job.config, "--output-path", scores
+        if is_ours and steps.run(f"{job.name} scores", 100 * self._patience, *command):
             results = json.loads(scores.read_text())["results"].items()
             steps.note(f"{job.name} scores", **{name: value for name, value in results if "_std" not in name})
 
