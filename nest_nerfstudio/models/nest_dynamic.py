@@ -21,6 +21,7 @@ from nest_nerfstudio.dynamics.recurrence import ImageErrors
 from nest_nerfstudio.fields.rig import pose
 from nest_nerfstudio.geometry.se3 import Pose
 from nest_nerfstudio.losses.images import image_losses, squared_error
+from nest_nerfstudio.losses.photometric import SSIM_WINDOW, photometric_loss
 from nest_nerfstudio.models.dynamic_scene import DynamicScene
 from nest_nerfstudio.models.nest_dynamic_config import NestDynamicModelConfig
 from nest_nerfstudio.rasterizers.base import RenderMode
@@ -45,12 +46,13 @@ class NestDynamicModel(DynamicScene):
     """
 
     def warm_up(self) -> None:
-        """Draw a tiny image and its gradients, so that kernels are compiled before the first frame."""
+        """Draw a tiny image, its loss and gradients, so that kernels are compiled before the first frame."""
         eye = torch.eye(4, device=self.device)
-        views = Views(viewmats=eye[None], Ks=eye[None, :3, :3], width=8, height=8)
+        views = Views(viewmats=eye[None], Ks=eye[None, :3, :3], width=SSIM_WINDOW, height=SSIM_WINDOW)
         with torch.enable_grad():
             gaussians = self._training_gaussians(self.latent(), eye.new_tensor(0.5))[0]
-            self.rasterize(gaussians, views, self.image_background).rgb.sum().backward()
+            image = self.rasterize(gaussians, views, self.image_background).rgb[0]
+            photometric_loss(image, torch.full_like(image, 0.5)).backward()
         self.zero_grad(set_to_none=True)
 
     # ---------------------------------------------------------------- schedule
