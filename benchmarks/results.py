@@ -179,14 +179,7 @@ SO3 = (*ONE_HOUR[:1], ("minutes", 20), ("group", "so3"))
 NO_MODEL = ("all white", "nearest training scene", "fitted to the views")
 CLOUDS = ("views", "cloud of their hull")
 COSTS = ("points, ms", "tokens, ms", "tokens, MB")
-START_UP = (
-    "import torch",
-    "ns-train splatfacto --help, no plugin",
-    "ns-train nest-dynamic --help",
-    "ns-train nest-dynamic, first step",
-    "nest-export --help",
-    "nest-data --help",
-)
+START_UP = ("ns-train splatfacto --help, no plugin", "ns-train nest-dynamic, first step")
 ON_CUDA = ("horse scores", "horse times", "lego scores", "lego times", "splatfacto times")
 SET_UP = ("make setup, empty caches", "make demo after set-up", "make prior", ".ci/run")
 VIEWS = tuple((f"{n}", f"{n}", PSNR) for n in (1, 2, 4, 8))
