@@ -24,7 +24,8 @@ Draw = Callable[[Gaussians, Views, RenderMode], Rendering]
 FULL_SIZE = 320
 """Pixels of the longer side of images in which things that move are placed, at least."""
 _SOLID = 0.3
-"""Opacity of Gaussians whose residuals count."""
+"""Opacity of Gaussians whose residuals count, and that are the surface of a scene: large faint ones hang
+before it, and expected depth that counts them too is a seventh too small on the casual set."""
 _BLUR = 1.0
 """Pixels, standard deviation of the blur of residuals."""
 _UNEXPLAINED = 0.05
@@ -80,12 +81,13 @@ def find_frames(views: Iterable[Views], still: Gaussians, draw: Draw, size: int 
         size: pixels of the longer side of images that are compared, at least, and less than twice as many.
     """
     small = [downscale_views(v, max(1, max(v.width, v.height) // size)) for v in views]
+    solid = still.select(still.opacities > _SOLID)
     residuals, surfaces, covered = [], [], []
     for view in small:  # whose colours are not kept: that many images take memory
-        rendering = draw(still, view, "RGB+ED")
-        assert rendering.depth is not None
+        rendering, surface = draw(still, view, "RGB"), draw(solid, view, "RGB+ED").depth
+        assert surface is not None
         residuals.append(residual_of(rendering, view.images))
-        surfaces.append(rendering.depth)
+        surfaces.append(surface)
         covered.append(rendering.alpha[0, ..., 0] > 0.5)  # what is bare has not been fitted yet
     usual = _usual(still, small, surfaces, residuals)
     painted = replace(still, sh=rgb_to_sh(usual[:, None].expand(-1, 3))[:, None])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nest_nerfstudio.training.moving_parts import Frame, find_frames, place_parts
-from tests.small_yard import END, RADIUS, START, ball, draw, floor, view
+from tests.small_yard import END, RADIUS, START, ball, balls, both, draw, floor, view
 
 FRAMES = 11
 
@@ -33,6 +33,18 @@ def test_the_ball_is_placed_on_the_floor_and_its_way_is_found(frames: list[Frame
     true = (torch.linspace(0, 1, 9)[:, None] - 0.5) * (END - START)
     assert (part.shifts - true).norm(dim=1).max() < 0.3 * RADIUS
     assert part.points.rgb.mean() < 0.4  # of the ball, hardly of the floor
+
+
+def test_haze_before_a_scene_does_not_bring_a_part_nearer() -> None:
+    """Faint Gaussians, which no image tells from a clean scene, hang between the camera and the floor."""
+    torch.manual_seed(0)
+    means = torch.randn(40, 3) * torch.tensor([0.8, 0.8, 0.1]) + torch.tensor([0, 0, 0.9])
+    haze = replace(
+        balls(means, torch.full((40, 3), 0.6), torch.full((3,), 0.3)), opacities=torch.full((40,), 0.15)
+    )
+    hazy = [view(t, both(haze, both(floor(), ball(t)))) for t in torch.linspace(0, 1, FRAMES).tolist()]
+    (part,) = place_parts(find_frames(hazy, both(haze, floor()), draw), 0.5, num_times=9, num_points=200)
+    assert (part.points.positions.mean(0) - 0.5 * (START + END)).norm() < 0.5 * RADIUS
 
 
 def test_a_scene_that_stands_still_has_no_parts() -> None:
