@@ -132,39 +132,38 @@ def adaptation(
     found = find_prior(load_config)
     folder = found.config.pipeline.datamanager.dataparser.data  # type: ignore[attr-defined]
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    output = Path(tempfile.mkdtemp())  # kept: writers of a training outlive it
     for way, counts in {"from the prior": steps, "from scratch": from_scratch}.items():
         for scene in scenes:
             for count in counts:
-                reached, seconds = fit(
-                    folder / scene, count, load_config if way == "from the prior" else None
-                )
+                prior = load_config if way == "from the prior" else None
+                reached, seconds = fit(folder / scene, count, prior, output)
                 print(f"{scene}, {way}, {count} steps: {reached:.2f} dB, {seconds:.0f} s", flush=True)
                 figures[f"{way}, {count} steps"]["psnr"].append(reached)
                 figures[f"{way}, {count} steps"]["seconds"].append(seconds)
     save("motions_adaptation", figures, load_config, scenes=list(scenes))
 
 
-def fit(scene: Path, steps: int, prior: Path | None) -> tuple[float, float]:
+def fit(scene: Path, steps: int, prior: Path | None, output: Path) -> tuple[float, float]:
     """PSNR of test images of a clip after a training of so many steps, and the seconds that it took."""
     from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
 
-    with tempfile.TemporaryDirectory() as folder:
-        config: Any = replace(nest_dynamic.config, data=scene, output_dir=Path(folder), vis="tensorboard")
-        config.pipeline = replace(
-            config.pipeline,
-            datamanager=replace(config.pipeline.datamanager, data=scene),
-            model=replace(config.pipeline.model, init=prior),
-        )
-        config.max_num_iterations, config.steps_per_eval_image = steps, 0
-        config.set_timestamp()
-        torch.manual_seed(0)
-        start = time.perf_counter()
-        trainer = config.setup()
-        trainer.setup(test_mode="val")
-        trainer.train()
-        seconds = time.perf_counter() - start
-        trainer.pipeline.eval()
-        return trainer.pipeline.get_average_eval_image_metrics()["psnr"], seconds
+    config: Any = replace(nest_dynamic.config, data=scene, output_dir=output, vis="tensorboard")
+    config.pipeline = replace(
+        config.pipeline,
+        datamanager=replace(config.pipeline.datamanager, data=scene),
+        model=replace(config.pipeline.model, init=prior),
+    )
+    config.max_num_iterations, config.steps_per_eval_image = steps, 0
+    config.set_timestamp()
+    torch.manual_seed(0)
+    start = time.perf_counter()
+    trainer = config.setup()
+    trainer.setup(test_mode="val")
+    trainer.train()
+    seconds = time.perf_counter() - start
+    trainer.pipeline.eval()
+    return trainer.pipeline.get_average_eval_image_metrics()["psnr"], seconds
 
 
 # ---------------------------------------------------------------- motion of one animal on another
