@@ -1,4 +1,5 @@
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ def test_one_scene_in_five_of_every_category_is_held_out(tmp_path: Path) -> None
 def test_other_holdouts(tmp_path: Path, holdout: int, train: int, val: int) -> None:
     index = listed(tmp_path, {"fish": 5, "car": 2}, holdout)
     assert (len(index.split("train")), len(index.split("val"))) == (train, val)
+
+
+def test_scenes_are_held_out_by_parts_of_their_names(tmp_path: Path) -> None:
+    index = replace(listed(tmp_path, {"fish": 3, "car": 2}, holdout=2), held_out=("fish_1", "car"))
+    assert names(index, "val") == ["car_0", "car_1", "fish_1"]
+    with pytest.raises(ValueError, match="no scene has 'bull' in its name"):
+        replace(index, held_out=("fish", "bull"))
 
 
 def test_an_index_reads_no_scene(tmp_path: Path) -> None:

@@ -249,3 +249,16 @@ def test_real_scenes(shared_data: Path) -> None:
     scene = read_scene(index, index.find("quadruped_cow"))
     assert (len(scene), len(scene.frames(scene.base_state)), scene.base_state.time) == (48, 13, 0.0)
     assert set(scene.edits) == {"base", "relight", "recolor", "turn", "move"}
+
+
+def test_times_of_another_unit_are_scaled_to_the_span_of_train(scenes: Path) -> None:
+    before = [state.time for state in read(scenes).states]
+    for split in ("train", "test"):
+        edit_json(
+            scenes / "cow" / f"transforms_{split}.json",
+            lambda meta: [frame.update(time=10 + 30 * frame["time"]) for frame in meta["frames"]],
+        )
+    last = 2 / 3  # of the train frames
+    assert [state.time for state in read(scenes).states] == pytest.approx(
+        [t / last for t in before], abs=1e-5
+    )

@@ -338,3 +338,23 @@ def test_real_scenes(shared_data: Path) -> None:
     library = samples.library
     sample = eval_sample(library, library.index.find("quadruped_cow"), 8)
     assert [len(views) for _, views in sample.targets] == [3, 1, 1, 1, 1]
+
+
+def test_frames_at_other_times_are_read_and_scored_apart(scenes: Path) -> None:
+    sample = next(
+        s for s in map(sampler(scenes, num_timed=4, num_targets=1).__getitem__, range(20)) if s.timed
+    )
+    assert sample.observed is not None
+    assert sample.observed.times is not None
+    assert sample.context.times is not None
+    assert not (sample.observed.times == sample.context.times[0]).any()
+    assert not image_set(sample.observed) & image_set(sample.timed)
+    assert sampler(scenes)[0].observed is None
+    library = SceneLibrary(read_index(scenes, holdout=0))
+    scored = eval_sample(library, 0, 2, num_timed=8)
+    assert scored.timed is not None
+    assert scored.timed.times is not None
+    assert scored.timed.times.tolist() == [1.0]
+    assert len(scored.observed or ()) == 2
+    contexts = ContextViews(library, num_timed=1)
+    assert contexts.timed(0) is None  # one frame tells of no motion
