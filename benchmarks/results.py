@@ -469,7 +469,7 @@ TABLES = (
             ("seeds", "seed", ""),
             *ORIGIN,
         ),
-        (Source("attractors", ("name",), (), None, "{name}"),),
+        (Source("attractors", ("name",), (("bias", False),), None, "{name}"),),
     ),
     Table(
         "Exactness, numerics, cost, set-up",
