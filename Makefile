@@ -19,6 +19,8 @@ PYTEST ?=
 # Files of tests go to a process for each core, each of one thread.
 PARALLEL = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n auto --dist loadfile
 FAST := -m "not slow and not browser"
+# Python compiles what it imports, once; where it must not, every start would take twice as long.
+COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo player prior test test-fast test-newest lint clean
@@ -72,7 +74,7 @@ clean:
 # uv installs in a tenth of pip's time; pip does where uv cannot. nerfstudio looks for ffmpeg on the path.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	-$(BIN)/python -m pip install --quiet -c constraints.txt uv
-	$(BIN)/python -m uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,synth]' \
+	$(BIN)/python -m uv pip install $(COMPILE) --python $(BIN)/python -c constraints.txt -e '.[dev,synth]' \
 		|| $(BIN)/python -m pip install -c constraints.txt -e '.[dev,synth]'
 	@command -v ffmpeg >/dev/null || ln -sf "$$($(BIN)/python -c \
 		'import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())')" $(BIN)/ffmpeg
@@ -80,6 +82,6 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 
 $(NEWEST)/.installed: pyproject.toml constraints-newest.txt | $(NEWEST)/bin/python
 	$(NEWEST)/bin/python -m pip install --quiet uv
-	$(NEWEST)/bin/python -m uv pip install --compile-bytecode --python $(NEWEST)/bin/python \
+	$(NEWEST)/bin/python -m uv pip install $(COMPILE) --python $(NEWEST)/bin/python \
 		--override constraints-newest.txt -e '.[dev,synth]'
 	@touch $@
