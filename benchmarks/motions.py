@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -286,13 +286,14 @@ def psnr(model: NestPriorModel, latent: SceneLatent, views: Views) -> float:
 
 def save(name: str, figures: dict[str, dict[str, list[float]]], config: Path, **settings: Any) -> None:
     """Record means over clips."""
-    mean: Callable[[list[float]], float] = lambda values: float(np.mean(values))  # noqa: E731
-    rows = {row: {key: mean(values) for key, values in found.items()} for row, found in figures.items()}
-    for row, found in rows.items():
-        print(row, {key: round(value, 2) for key, value in found.items()}, flush=True)
+    means: dict[str, dict[str, float]] = defaultdict(dict)
+    for row, found in figures.items():
+        for column, values in found.items():
+            means[column][row] = float(np.mean(values))
+        print(row, {column: round(means[column][row], 3) for column in found}, flush=True)
     run: Any = find_prior(config)
     steps = int(run.checkpoint.stem.split("-")[1]) + 1
-    record(name, rows, settings={"prior_steps": steps, "prior_minutes": run.config.max_minutes, **settings})
+    record(name, means, settings={"prior_steps": steps, "prior_minutes": run.config.max_minutes, **settings})
 
 
 if __name__ == "__main__":

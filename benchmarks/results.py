@@ -177,11 +177,6 @@ ONE_HOUR = (("data", "../shared/data/scenes"), ("minutes", 60), ("tokens", 1024)
 EDITS = ("light", "hue", "yaw", "translate")
 SO3 = (*ONE_HOUR[:1], ("minutes", 20), ("group", "so3"))
 NO_MODEL = ("all white", "nearest training scene", "fitted to the views")
-STILL, READ = "standing still", ("encoder", "hybrid")
-NEW_CLIP = (
-    *(f"from the prior, {count} steps" for count in (100, 200, 500)),
-    *(f"from scratch, {count} steps" for count in (500, 2000)),
-)
 CLOUDS = ("views", "cloud of their hull")
 COSTS = ("points, ms", "tokens, ms", "tokens, MB")
 START_UP = ("ns-train splatfacto --help, no plugin", "ns-train nest-dynamic, first step")
@@ -398,29 +393,6 @@ TABLES = (
         ),
     ),
     Table(
-        "Motion over many scenes: `nest-prior --pipeline.model.dynamics True`",
-        "benchmarks/motions.py train --small | prediction | half-cycle | adaptation | transfer --load-config "
-        "RUN/config.yml",
-        "PSNR in dB on white, of images at other times, of clips of animals that were held out (Wolf, Bull, "
-        "Stegosaurus, Tuna); motion read from timed frames by the encoder, by steps on the code, or by both "
-        "(hybrid). Half a cycle: only that is seen, and what follows is scored. The prior is of a short "
-        "training on a shared core.",
-        (
-            ("", "name", ""),
-            ("PSNR", "psnr", PSNR),
-            *((kind, kind, PSNR) for kind in ("quadruped", "dinosaur", "fish")),
-            ("seconds", "seconds", ".0f"),
-            ("period", "period", ".3f"),
-            ("steps of the prior", "prior_steps", ",.0f"),
-            *ORIGIN,
-        ),
-        (
-            Source("motions_prediction", (), (), (STILL, *(f"4 frames, {w}" for w in READ)), "{row}"),
-            Source("motions_half_cycle", (), (), (STILL, *READ[:1]), "half a cycle, {row}"),
-            Source("motions_adaptation", (), (), NEW_CLIP, "new clip {row}"),
-        ),
-    ),
-    Table(
         "Ablations of `nest-prior`",
         "benchmarks/prior_ablations.py --data ../shared/data/scenes --minutes 20 --threads 1",
         "As above, 20 minutes each; edits: mean over edited states, from 4 views. e3nn's messages earn "
@@ -475,8 +447,8 @@ TABLES = (
         "Exactness, numerics, cost, set-up",
         "benchmarks/prior.py exactness | cost; benchmarks/dynamics.py --load-config RUN/config.yml; "
         "benchmarks/scenes_memory.py; benchmarks/robustness.py; benchmarks/rigs.py; "
-        "benchmarks/edits.py exactness; benchmarks/startup.py; benchmarks/cuda.py; make setup | demo | "
-        "prior; .ci/run",
+        "benchmarks/edits.py exactness; benchmarks/motions.py; benchmarks/startup.py; benchmarks/cuda.py; "
+        "make setup | demo | prior; .ci/run",
         "Relative errors, the largest found; memory as against 50 scenes. `change_of_step`: largest change "
         "of a token's step from frame to frame over the largest step, t in [−1, 2]; ten times slower it is a "
         "tenth where motion is smooth.",
@@ -486,6 +458,9 @@ TABLES = (
             Source("dynamics", ("scene",), (), None, "motion of {scene}"),
             Source("edits_exactness", ("method",), (), None, "edits of {method}"),
             Source("inversion_camera", ("data",), (), ("*",), "pose of a single image, {row}"),
+            Source("motions_prediction", (), (), ("psnr",), "moving unseen animals, dB"),
+            Source("motions_half_cycle", (), (), ("psnr",), "the same, after half a cycle, dB"),
+            Source("motions_adaptation", (), (), ("psnr", "seconds"), "a clip from them, {row} by steps"),
             Source("prior_cost", ("device",), (), COSTS, "encoder and decoder, by {row}"),
             Source("scenes_memory", ("steps",), (("steps", 1300),), ("5000 scenes",), "memory, {row}"),
             Source("robustness", ("steps",), (), ("all",), "other scales, places and times, dB below"),
