@@ -31,37 +31,6 @@ class MotionEncoderConfig(InstantiateConfig):
     """Width of the MLPs."""
 
 
-class Standardize(nn.Module):
-    """Features less their mean, over their standard deviation; both of the samples of a training, running.
-
-    Averages over tokens and frames are nearly the same for all scenes; without this, codes would be, too.
-
-    Args:
-        width: number of features.
-    """
-
-    count: Tensor
-    mean: Tensor
-    square: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("square", torch.ones(width))
-
-    def forward(self, x: Float[Tensor, "n w"]) -> Float[Tensor, "n w"]:
-        """Standardised features; in training mode the moments go on with those of these."""
-        if self.training:
-            with torch.no_grad():
-                self.count.add_(1)
-                share = (1 / self.count).clamp_min(_SHARE)
-                self.mean.lerp_(x.mean(0), share)
-                self.square.lerp_(x.square().mean(0), share)
-        variance = (self.square - self.mean.square()).clamp_min(1e-8)
-        return ((x - self.mean) / variance.sqrt()).clamp(-_FAR, _FAR)
-
-
 class MotionEncoder(nn.Module):
     """Scene code, period and phase of a scene that stands at rest in a latent, from frames at other times.
 
@@ -84,7 +53,6 @@ class MotionEncoder(nn.Module):
         self.token_mlp = mlp(config.feature_dim + 4 + 3 + num_axes + geometry_dim, hidden, hidden)
         self.frame_mlp = mlp(hidden + 3 * num_axes, hidden, hidden)
         self.time_mlp = mlp(hidden + 1 + 2 * _HARMONICS, hidden, hidden)
-        self.frame_scale, self.scene_scale = Standardize(hidden), Standardize(hidden)
         self.head = mlp(hidden, hidden, code_dim + 3)
         for parameter in self.head[-1].parameters():  # all scenes begin with the start
             nn.init.zeros_(parameter)
@@ -127,9 +95,7 @@ class MotionEncoder(nn.Module):
         seen = [sample_maps(maps, grid), sample_maps(rgba, grid), in_camera, known]
         tokens = self.token_mlp(torch.cat(seen, -1)).mean(1)
         shown = self.frame_mlp(torch.cat([tokens, (axes @ rotations.mT).flatten(1)], 1))
-        shown = self.frame_scale(shown)
-        pooled = self.time_mlp(torch.cat([shown, self._waves(times)], 1)).mean(0, keepdim=True)
-        found = self.head(self.scene_scale(pooled))[0]
+        found = self.head(self.time_mlp(torch.cat([shown, self._waves(times)], 1)).mean(0))
         change, log_period, cos, sin = found.split([len(found) - 3, 1, 1, 1])
         motion = latent.motion
         return replace(
@@ -147,7 +113,3 @@ class MotionEncoder(nn.Module):
 
 _HARMONICS = 8
 """Half turns in a clip, of the fastest wave of a frame's time."""
-_SHARE = 0.01
-"""Share of a new sample in running moments, at least."""
-_FAR = 5.0
-"""Standard deviations at which features are clamped."""
