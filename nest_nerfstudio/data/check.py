@@ -17,7 +17,12 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from nest_nerfstudio.data.frame_cameras import camera_notes, camera_problems, stack_poses
+from nest_nerfstudio.data.frame_cameras import (
+    camera_notes,
+    camera_problems,
+    stack_poses,
+    viewpoint_notes,
+)
 from nest_nerfstudio.data.images import (
     ImageHeader,
     alpha_problems,
@@ -161,6 +166,7 @@ def _check_scene(folder: Path, report: Report) -> None:
     if splits.get("train"):
         times = [frame.time for frame in splits["train"]]
         report.add(splits["train"][0].file, motion_problems(times, can_order=len(files) == 1))
+        report.add_notes(splits["train"][0].file, viewpoint_notes(splits["train"]))
     try:
         points = read_seed_points(metas.get("train") or metas.get("") or {}, folder)
     except (FileNotFoundError, ValueError) as error:

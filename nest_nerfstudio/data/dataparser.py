@@ -22,7 +22,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from nest_nerfstudio.data.coordinates import Coordinates, fit_poses, keep_poses
-from nest_nerfstudio.data.frame_cameras import camera_notes, make_cameras, stack_poses
+from nest_nerfstudio.data.frame_cameras import camera_notes, make_cameras, stack_poses, viewpoint_notes
 from nest_nerfstudio.data.frame_order import FrameOrder
 from nest_nerfstudio.data.images import ImageHeader, Size, alpha_problems, image_header, is_scaled
 from nest_nerfstudio.data.splits import (
@@ -166,7 +166,8 @@ class NestDynamicDataParser(DataParser):
             self._check_alpha(frames[0].file)
         images, sizes = self._images_at_size(frames, [header.size for header in headers])
         cameras = make_cameras(frames, headers, sizes, capture.coordinates)
-        for note in (*camera_notes(frames, headers), *file_notes(frames)):
+        viewpoints = viewpoint_notes(frames) if split == "train" else ()
+        for note in (*camera_notes(frames, headers), *file_notes(frames), *viewpoints):
             CONSOLE.log(note[0].upper() + note[1:])
         return PreciseOutputs(
             image_filenames=images,

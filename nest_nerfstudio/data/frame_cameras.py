@@ -164,6 +164,24 @@ def camera_notes(frames: Sequence[Frame], headers: Sequence[ImageHeader]) -> Ite
         )
 
 
+def viewpoint_notes(frames: Sequence[Frame]) -> Iterator[str]:
+    """What cannot be had of a clip whose cameras all stand at one place: a tripod, or pure rotation."""
+    poses = stack_poses(frames)
+    apart = (poses - poses[0]).abs().flatten(1).amax(0).unflatten(0, (4, 4)) if len(frames) > 1 else None
+    if apart is None or apart[:3, 3].max() > _ONE_PLACE:
+        return
+    turns = ", and only turn" if apart[:3, :3].max() > _ONE_PLACE else " and look one way"
+    yield (
+        f"all {len(frames)} cameras stand at one place{turns}: images tell no depths, unless the data has "
+        "some. It trains, and shows the clip and what comes after it from there; views from elsewhere, and "
+        "what is hidden, are guesses"
+    )
+
+
+_ONE_PLACE = 1e-6
+"""Largest difference of poses that are one."""
+
+
 def _camera_model(camera: dict[str, Any]) -> str:
     """The model that is named, or that instant-ngp's `is_fisheye` stands for."""
     return str(camera.get("camera_model", "OPENCV_FISHEYE" if camera.get("is_fisheye") else "PINHOLE"))

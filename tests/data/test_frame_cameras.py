@@ -1,5 +1,6 @@
 """Sizes of images and cameras: the same, in the same ratio, turned by EXIF, or refused."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,20 @@ def test_masks_and_depths_of_some_frames(dnerf: Path) -> None:
     report = check_dataset(dnerf)
     assert report.problems == []
     assert one(report.notes).endswith("2 of 12 frames have a mask file; all pixels of the others are used")
+
+
+@pytest.mark.parametrize(("turn_by", "words"), [(0.0, "look one way"), (0.01, "only turn")])
+def test_cameras_at_one_place_say_what_cannot_be_had(
+    dnerf: Path, capsys: pytest.CaptureFixture, turn_by: float, words: str
+) -> None:
+    def stand(meta: dict[str, Any]) -> None:
+        for i, frame in enumerate(meta["frames"]):
+            c, s = math.cos(i * turn_by), math.sin(i * turn_by)
+            frame["transform_matrix"] = [[c, 0, s, 0], [0, 1, 0, 0], [-s, 0, c, 4], [0, 0, 0, 1]]
+
+    edit_json(dnerf / "transforms_train.json", stand)
+    parse(dnerf)
+    assert words in " ".join(capsys.readouterr().out.split())
+    report = check_dataset(dnerf)
+    assert report.problems == []
+    assert words in one(report.notes)
