@@ -16,6 +16,7 @@ from nest_nerfstudio.edits.steps import (
     Delete,
     Duplicate,
     Freeze,
+    GenerateMotion,
     Interpolate,
     Keep,
     Loop,
@@ -182,7 +183,7 @@ def test_what_has_no_inverse_says_so_and_is_named(step: Step) -> None:
 
 def test_every_step_is_tested_here_or_has_tests_of_its_own() -> None:
     tested = {step.name for step, _ in INVERTIBLE} | {step.name for step in FINAL}
-    assert tested | {kind.name for kind in (Swap, Interpolate, Oscillate)} == set(STEPS)
+    assert tested | {kind.name for kind in (Swap, Interpolate, Oscillate, GenerateMotion)} == set(STEPS)
 
 
 def test_turning_is_moving_about_the_middle() -> None:

@@ -14,6 +14,7 @@ from nest_nerfstudio.edits.steps import (
     Delete,
     Duplicate,
     Freeze,
+    GenerateMotion,
     Interpolate,
     Keep,
     Loop,
@@ -57,6 +58,7 @@ EVERY_STEP = SceneEdit(
         Loop(0.0, 0.5, 0.1),
         ShiftPhase(0.25),
         Amplify(1.5),
+        GenerateMotion(3, 0.5),
     )
 )
 

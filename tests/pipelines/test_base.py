@@ -113,8 +113,8 @@ def test_another_version_that_fits_is_loaded(first: NestTrainer, capture: Path, 
 METHODS = [nest_dynamic.config, nest_prior.config]
 UNSET = {
     "nest-dynamic": {
-        "cpu": {"num_random": 8000, "max_gs_num": 20_000, "sh_degree": 1, "max_num_iterations": 20_000},
-        "cuda": {"num_random": 20_000, "max_gs_num": 200_000, "sh_degree": 3, "max_num_iterations": 30_000},
+        "cpu": {"num_random": 8000, "sh_degree": 1, "max_num_iterations": 20_000},
+        "cuda": {"num_random": 20_000, "sh_degree": 3, "max_num_iterations": 30_000},
     },
     "nest-prior": {
         "cpu": {"scenes_per_batch": 1, "max_num_iterations": 20_000},

@@ -11,7 +11,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Whether a condition comes true within some seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
