@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -97,6 +98,21 @@ def settled(page: Any, holds: Callable[[Screenshot], bool]) -> Screenshot:
     def look() -> bool:
         seen.append(screenshot_of(page))
         return holds(seen[-1])
+
+    assert eventually(look, PATIENCE)
+    return seen[-1]
+
+
+def at_rest(page: Any, holds: Callable[[Screenshot], bool]) -> Screenshot:
+    """The first image for which something holds and that stays the same for two seconds: what was asked for
+    before may still be on its way, and comes coarse first."""
+    seen: list[Screenshot] = []
+
+    def look() -> bool:
+        time.sleep(1)
+        seen.append(screenshot_of(page))
+        changes = [float(np.abs(seen[-1] - before).mean()) for before in seen[-3:-1]]
+        return len(changes) == 2 and max(changes) < 0.05 and holds(seen[-1])
 
     assert eventually(look, PATIENCE)
     return seen[-1]

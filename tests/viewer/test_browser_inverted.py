@@ -19,6 +19,7 @@ from tests.viewer.browser import (
     PATIENCE,
     TOP,
     Screenshot,
+    at_rest,
     page_of,
     set_number,
     settled,
@@ -49,7 +50,7 @@ def page(run_config: Path) -> Iterator[Any]:
 
 def test_light_colour_and_motion_of_an_inverted_scene(page: Any, run_config: Path, tmp_path: Path) -> None:
     set_number(page, "Time", 0.0)
-    plain = settled(page, lambda p: is_drawn(p).sum() > 1000)
+    plain = at_rest(page, lambda p: is_drawn(p).sum() > 1000)
     page.get_by_text("Edit", exact=True).click()
     set_number(page, "Reach", 0.3)
     page.get_by_role("button", name="Select by click").click()
