@@ -15,6 +15,7 @@ from nest_nerfstudio.data.scenes.edits import BASE
 from nest_nerfstudio.data.scenes.index import read_index
 from nest_nerfstudio.data.scenes.library import SceneLibrary
 from nest_nerfstudio.data.scenes.reader import Scene, State
+from nest_nerfstudio.data.splits import spread
 from nest_nerfstudio.geometry.multiview import camera_centres
 from nest_nerfstudio.states import Edit, SunSky
 from nest_nerfstudio.synthesis.datasets import MOTION_CYCLES
@@ -145,9 +146,8 @@ def read_factor_data(data: Path, num_scenes: int, num_views: int, num_times: int
     """
     index = read_index(data)
     library = SceneLibrary(index)
-    count = min(num_scenes, len(index))
     orbits: list[Orbit] = []
-    for number in sorted({i * len(index) // count for i in range(count)}):
+    for number in spread(range(len(index)), num_scenes):
         scene = library.scene(number)
         states = _by_factor(scene, num_times)
         seen: dict[tuple[State, int], Observed] = {}

@@ -167,8 +167,8 @@ def camera_notes(frames: Sequence[Frame], headers: Sequence[ImageHeader]) -> Ite
 def viewpoint_notes(frames: Sequence[Frame]) -> Iterator[str]:
     """What cannot be had of a clip whose cameras all stand at one place: a tripod, or pure rotation."""
     poses = stack_poses(frames)
-    apart = (poses - poses[0]).abs().flatten(1).amax(0).unflatten(0, (4, 4)) if len(frames) > 1 else None
-    if apart is None or apart[:3, 3].max() > _ONE_PLACE:
+    apart = (poses - poses[0]).abs().amax(0)
+    if len(frames) < 2 or apart[:3, 3].max() > _ONE_PLACE:
         return
     turns = ", and only turn" if apart[:3, :3].max() > _ONE_PLACE else " and look one way"
     yield (

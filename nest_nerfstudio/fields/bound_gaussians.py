@@ -116,9 +116,7 @@ class BoundGaussians(Field):
             "features_dc": rgb_to_sh(rgb),
             "features_rest": points.new_zeros(len(points), self.params["features_rest"].shape[1], 3),
         }
-        for name, value in start.items():
-            self.params[name] = nn.Parameter(value.clone())
-        self.forget_neighbors()
+        self._start_as(start)
 
     @torch.no_grad()
     def take(self, gaussians: Gaussians) -> None:
@@ -133,7 +131,11 @@ class BoundGaussians(Field):
             "features_dc": gaussians.sh[:, 0],
             "features_rest": nn.functional.pad(extra, (0, 0, 0, rest - extra.shape[1])),
         }
-        for name, value in start.items():
+        self._start_as(start)
+
+    def _start_as(self, values: dict[str, Tensor]) -> None:
+        """Give parameters other values, of any number of Gaussians."""
+        for name, value in values.items():
             self.params[name] = nn.Parameter(value.clone())
         self.forget_neighbors()
 

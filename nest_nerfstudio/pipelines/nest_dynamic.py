@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nest_nerfstudio.cameras import cameras_to_views, downscale_views, join_views
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
+from nest_nerfstudio.data.splits import spread
 from nest_nerfstudio.geometry.sh import sh_to_rgb
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel
 from nest_nerfstudio.models.nest_dynamic_config import NestDynamicModelConfig
@@ -129,7 +130,7 @@ class NestDynamicPipeline(SingleScenePipeline):
         rest = found[counts.argmax()]
         same = (times == rest).nonzero().flatten().tolist()
         others = [i for i in times.argsort().tolist() if times[i] != rest]
-        chosen = [_evenly(same, MAX_CONTEXT), _evenly(others, MAX_FRAMES)]
+        chosen = [spread(same, MAX_CONTEXT), spread(others, MAX_FRAMES)]
         most = prior.config.encoder.image_size
         context, frames = (
             join_views(
@@ -184,12 +185,6 @@ class NestDynamicPipeline(SingleScenePipeline):
         if window != self._window:
             self._window = window
             self._data.set_time_window(*(window or (None, None)), min_views=_FEWEST)
-
-
-def _evenly(numbers: list[int], most: int) -> list[int]:
-    """At most so many of the numbers, evenly spaced."""
-    count = min(most, len(numbers))
-    return [numbers[i * len(numbers) // count] for i in range(count)]
 
 
 class _TrainCameras(Sequence[Views]):

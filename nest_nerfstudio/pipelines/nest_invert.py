@@ -12,6 +12,7 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.cameras import batch_to_views, downscale_views, join_views
+from nest_nerfstudio.data.splits import spread
 from nest_nerfstudio.data.still_datamanager import StillDatamanagerConfig
 from nest_nerfstudio.models.inversion import MAX_ENCODED, view_problems
 from nest_nerfstudio.models.latent_optimization import CAMERA_RATE, LatentRates
@@ -122,6 +123,4 @@ class NestInvertPipeline(SingleScenePipeline):
         cameras = self._data.train_dataset.cameras
         sizes = list(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True))
         common = Counter(sizes).most_common(1)[0][0]
-        same = [i for i, size in enumerate(sizes) if size == common]
-        count = min(len(same), MAX_ENCODED)
-        return [same[i * len(same) // count] for i in range(count)]
+        return spread([i for i, size in enumerate(sizes) if size == common], MAX_ENCODED)

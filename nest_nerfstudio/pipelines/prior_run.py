@@ -15,6 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from nest_nerfstudio import __version__
+from nest_nerfstudio.data.splits import spread
 from nest_nerfstudio.files import written_whole
 from nest_nerfstudio.models.inversion import Prior
 from nest_nerfstudio.models.nest_prior import NestPriorModel, NestPriorModelConfig
@@ -104,8 +105,7 @@ class PriorRun:
                 f"cannot be read: {error}"
             ) from error
         numbers = data.index.split("train")
-        count = min(len(numbers), MAX_LATENTS)
-        chosen = [numbers[i * len(numbers) // count] for i in range(count)]
+        chosen = spread(numbers, MAX_LATENTS)
         return [
             model.encoder(data.contexts[number, NUM_VIEWS])
             for number in track(chosen, "Encoding training scenes", console=CONSOLE, transient=True)

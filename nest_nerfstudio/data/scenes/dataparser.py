@@ -23,6 +23,7 @@ from nest_nerfstudio.data.scenes.reader import (
     skip_bad_scenes,
     take_frames,
 )
+from nest_nerfstudio.data.splits import spread
 
 
 @dataclass
@@ -82,7 +83,7 @@ class NestScenes(DataParser):
         numbers = scenes_of(self.index, split)
         each = max(1, self.config.max_frames // len(numbers))
         parts, owners = [], []
-        for number in _spread(numbers, self.config.max_frames):
+        for number in spread(numbers, self.config.max_frames):
             with skip_bad_scenes(self.config.skip_bad_scenes):
                 scene = read_scene(self.index, number)
                 state = scene.base_state
@@ -115,9 +116,3 @@ def parser_named(name: str) -> DataParserConfig:
     if name not in all_dataparsers:
         raise ValueError(f"there is no data parser {name}; there are: {', '.join(sorted(all_dataparsers))}")
     return all_dataparsers[name]
-
-
-def _spread(numbers: list[int], most: int) -> list[int]:
-    """At most so many of the numbers, evenly spaced."""
-    count = min(most, len(numbers))
-    return [numbers[i * len(numbers) // count] for i in range(count)]

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nest_nerfstudio.data.scenes.library import SceneLibrary
 from nest_nerfstudio.data.scenes.reader import Scene, State, skip_bad_scenes
+from nest_nerfstudio.data.splits import spread
 from nest_nerfstudio.states import SceneSample
 from nest_nerfstudio.types import Views
 
@@ -185,10 +186,8 @@ def timed_views(library: SceneLibrary, number: int, most: int) -> Views | None:
     scene = library.scene(number)
     frames = sorted(scene.timed_frames(scene.base_state, test=False), key=lambda i: scene.states[i].time)
     frames = list(_non_empty(library, scene, frames))
-    count = min(most, len(frames))
-    if count < 2:
-        return None
-    return library.views(scene, [frames[i * len(frames) // count] for i in range(count)])
+    chosen = spread(frames, most)
+    return library.views(scene, chosen) if len(chosen) > 1 else None
 
 
 class ContextViews:
