@@ -247,11 +247,13 @@ class MotionCode:
     """How a scene moves: where its latent ODE starts, and how each token answers to its state.
 
     The twist of token k at state z is modes[k] @ (z, 1): translation (world units), then rotation (radians),
-    in the token's own frame. All parts are invariant under SE(3).
+    in the token's own frame. Before it the token drifts, as what travels does: T_k(t) =
+    T_k · exp(t drift[k]) · exp(modes[k] @ (z(t), 1)). All parts are invariant under SE(3).
 
     Attributes:
         start: z(0).
         modes: linear map of (z, 1) to each token's twist.
+        drift: twist of each token per clip; zero for what stays where it is.
         scene_code: which of many scenes this is, for a vector field that they share; empty for a single one.
         period: length of a cycle in clips, where `kind` is "cyclic".
         phase: shift along the cycle, as a fraction of it: z(0) is the state at phase · period.
@@ -261,6 +263,7 @@ class MotionCode:
 
     start: Float[Tensor, " d"]
     modes: Float[Tensor, "k 6 m"]
+    drift: Float[Tensor, "k 6"]
     scene_code: Float[Tensor, " c"]
     period: Float[Tensor, ""]
     phase: Float[Tensor, ""]
@@ -270,14 +273,9 @@ class MotionCode:
     @staticmethod
     def still(num_tokens: int, like: Tensor, state_dim: int = 0, code_dim: int = 0) -> MotionCode:
         """The code of a scene that does not move."""
-        zeros = like.new_zeros
-        return MotionCode(
-            start=zeros(state_dim),
-            modes=zeros(num_tokens, 6, state_dim + 1),
-            scene_code=zeros(code_dim),
-            period=like.new_ones(()),
-            phase=zeros(()),
-        )
+        start, code = like.new_zeros(state_dim), like.new_zeros(code_dim)
+        modes, drift = like.new_zeros(num_tokens, 6, state_dim + 1), like.new_zeros(num_tokens, 6)
+        return MotionCode(start, modes, drift, code, period=like.new_ones(()), phase=like.new_zeros(()))
 
 
 @dataclass(frozen=True)
@@ -346,7 +344,7 @@ class SceneLatent:
         motion = self.motion
         if motion.kind != "still":
             units = torch.cat([factors[:, None].expand(-1, 3), torch.ones_like(scaled)], 1)
-            motion = replace(motion, modes=motion.modes * units[..., None])
+            motion = replace(motion, modes=motion.modes * units[..., None], drift=motion.drift * units)
         translations = torch.where(self._mask(tokens)[:, None], scaled, self.translations)
         return replace(self, translations=translations, motion=motion, sizes=old * factors)
 
@@ -375,9 +373,9 @@ class SceneLatent:
         }
         new = copy.copies - copy.copies.min() + self.copies.max() + 1
         copies = torch.cat([self.copies, new])
-        modes = torch.cat([self.motion.modes, copy.motion.modes])
+        ways = {n: torch.cat([getattr(z.motion, n) for z in (self, copy)]) for n in ("modes", "drift")}
         sizes = None if self.sizes is None or copy.sizes is None else torch.cat([self.sizes, copy.sizes])
-        motion = replace(self.motion, modes=modes)
+        motion = replace(self.motion, **ways)
         return replace(self, **both, copies=copies, motion=motion, sizes=sizes)
 
     def at(self, time: float) -> SceneLatent:
@@ -396,5 +394,5 @@ class SceneLatent:
             for name in ("ids", "copies", "quats", "translations", "geometry", "appearance")
         }
         sizes = None if self.sizes is None else self.sizes[index]
-        motion = replace(self.motion, modes=self.motion.modes[index])
+        motion = replace(self.motion, modes=self.motion.modes[index], drift=self.motion.drift[index])
         return replace(self, **chosen, motion=motion, sizes=sizes)

@@ -120,7 +120,7 @@ def motion_losses(scene: Scene) -> Tensor:
 STAGES: dict[str, Callable[[Scene], Tensor]] = {
     "tube loss": lambda s: s.flow.vector_field.tube_loss(s.path, 30.0),
     "attraction": lambda s: s.flow.attraction_loss(s.path, 30.0),
-    "free path": lambda s: s.fitter._principal_components(s.dim)[0].values,
+    "free path": lambda s: s.fitter._principal_components(s.fitter.free.observed_twists(33), s.dim)[0].values,
     "observed motion": lambda s: s.fitter.free.observed_twists(5),
     "roughness": lambda s: s.fitter.roughness(),
     "orbit": lambda s: Orbit(on_gpu(), on_gpu(16), on_gpu())(on_gpu(5)),

@@ -72,7 +72,8 @@ def with_motion(latent: SceneLatent, size: float = 0.4) -> SceneLatent:
     start = orbit_start(4, latent.light)
     modes = torch.zeros(len(latent), 6, 5)
     modes[:, 2, 0] = size
-    motion = MotionCode(start, modes, start.new_zeros(0), torch.tensor(0.25), torch.tensor(0.0), "cyclic")
+    still, period = torch.zeros(len(latent), 6), torch.tensor(0.25)
+    motion = MotionCode(start, modes, still, start.new_zeros(0), period, torch.tensor(0.0), "cyclic")
     return replace(latent, motion=motion)
 
 

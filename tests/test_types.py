@@ -20,7 +20,7 @@ def make_latent(k: int = 4) -> SceneLatent:
         geometry=rand(k, 3),
         appearance=rand(k, 2),
         light=rand(3, 9),
-        motion=MotionCode(rand(5), rand(k, 6, 6), rand(0), rand(()).exp(), rand(()), "cyclic"),
+        motion=MotionCode(rand(5), rand(k, 6, 6), rand(k, 6), rand(0), rand(()).exp(), rand(()), "cyclic"),
     )
 
 

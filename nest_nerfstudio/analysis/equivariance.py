@@ -269,6 +269,7 @@ def _some_motion(tokens: int, config: LatentFlowConfig) -> MotionCode:
     return MotionCode(
         start=torch.randn(config.state_dim),
         modes=0.1 * torch.randn(tokens, 6, config.state_dim + 1) / config.state_dim**0.5,
+        drift=0.1 * torch.randn(tokens, 6),
         scene_code=torch.randn(config.scene_code_dim),
         period=torch.ones(()),
         phase=torch.zeros(()),

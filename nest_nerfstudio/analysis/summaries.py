@@ -28,8 +28,8 @@ def summarise(latent: SceneLatent) -> dict[str, Float[Tensor, " d"]]:
     * frames: mean rotation matrix;
     * geometry, appearance: mean and standard deviation over tokens of each number of the codes;
     * light: its 27 coefficients;
-    * motion: start, scene code, mean and standard deviation of the modes, period and phase; no number where
-      the scene is still, as such a code holds none.
+    * motion: start, scene code, mean and standard deviation of the modes and the drift, period and phase; no
+      number where the scene is still, as such a code holds none.
     """
     centroid, moments, skew = _position_moments(latent)
     upper = moments[tuple(torch.triu_indices(3, 3))]
@@ -90,5 +90,5 @@ def _motion(latent: SceneLatent) -> Float[Tensor, " d"]:
     motion = latent.motion
     if motion.kind == "still":
         return latent.light.new_zeros(0)
-    modes = _mean_and_spread(motion.modes.flatten(1))
+    modes = _mean_and_spread(torch.cat([motion.modes.flatten(1), motion.drift], 1))
     return torch.cat([motion.start, motion.scene_code, modes, motion.period[None], motion.phase[None]])

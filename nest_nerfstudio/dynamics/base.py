@@ -15,7 +15,9 @@ from nest_nerfstudio.types import WORLD, MotionCode, SceneLatent
 
 
 class Dynamics(nn.Module, ABC):
-    """Poses tokens over time: T_k(t) = T_k · exp ξ_k(z(t)), with twists ξ in the tokens' own frames.
+    """Poses tokens over time: T_k(t) = T_k · exp(t η_k) · exp ξ_k(z(t)).
+
+    Both the twists ξ and the drift η of what travels are in the tokens' own frames.
 
     z is invariant under SE(3), so every such motion commutes with every rigid motion of the world. The world
     token, of what stands still, is not moved.
@@ -80,8 +82,8 @@ class Dynamics(nn.Module, ABC):
         return se3_interpolate(poses, before, weight * weight * (3 - 2 * weight))
 
     def _posed(self, latent: SceneLatent, path: Trajectory | Orbit, own: Float[Tensor, ""]) -> Pose:
-        twists = self.twists(latent, path(own))
+        twists, drift = self.twists(latent, path(own)), own * latent.motion.drift
         is_world = latent.ids == WORLD
-        return se3_plus(
-            latent.poses, twists.masked_fill(is_world[:, None], 0.0) if is_world.any() else twists
-        )
+        if is_world.any():
+            twists, drift = (x.masked_fill(is_world[:, None], 0.0) for x in (twists, drift))
+        return se3_plus(se3_plus(latent.poses, drift), twists)

@@ -22,7 +22,9 @@ from nest_nerfstudio.dynamics.orbit import Orbit, orbit_start
 from nest_nerfstudio.dynamics.recurrence import ImageErrors, find_period
 from nest_nerfstudio.dynamics.shared_rollout import SharedRollout
 from nest_nerfstudio.dynamics.trajectory import Trajectory, smooth_trajectory
+from nest_nerfstudio.dynamics.travel import find_drift, without_drift
 from nest_nerfstudio.dynamics.vector_field import VectorField, linear_fit, with_one
+from nest_nerfstudio.geometry.se3 import Pose
 from nest_nerfstudio.types import MotionCode
 
 
@@ -107,8 +109,7 @@ class LatentFlowFitter(nn.Module):
 
     def __init__(self, config: LatentFlowFitterConfig, flow: LatentFlowConfig, num_tokens: int) -> None:
         super().__init__()
-        self.config = config
-        nodes = flow.steps_per_clip + 1
+        self.config, nodes = config, flow.steps_per_clip + 1
         self.free = FreeMotion(num_tokens, flow.state_dim, config.token_code_dim, config.hidden_dim, nodes)
         self.register_buffer("rolls_out", torch.tensor(False))
         self.register_buffer("next_check", torch.zeros((), dtype=torch.float64))
@@ -178,8 +179,8 @@ class LatentFlowFitter(nn.Module):
 
     def _change(self, arm: float) -> float:
         seen = self.free.observed_twists(len(self.seen_twists))
-        change = _share_of_motion(_ways(seen - self.seen_twists, arm), _ways(seen, arm))
-        change = change if self.has_seen_twists else math.inf
+        new, all_of_it = _ways(seen - self.seen_twists, arm), _ways(seen, arm)
+        change = _share_of_motion(new, all_of_it) if self.has_seen_twists else math.inf
         self.seen_twists.copy_(seen)
         self.has_seen_twists.fill_(True)
         return change
@@ -198,22 +199,31 @@ class LatentFlowFitter(nn.Module):
         flow: LatentFlow,
         arm: float = 1.0,
         image_errors: Callable[[], ImageErrors] | None = None,
+        poses: Pose | None = None,
     ) -> FlowFit:
         """Find an ODE for the observed motion; it takes over if it stays within `max_gap`.
 
         Args:
             flow: whose fields are fitted, in place.
-            arm: distance from its token at which a Gaussian lies, world units. A rotation counts by how far
-                it moves such a Gaussian: images show that, and leave rotations of small parts open.
+            arm: distance of Gaussians from their token, world units. A rotation counts by how far it moves
+                such a one: images show that, and leave rotations of small parts open.
             image_errors: asked where the tracks of the tokens do not recur, for whether the images do. A
                 cycle that the images show is accepted however far it is from the tracks.
+            poses: of the tokens that may move, at rest; None: what travels is not sought.
 
         Raises:
             RuntimeError: the ODE has taken over already.
         """
         if self.rolls_out:
             raise RuntimeError("the ODE has taken over already; there is no free path left to fit")
-        path, modes = self._principal_components(flow.config.state_dim, arm)
+        twists = self.free.observed_twists(4 * (len(self.seen_twists) - 1) + 1)
+        path, modes = self._principal_components(twists[::4], flow.config.state_dim, arm)
+        drift = None
+        if poses is not None and self.config.motion != "free" and find_period(path) is None:
+            drift = find_drift(twists[::4], poses)
+        if drift is not None:
+            twists = without_drift(twists, drift)
+            path, modes = self._principal_components(twists[::4], flow.config.state_dim, arm)
         choice = self._choose_cycle(flow, path, image_errors)
         if choice.period is None:
             start, gap = path.values[0], self._fit_field(flow, flow.vector_field, path)
@@ -221,31 +231,32 @@ class LatentFlowFitter(nn.Module):
                 self._fit_field(flow, flow.backward_field, path.reversed())
         else:
             start = orbit_start(flow.config.state_dim, path.values)
-            modes, gap = self._fit_cycle(choice.period, start, arm)
+            modes, gap = self._fit_cycle(twists, choice.period, start, arm)
         accepted = gap <= self.config.max_gap or choice.is_seen
         self.rolls_out.fill_(accepted)
-        if not accepted:
-            self.next_check.add_(1 / 40)
+        self.next_check.add_(0.0 if accepted else 1 / 40)
         motion = MotionCode(
-            start=start,
-            modes=modes,
+            start,
+            modes,
+            torch.zeros_like(twists[0]) if drift is None else drift,
             scene_code=start.new_zeros(flow.config.scene_code_dim),
             period=start.new_tensor(choice.period or 1.0),
             phase=start.new_zeros(()),
             kind="free" if choice.period is None else "cyclic",
         )
-        return FlowFit(motion, not choice.is_known, gap, choice.reason, accepted)
+        reason = choice.reason + ("" if drift is None else ", while it travels")
+        return FlowFit(motion, not choice.is_known, gap, reason, accepted)
 
     @torch.no_grad()
     def _principal_components(
-        self, state_dim: int, arm: float = 1.0
+        self, twists: Float[Tensor, "s k 6"], state_dim: int, arm: float = 1.0
     ) -> tuple[Trajectory, Float[Tensor, "k 6 m"]]:
         """The motion of all tokens as one curve of D numbers, the first of unit variance, and its modes.
 
         Components of the motion and its speeds together, as a pendulum passes every position in two
         directions: an autonomous field has to tell them apart.
         """
-        motion = _ways(self.free.observed_twists(len(self.seen_twists)), arm)
+        motion = _ways(twists, arm)
         poses = motion - motion.mean(0)
         speeds = smooth_trajectory(poses).slopes
         share = self.config.speed_share * poses.norm() / speeds.norm().clamp_min(1e-12)
@@ -302,14 +313,13 @@ class LatentFlowFitter(nn.Module):
 
     @torch.no_grad()
     def _fit_cycle(
-        self, period: float, start: Float[Tensor, " d"], arm: float
+        self, twists: Float[Tensor, "s k 6"], period: float, start: Float[Tensor, " d"], arm: float
     ) -> tuple[Float[Tensor, "k 6 m"], float]:
         """Modes of the Fourier series nearest to the observed motion, and its distance from that."""
-        motion = _ways(self.free.observed_twists(4 * (len(self.seen_twists) - 1) + 1), arm)
+        motion = _ways(twists, arm)
         states = _orbit(period, start)(torch.linspace(0, 1, len(motion)).to(motion))
         fit = linear_fit(states, motion, _SMOOTHNESS)
-        gap = _share_of_motion(with_one(states) @ fit - motion, motion)
-        return _as_modes(fit, arm), gap
+        return _as_modes(fit, arm), _share_of_motion(with_one(states) @ fit - motion, motion)
 
     def _fit_field(self, flow: LatentFlow, vector_field: VectorField, path: Trajectory) -> float:
         """Fit F to a path; returns the distance of its roll-out, as a share of the motion's size."""
@@ -351,7 +361,7 @@ class LatentFlowFitter(nn.Module):
 
 
 _SMOOTHNESS = 1e-4
-"""Ridge of Fourier series. On an oscillator's states, of amplitude 1/h, it penalises the motion's speed."""
+"""Ridge of Fourier series; on an oscillator's states, of amplitude 1/h, it penalises the speed."""
 
 
 def _orbit(period: float, start: Float[Tensor, " d"]) -> Orbit:

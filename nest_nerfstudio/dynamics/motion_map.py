@@ -83,6 +83,7 @@ class MotionMap(nn.Module):
         code = MotionCode(
             start=orbit_start(self.state_dim, latent.translations),
             modes=latent.translations.new_zeros(len(latent), 6, self.state_dim + 1),
+            drift=latent.translations.new_zeros(len(latent), 6),
             scene_code=self.start_code,
             period=self.start_log_period.exp(),
             phase=latent.translations.new_zeros(()),
@@ -108,7 +109,8 @@ class MotionMap(nn.Module):
         if motion.kind == "cyclic" or rest != 0:
             at_rest = flow.solve(motion, rest, rest)(start.new_tensor(rest))
         constant = -(linear @ at_rest)[..., None]
-        return replace(latent, motion=replace(motion, modes=torch.cat([linear, constant], -1)))
+        modes, drift = torch.cat([linear, constant], -1), linear.new_zeros(len(latent), 6)
+        return replace(latent, motion=replace(motion, modes=modes, drift=drift))
 
     def axes(self, latent: SceneLatent) -> Float[Tensor, "a 3"]:
         """Vectors that turn with the body, world frame, of length one at most."""

@@ -35,6 +35,12 @@ def find_period(
     return _first_lag(r, minima) * (path.t1 - path.t0) / (samples - 1)
 
 
+def first_period(r: Float[Tensor, " l"], closeness: float = 0.25) -> float | None:
+    """Lag of the first minimum of a recurrence that counts, as `find_period` says; None: it has none."""
+    minima = _minima(r, closeness)
+    return _first_lag(r, minima) if len(minima) else None
+
+
 def _minima(r: Float[Tensor, " l"], closeness: float) -> Int[Tensor, " m"]:
     """Lags at which a recurrence has a minimum below `closeness`, once it has been above a half."""
     lags = torch.arange(len(r), device=r.device)

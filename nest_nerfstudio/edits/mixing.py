@@ -239,15 +239,16 @@ def _mixed_motion(
             "in its own run; cyclic motion can be taken from any run"
         )
     scale = _spread(latent.translations) / _spread(other.latent.translations)
-    units = theirs.modes.new_tensor([scale] * 3 + [1.0] * 3)[:, None]
-    theirs = replace(theirs, modes=(theirs.modes * units)[matches], time_map=ours.time_map)
+    units = theirs.modes.new_tensor([scale] * 3 + [1.0] * 3)
+    modes, drift = (theirs.modes * units[:, None])[matches], (theirs.drift * units)[matches]
+    theirs = replace(theirs, modes=modes, drift=drift, time_map=ours.time_map)
     theirs = _like(theirs, latent)
     if amount == 1:
         return theirs
     if amount == 0:
         return ours
     if ours.kind == "still":  # as theirs, but of no size
-        return replace(theirs, modes=amount * theirs.modes)
+        return replace(theirs, modes=amount * theirs.modes, drift=amount * theirs.drift)
     if ours.kind != theirs.kind or len(ours.start) != len(theirs.start):
         raise EditError(
             f"{step.name}: one motion is {ours.kind} with {len(ours.start)} numbers of state, the other "
@@ -255,12 +256,12 @@ def _mixed_motion(
         )
     if ours.kind == "cyclic":
         ours, theirs = _from_unit_start(ours), _from_unit_start(theirs)
-    return replace(ours, **_between(ours, theirs, ("start", "modes", "scene_code", "phase"), amount))
+    return replace(ours, **_between(ours, theirs, ("start", "modes", "drift", "scene_code", "phase"), amount))
 
 
 def _like(motion: MotionCode, latent: SceneLatent) -> MotionCode:
     """The code on the device of a latent, and with a scene code of its size where none is needed."""
-    parts = ("start", "modes", "scene_code", "period", "phase")
+    parts = ("start", "modes", "drift", "scene_code", "period", "phase")
     moved = {name: getattr(motion, name).to(latent.quats) for name in parts}
     if motion.kind == "cyclic":
         moved["scene_code"] = latent.motion.scene_code

@@ -153,7 +153,7 @@ class ShiftPhase(Step):
 
 @dataclass(frozen=True)
 class Amplify(Step):
-    """Larger or smaller motion about the same mean pose.
+    """Larger or smaller motion about the same mean pose; what travels also gets further, or less far.
 
     Attributes:
         factor: 0 stands still in the mean pose.
@@ -165,7 +165,7 @@ class Amplify(Step):
     def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
         motion = _moving(self.name, latent)
         modes = torch.cat([self.factor * motion.modes[..., :-1], motion.modes[..., -1:]], -1)
-        return replace(latent, motion=replace(motion, modes=modes))
+        return replace(latent, motion=replace(motion, modes=modes, drift=self.factor * motion.drift))
 
     def inverse(self, latent: SceneLatent, field: EditableField) -> tuple[Step, ...]:
         if self.factor == 0:

@@ -20,6 +20,7 @@ from nest_nerfstudio.geometry.quaternion import (
     quat_log,
     quat_multiply,
     quat_rotate,
+    rotmat_to_quat,
     stumpff,
 )
 
@@ -153,6 +154,24 @@ def se3_inverse(pose: Pose) -> Pose:
     """Invert poses: (q, t)⁻¹ = (q*, -R(q)ᵀ t)."""
     inverse = quat_conjugate(pose[0])
     return inverse, -quat_rotate(inverse, pose[1])
+
+
+def se3_align(a: Float[Tensor, "n 3"], b: Float[Tensor, "n 3"]) -> Pose:
+    """The rigid motion g that brings points nearest to others: min over g of Σ ‖g a_i − b_i‖² (Kabsch 1976).
+
+    Args:
+        a: points.
+        b: where they are to come, one for each.
+
+    Returns:
+        g: a unit quaternion wxyz [4] and a translation [3].
+    """
+    middle, target = a.mean(0), b.mean(0)
+    left, _, right = torch.linalg.svd((b - target).mT @ (a - middle))
+    handed = torch.ones_like(middle)
+    handed[2] = torch.linalg.det(left @ right).sign()
+    rotation = left * handed @ right
+    return rotmat_to_quat(rotation), target - rotation @ middle
 
 
 def se3_apply(pose: Pose, points: Float[Tensor, "*#b 3"]) -> Float[Tensor, "*#b 3"]:

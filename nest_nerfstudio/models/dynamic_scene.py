@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -172,7 +171,7 @@ class DynamicScene(GaussianModel):
         found = decoded.latent
         rows = torch.arange(self.config.num_tokens, device=self.device) % len(found)
         self.latent.set_poses(found.quats[rows], found.translations[rows])
-        self.latent.set_motion(replace(found.motion, modes=found.motion.modes[rows]))
+        self.latent.set_motion(found.select(rows).motion)
         self.flow.load_state_dict(decoded.dynamics.state_dict())
         self.fitter.rolls_out.fill_(True)
         self.fitter.free.start_codes(found.translations[rows])

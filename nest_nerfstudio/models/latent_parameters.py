@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ Factor = Literal["poses", "geometry", "appearance", "light", "motion", "motion_c
 of many scenes gives the rest of the motion."""
 KINDS: tuple[MotionKind, ...] = ("still", "free", "cyclic")
 _FIXED = ("ids", "copies", "quats", "translations", "geometry", "appearance", "light")
-_MOTION = ("start", "modes", "scene_code", "period", "phase")
+_MOTION = ("start", "modes", "drift", "scene_code", "period", "phase")
 _LEARNED_MOTION: dict[Factor, tuple[str, ...]] = {
     "motion": ("start", "modes", "scene_code"),
     "motion_code": ("scene_code", "phase"),
@@ -42,6 +42,7 @@ class LatentParameters(nn.Module):
     base_quats: Tensor
     base_translations: Tensor
     base_modes: Tensor
+    base_drift: Tensor
     base_scene_code: Tensor
     shifts: Tensor
     turns: Tensor
@@ -130,6 +131,11 @@ class LatentParameters(nn.Module):
         self.kind.fill_(KINDS.index(motion.kind))
         self.learn_period.fill_(learn_period)
         self.time_map = motion.time_map
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """A latent that was stored without a drift does not travel."""
+        state_dict.setdefault(f"{prefix}base_drift", torch.zeros_like(self.base_drift))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def stand_still(self) -> None:
         """Forget the motion code."""

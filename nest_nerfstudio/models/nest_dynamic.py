@@ -109,7 +109,9 @@ class NestDynamicModel(DynamicScene):
         errors = partial(self._image_errors, images) if self._has_few_times() else None
         arm = self.field.token_log_radii.detach().median().exp().item()  # of Gaussians from their tokens
         stage, take_back = self.curriculum, self._forget_motion
-        fit = self.handing_over.step(self.fitter, self.flow, stage, arm, errors, take_back)
+        rest, count = self.latent().poses, self.field.num_moving()
+        poses = rest[0][:count].detach(), rest[1][:count].detach()
+        fit = self.handing_over.step(self.fitter, self.flow, stage, arm, errors, take_back, poses)
         if fit is not None:
             self.latent.set_motion(fit.motion, fit.learn_period)
 

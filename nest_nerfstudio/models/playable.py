@@ -11,23 +11,27 @@ from torch import Tensor
 from nest_nerfstudio.dynamics.orbit import Orbit
 from nest_nerfstudio.dynamics.trajectory import Trajectory
 from nest_nerfstudio.models.decoded_scene import DecodedScene
-from nest_nerfstudio.types import RiggedGaussians, SceneLatent, TimeMap
+from nest_nerfstudio.types import WORLD, RiggedGaussians, SceneLatent, TimeMap
 
 
 @dataclass(frozen=True)
 class Playable:
-    """A scene whose tokens' twists are linear in a state, ξ_k(t) = M_k (z(own time of t), 1).
+    """A scene whose tokens move by twists that are linear in a state: T_k · exp(t η_k) · exp(M_k (z(t), 1)).
+
+    t is the own time that is shown; neither moves what stands still.
 
     Attributes:
         latent: poses of the tokens at rest, light and time map.
         rigged: Gaussians at rest and their rig.
         modes: M.
+        drift: η.
         path: z; a table that reaches over the asked times, or an orbit, which holds at any. None: no motion.
     """
 
     latent: SceneLatent
     rigged: RiggedGaussians
     modes: Float[Tensor, "k 6 m"]
+    drift: Float[Tensor, "k 6"]
     path: Trajectory | Orbit | None
 
     @property
@@ -50,10 +54,14 @@ def playable(scene: DecodedScene, t0: float, t1: float) -> Playable:
         )
     latent, rigged = scene.latent, scene.rigged
     if not scene.moves:
-        return Playable(latent, rigged, latent.quats.new_zeros(len(latent), 6, 1), None)
+        still = latent.quats.new_zeros(len(latent), 6)
+        return Playable(latent, rigged, still[..., None], still, None)
     first, last = own_times(latent.motion.time_map, t0, t1)
     path = scene.dynamics.solve(latent.motion, first, last)
-    return Playable(latent, rigged, *scene.dynamics.linear(latent, path))
+    modes, path = scene.dynamics.linear(latent, path)
+    is_world = (latent.ids == WORLD)[:, None]
+    drift = latent.motion.drift.masked_fill(is_world, 0.0)
+    return Playable(latent, rigged, modes.masked_fill(is_world[..., None], 0.0), drift, path)
 
 
 def own_times(clock: TimeMap, t0: float, t1: float) -> tuple[float, float]:

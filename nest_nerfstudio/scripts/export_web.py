@@ -125,6 +125,7 @@ def _arrays(scene: Playable) -> dict[str, tuple[np.ndarray, Type]]:
         "ids": (latent.ids, "uint16"),
         "copies": (latent.copies, "uint16"),
         "modes": (scene.modes, "float32"),
+        "drift": (scene.drift, "float32"),
     }
     if rigged.material is None:
         arrays["dc"] = rest.sh[:, 0], "uint16"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nest_nerfstudio.dynamics.fitter import FlowFit, LatentFlowFitter
 from nest_nerfstudio.dynamics.flow import LatentFlow
 from nest_nerfstudio.dynamics.recurrence import ImageErrors
+from nest_nerfstudio.geometry.se3 import Pose
 from nest_nerfstudio.training.curriculum import Curriculum
 
 _TRIAL = 0.1
@@ -50,6 +51,7 @@ class HandOver(nn.Module):
         arm: float,
         errors: Callable[[], ImageErrors] | None,
         take_back: Callable[[], None],
+        poses: Pose,
     ) -> FlowFit | None:
         """Hand over, or take it back, if it is time; the log says what was found.
 
@@ -60,6 +62,7 @@ class HandOver(nn.Module):
             arm: as for `LatentFlowFitter.fit`.
             errors: of the images against the scene as it is; None: they are enough to trust the tracks.
             take_back: returns from the ODE to the free fit.
+            poses: as for `LatentFlowFitter.fit`.
 
         Returns:
             What was fitted, if it takes over now.
@@ -78,7 +81,7 @@ class HandOver(nn.Module):
             seen.append(errors())
             return seen[0]
 
-        fit = fitter.fit(flow, arm, None if errors is None or self.is_refuted else asked)
+        fit = fitter.fit(flow, arm, None if errors is None or self.is_refuted else asked, poses)
         CONSOLE.log(f"Motion is {fit.reason}.")
         distance = f"its roll-out is {fit.gap:.1%} of the motion off the free path"
         if not fit.accepted:

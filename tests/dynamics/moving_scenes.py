@@ -22,7 +22,7 @@ def make_latent(
     kind: MotionKind = "free",
     code_dim: int = 0,
 ) -> SceneLatent:
-    """A random scene; if it is cyclic, its period is half a clip."""
+    """A random scene that does not travel; if it is cyclic, its period is half a clip."""
 
     def rand(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=dtype)
@@ -38,6 +38,7 @@ def make_latent(
         motion=MotionCode(
             start=rand(state_dim),
             modes=rand(num_tokens, 6, state_dim + 1),
+            drift=torch.zeros(num_tokens, 6, dtype=dtype),
             scene_code=rand(code_dim),
             period=torch.tensor(0.5, dtype=dtype),
             phase=torch.zeros((), dtype=dtype),

@@ -21,7 +21,7 @@ def test_fits_motion_and_goes_on_past_its_end(seed: int) -> None:
     """Tokens that go round 1.5 times are learned, and continued by a turn that was never seen."""
     torch.manual_seed(seed)
     fitter, flow = make_observed(1.5, motion="free")
-    path, _ = fitter._principal_components(2)
+    path, _ = fitter._principal_components(fitter.free.observed_twists(33), 2)
     fit = fitter.fit(flow)
     assert fitter.rolls_out
     assert fit.accepted
@@ -40,7 +40,7 @@ def test_the_fit_keeps_the_motion_of_the_tokens(arm: float) -> None:
     free = fitter.free
     with torch.no_grad():
         before = torch.stack([free.pose_decoder(free.token_codes, z) for z in free.path_values])
-    path, modes = fitter._principal_components(24, arm)
+    path, modes = fitter._principal_components(fitter.free.observed_twists(33), 24, arm)
     after = torch.einsum("kcd,sd->skc", modes[..., :-1], path.values) + modes[..., -1]
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
 
@@ -48,7 +48,7 @@ def test_the_fit_keeps_the_motion_of_the_tokens(arm: float) -> None:
 def test_motion_that_recurs_is_a_closed_curve_of_the_state() -> None:
     """Whatever the free path does, equal poses are equal states."""
     fitter, _ = make_observed(2.0)
-    path, _ = fitter._principal_components(2)
+    path, _ = fitter._principal_components(fitter.free.observed_twists(33), 2)
     torch.testing.assert_close(
         path.values[:17], path.values[16:], atol=0.05, rtol=0
     )  # one-sided speeds at the ends
@@ -91,7 +91,7 @@ def test_multiple_shooting_finds_the_end_of_a_rest(seed: int) -> None:
     fitter, flow = make_observed(1.0, fit_iterations=1200, motion="free")
     times = torch.linspace(0, 1, 33)[:, None]
     put_path(fitter, torch.cat([((times - 0.5) * 12).tanh(), (-(((times - 0.5) * 6) ** 2)).exp()], 1))
-    path, _ = fitter._principal_components(2)
+    path, _ = fitter._principal_components(fitter.free.observed_twists(33), 2)
     fitter._fit_once(flow.vector_field, path, fitter.config.tube)
     fitter._shoot(flow, flow.vector_field, path)
     assert _gap(flow, flow.vector_field, path) < 0.1  # 0.8 and 1.2 without

@@ -62,6 +62,7 @@ def make_latent(kind: str = "cyclic") -> SceneLatent:
         motion=MotionCode(
             start=torch.randn(STATE),
             modes=torch.randn(TOKENS, 6, STATE + 1),
+            drift=torch.randn(TOKENS, 6),
             scene_code=torch.zeros(0),
             period=torch.tensor(0.5),
             phase=torch.tensor(0.0),

@@ -29,6 +29,7 @@ def make_latent(kind: MotionKind = "free", time_map: TimeMap | None = None) -> S
         motion=MotionCode(
             start=torch.randn(STATE),
             modes=torch.randn(TOKENS, 6, STATE + 1),
+            drift=torch.zeros(TOKENS, 6),
             scene_code=torch.zeros(0),
             period=torch.tensor(0.3),
             phase=torch.tensor(0.0),

@@ -48,7 +48,8 @@ class Balls(GaussianModel):
         modes = torch.zeros(3, 6, 3)
         modes[2, 2, 1] = 0.6  # of the state (cos, sin, 1)
         one = torch.ones(())
-        motion = MotionCode(torch.tensor([1.0, 0.0]), modes, torch.zeros(0), one, 0 * one, "cyclic")
+        start, still = torch.tensor([1.0, 0.0]), torch.zeros(3, 6)
+        motion = MotionCode(start, modes, still, torch.zeros(0), one, 0 * one, "cyclic")
         self.latent = SceneLatent(
             ids=torch.arange(3),
             copies=torch.zeros(3, dtype=torch.long),

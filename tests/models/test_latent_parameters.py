@@ -41,6 +41,7 @@ def make_latent(
         motion=MotionCode(
             start=rand(STATE),
             modes=rand(TOKENS, 6, STATE + 1),
+            drift=rand(TOKENS, 6),
             scene_code=rand(2),
             period=torch.tensor(period, dtype=dtype),
             phase=rand(),

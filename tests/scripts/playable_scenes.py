@@ -17,7 +17,7 @@ from nest_nerfstudio.fields.bound_gaussians import COLOR_DIM, BoundGaussians
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianFieldConfig
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.states import SunSky
-from nest_nerfstudio.types import MotionCode, MotionKind, SceneLatent, TimeMap
+from nest_nerfstudio.types import WORLD, MotionCode, MotionKind, SceneLatent, TimeMap
 
 TOKENS, STATE = 12, 6
 
@@ -37,6 +37,7 @@ def make_latent(kind: MotionKind = "still", geometry: int = 0, appearance: int =
         motion=MotionCode(
             start=torch.randn(STATE),
             modes=0.1 * torch.randn(TOKENS, 6, STATE + 1),
+            drift=0.1 * torch.randn(TOKENS, 6),
             scene_code=torch.zeros(0),
             period=torch.tensor(0.7),
             phase=torch.tensor(0.2),
@@ -58,7 +59,8 @@ def make_bound(count: int = 400, sh_degree: int = 3) -> tuple[BoundGaussians, Sc
 
 
 def make_scene(kind: str) -> DecodedScene:
-    """still, cyclic, free, looped, doubled, unsettled (before the ODE takes over), deformed, or lit."""
+    """still, cyclic, free, looped, doubled, backed (by what stands still), unsettled (before the ODE takes
+    over), deformed, or lit."""
     deform = (lambda gaussians, time: gaussians) if kind == "deformed" else None
     return DecodedScene(*make_parts(kind), deform)
 
@@ -81,9 +83,12 @@ def make_parts(kind: str) -> tuple[SceneLatent, Field, Dynamics]:
         return latent, field, free
     if kind == "doubled":
         latent = latent.duplicate(torch.arange(TOKENS), (latent.quats[0], torch.tensor([1.5, 0.0, 0.0])))
-    kinds: dict[str, MotionKind] = {"cyclic": "cyclic", "doubled": "cyclic", "free": "free", "looped": "free"}
+    if kind == "backed":
+        latent = replace(latent, ids=latent.ids.clone().index_fill_(0, torch.tensor(TOKENS - 1), WORLD))
+    moved: MotionKind = "free" if kind in ("free", "looped") else "cyclic"
+    moves = kind in ("cyclic", "doubled", "backed", "free", "looped")
     clock = TimeMap(speed=0.8, offset=0.1, loop=(0.1, 0.9), fade=0.3) if kind == "looped" else TimeMap()
-    motion = replace(latent.motion, kind=kinds.get(kind, "still"), time_map=clock)
+    motion = replace(latent.motion, kind=moved if moves else "still", time_map=clock)
     return replace(latent, motion=motion), field, flow
 
 

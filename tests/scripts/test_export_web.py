@@ -62,9 +62,18 @@ def test_gaussians_are_there_within_their_quantisation(run_of: Open, tmp_path: P
         ("sh", rest.sh[:, 1:], 1e-3),
         ("weights", scene.rigged.weights, 1e-5),
         ("modes", scene.latent.motion.modes, 1e-6),
+        ("drift", scene.latent.motion.drift, 1e-6),
     ]:
         assert np.abs(arrays[name] - wanted.detach().numpy()).max() < error, name
     np.testing.assert_array_equal(arrays["rig_tokens"], scene.rigged.tokens)
+
+
+def test_what_stands_still_moves_in_no_page(run_of: Open, tmp_path: Path) -> None:
+    (page,) = web(run_of(make_scene("backed")).config, tmp_path / "page.html")
+    arrays = unpacked(page)[1]
+    for name in ("modes", "drift"):
+        assert (arrays[name][-1] == 0).all(), name
+        assert (arrays[name][:-1] != 0).any(axis=tuple(range(1, arrays[name].ndim))).all(), name
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(run_of: Open, tmp_path: Path) -> None:

@@ -119,7 +119,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return -10 * np.log10(((a - b) ** 2).mean())
 
 
-@pytest.mark.parametrize("kind", ["cyclic", "free", "looped", "unsettled", "lit", "still", "doubled"])
+@pytest.mark.parametrize(
+    "kind", ["cyclic", "free", "looped", "unsettled", "lit", "still", "doubled", "backed"]
+)
 def test_the_page_shows_what_the_model_shows(play: Play, kind: str) -> None:
     scene = make_scene(kind)
     page = play(scene)

@@ -1,4 +1,4 @@
-// Poses of the tokens at a time, as nest_nerfstudio/dynamics: z(t) in closed form or from a table, then T exp ξ(z).
+// Poses of the tokens at a time, as nest_nerfstudio/dynamics: z(t) in closed form or from a table, then T exp(tη) exp ξ(z).
 
 import { compose, exp, interpolate, Pose } from "./se3";
 import { Clock, Scene } from "./scene";
@@ -41,10 +41,10 @@ function table(scene: Scene, own: number): number[] {
 }
 
 function posesAtOwn(scene: Scene, own: number): Pose[] {
-  const { token_quats: quats, token_translations: translations, modes } = scene.arrays;
+  const { token_quats: quats, token_translations: translations, modes, drift } = scene.arrays;
   const { kind } = scene.header.motion;
   const state = kind === "still" ? [] : [...(kind === "orbit" ? orbit(scene, own) : table(scene, own)), 1];
-  const twist = new Float64Array(6);
+  const [going, twist] = [new Float64Array(6), new Float64Array(6)];
   return Array.from({ length: scene.tokens }, (_, k) => {
     const rest: Pose = {
       quat: [quats[4 * k], quats[4 * k + 1], quats[4 * k + 2], quats[4 * k + 3]],
@@ -52,9 +52,10 @@ function posesAtOwn(scene: Scene, own: number): Pose[] {
     };
     if (kind === "still") return rest;
     for (let i = 0; i < 6; i++) {
+      going[i] = own * drift[6 * k + i];
       twist[i] = state.reduce((sum, z, d) => sum + z * modes[(6 * k + i) * state.length + d], 0);
     }
-    return compose(rest, exp(twist));
+    return compose(compose(rest, exp(going)), exp(twist));
   });
 }
 
