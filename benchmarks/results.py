@@ -280,6 +280,22 @@ TABLES = (
         (Source("casual", ("scene", "variant")),),
     ),
     Table(
+        "Full frames on a CPU",
+        "benchmarks/full_frames.py steps | memory",
+        "Milliseconds of the loss and of a step at 480×270, 20,000 Gaussians; memory of a training "
+        "at 960×540 by number of frames.",
+        (
+            ("", "row", ""),
+            ("loss in torch", "loss in torch", ".1f"),
+            ("in kernels", "loss in kernels", ".1f"),
+            ("step, loss in torch", "step, loss in torch", ".0f"),
+            ("in kernels", "step, loss in kernels", ".0f"),
+            ("peak, MB", "peak (MB)", ",.0f"),
+            *ORIGIN,
+        ),
+        tuple(Source("full_frames", (), (("what", what),), ("*",)) for what in ("steps", "memory")),
+    ),
+    Table(
         "Cameras of a video: `nest-data video`",
         "benchmarks/video.py",
         "Against the true ones after the similarity that aligns the centres best; turned: rotations after "
