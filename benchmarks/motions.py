@@ -4,11 +4,14 @@ python benchmarks/motions.py train --output runs          trains the prior (an h
 python benchmarks/motions.py prediction --load-config RUN/config.yml
 python benchmarks/motions.py half-cycle --load-config RUN/config.yml
 python benchmarks/motions.py adaptation --load-config RUN/config.yml
+python benchmarks/motions.py aggregation --load-config RUN/config.yml
 python benchmarks/motions.py transfer --load-config RUN/config.yml --output transfer.png
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import tempfile
 import time
@@ -26,6 +29,7 @@ from results import record
 from torch import Tensor
 
 from nest_nerfstudio.data.scenes.sampling import context_views, timed_views
+from nest_nerfstudio.data.splits import spread
 from nest_nerfstudio.geometry.points import smooth_neighbors
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.nest_prior import NestPriorModel
@@ -37,7 +41,13 @@ HELD_OUT = ("wolf", "bull", "stegosaurus", "tuna")
 REST_VIEWS = 8
 
 
-def train(data: Path = DATA, output: Path = Path("runs"), minutes: float = 60.0, small: bool = False) -> None:
+def train(
+    data: Path = DATA,
+    output: Path = Path("runs"),
+    minutes: float = 60.0,
+    small: bool = False,
+    init: Path | None = None,
+) -> None:
     """Train the prior.
 
     Args:
@@ -45,6 +55,7 @@ def train(data: Path = DATA, output: Path = Path("runs"), minutes: float = 60.0,
         output: folder of the run.
         minutes: how long.
         small: half the resolution, where a fraction of a core is all there is.
+        init: config.yml of a run whose encoder and decoder are taken as they are; motion alone is learned.
     """
     command = f"ns-train nest-prior --data {data} --output-dir {output} --max-minutes {minutes}"
     command += " --vis tensorboard --pipeline.model.dynamics True --pipeline.datamanager.edit-states 0"
@@ -56,6 +67,9 @@ def train(data: Path = DATA, output: Path = Path("runs"), minutes: float = 60.0,
         command += (
             " --pipeline.model.encoder.proposals.cells 48 --pipeline.model.encoder.proposals.patches 32"
         )
+    if init is not None:
+        command += f" --pipeline.model.init {init} --pipeline.model.freeze True"
+        command += " --pipeline.datamanager.num-targets 8 --pipeline.datamanager.augmentation.mirror 0"
     subprocess.run([*command.split(), "nest-scenes", "--held-out", *HELD_OUT], check=True)
 
 
@@ -76,6 +90,7 @@ def prediction(load_config: Path, counts: tuple[int, ...] = (4,), steps: int = 4
         category = data.index.entries[number].category
         for column in ("psnr", category):
             figures["standing still"][column].append(psnr(model, latent, targets))
+            figures["views at rest, encoded"][column].append(psnr(model, latent, context))
         for count in counts:
             frames = timed_views(data.library, number, count)
             assert frames is not None
@@ -142,6 +157,48 @@ def adaptation(
                 figures[f"{way}, {count} steps"]["psnr"].append(reached)
                 figures[f"{way}, {count} steps"]["seconds"].append(seconds)
     save("motions_adaptation", figures, load_config, scenes=list(scenes))
+
+
+def aggregation(
+    load_config: Path,
+    scenes: tuple[str, ...] = ("quadruped_horse_gallop", "fish_koi_fast"),
+    frames: tuple[int, ...] = (40, 10),
+    steps: int = 500,
+) -> None:
+    """PSNR of test images of clips whose motion was learned with others, and of the same clips alone.
+
+    Both are nest-dynamic runs of as many steps on the same frames: one starts from what all clips share.
+
+    Args:
+        load_config: config.yml of the prior.
+        scenes: clips that it was trained on.
+        frames: numbers of frames in motion.
+        steps: of each run.
+    """
+    folder = find_prior(load_config).config.pipeline.datamanager.dataparser.data  # type: ignore[attr-defined]
+    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    output = Path(tempfile.mkdtemp())
+    for count in frames:
+        for scene in scenes:
+            clip = with_frames(folder / scene, count, output / f"{scene}_{count}")
+            for way, prior in {"shared": load_config, "alone": None}.items():
+                reached, seconds = fit(clip, steps, prior, output)
+                print(f"{scene}, {count} frames, {way}: {reached:.2f} dB, {seconds:.0f} s", flush=True)
+                figures[f"{way}, {count} frames"]["psnr"].append(reached)
+    save("motions_aggregation", figures, load_config, scenes=list(scenes), steps=steps)
+
+
+def with_frames(scene: Path, count: int, folder: Path) -> Path:
+    """A copy of a clip in a new folder, with at most so many train frames in motion, evenly over time."""
+    shutil.copytree(scene, folder)
+    path = folder / "transforms_train.json"
+    meta = json.loads(path.read_text())
+    resting = [frame for frame in meta["frames"] if frame["time"] == 0]
+    moving = sorted((frame for frame in meta["frames"] if frame["time"] != 0), key=lambda f: f["time"])
+    meta["frames"] = resting + spread(moving, count)
+    path.chmod(0o644)
+    path.write_text(json.dumps(meta))
+    return folder
 
 
 def fit(scene: Path, steps: int, prior: Path | None, output: Path) -> tuple[float, float]:
@@ -293,7 +350,11 @@ def save(name: str, figures: dict[str, dict[str, list[float]]], config: Path, **
         print(row, {column: round(means[column][row], 3) for column in found}, flush=True)
     run: Any = find_prior(config)
     steps = int(run.checkpoint.stem.split("-")[1]) + 1
-    record(name, means, settings={"prior_steps": steps, "prior_minutes": run.config.max_minutes, **settings})
+    settings |= {"prior_steps": steps, "prior_minutes": run.config.max_minutes}
+    if run.model_config.init is not None:
+        start: Any = find_prior(run.model_config.init).config
+        settings["geometry_minutes"] = start.max_minutes
+    record(name, means, settings=settings)
 
 
 if __name__ == "__main__":
@@ -304,6 +365,7 @@ if __name__ == "__main__":
             "prediction": prediction,
             "half-cycle": half_cycle,
             "adaptation": adaptation,
+            "aggregation": aggregation,
             "transfer": transfer,
         }
     )

@@ -34,6 +34,7 @@ nest_prior = MethodSpecification(
             "encoder": _scheduled(MuonConfig(lr=1e-3, max_norm=1.0)),
             "decoder": _scheduled(MuonConfig(lr=1e-3, max_norm=1.0)),
             "motion": _scheduled(MuonConfig(lr=1e-3, max_norm=1.0)),
+            "codes": _scheduled(FusedAdamConfig(lr=1e-2, eps=1e-8)),
             "weights": _scheduled(FusedAdamConfig(lr=1e-2, eps=1e-8, max_norm=1.0)),
         },
     ),

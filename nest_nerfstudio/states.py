@@ -40,6 +40,11 @@ class Edit:
     translate: tuple[float, float, float] = (0.0, 0.0, 0.0)
     stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
+    @property
+    def pose(self) -> tuple[float, tuple[float, float, float], tuple[float, float, float]]:
+        """Where the object is and of which form: views of states that agree in it show one silhouette."""
+        return self.yaw, self.translate, self.stretch
+
     def differences(self, other: Edit) -> list[str]:
         """Names of the attributes in which two states differ."""
         return [part.name for part in fields(self) if getattr(self, part.name) != getattr(other, part.name)]
@@ -57,6 +62,7 @@ class SceneSample:
         targets: images of one or more states, none of them in `context`.
         observed: images of the same state at other times, from which its motion is read; None: it is still.
         timed: images of it at further times, as targets.
+        clip: which motion they show: number n of the scene, or `~n`, its mirror image; None: unknown.
     """
 
     name: str
@@ -66,3 +72,4 @@ class SceneSample:
     targets: tuple[tuple[Edit, Views], ...]
     observed: Views | None = None
     timed: Views | None = None
+    clip: int | None = None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 class UncertaintyWeights(nn.Module):
     """Weights losses by their homoscedastic uncertainty: Σ_i exp(−s_i) L_i + s_i with a learned s_i per task.
+    Losses of no task are added as they are.
 
     Source: A. Kendall, Y. Gal, R. Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses, 2018, for
     losses that are absolute errors. The optimal weight of a task is one over its loss.
@@ -40,5 +41,7 @@ class UncertaintyWeights(nn.Module):
         return {
             name: torch.exp(-self.log_scales[name]) * loss
             + (1.0 if shares is None else shares[name]) * self.log_scales[name]
+            if name in self.log_scales
+            else loss
             for name, loss in losses.items()
         }

@@ -1,7 +1,8 @@
-"""What many scenes share of their motion: a map from codes to tokens, and two ways to find codes."""
+"""What many scenes share of their motion: a map from codes to tokens, and ways to find codes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -10,6 +11,7 @@ import torch
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
 
+from nest_nerfstudio.dynamics.clip_codes import ClipCodes, code_distance
 from nest_nerfstudio.dynamics.flow import LatentFlow
 from nest_nerfstudio.dynamics.motion_map import NUM_AXES, MotionMap, MotionMapConfig
 from nest_nerfstudio.dynamics.orbit import orbit_start
@@ -24,6 +26,10 @@ from nest_nerfstudio.types import MotionCode, SceneLatent, Views
 Loss = Callable[[DecodedScene, Views], Tensor]
 """Error of a moving scene against frames of it."""
 _CODE = ("scene_code", "period", "phase")
+_MOST_COMPARED = 4
+"""Frames by which codes to start from are compared."""
+_PRIOR = 1e-4
+"""Weight of the squared length of a clip's own code."""
 
 
 @dataclass
@@ -33,8 +39,13 @@ class MotionPriorConfig(InstantiateConfig):
     _target: type = field(default_factory=lambda: MotionPrior)
     code: Literal["encoder", "steps", "hybrid"] = "encoder"
     """How the motion code of a scene is found. encoder: read from frames; steps: gradient steps on the code
-    alone, from a learned start; hybrid: such steps from the encoder's code. Training with steps is
-    first-order meta-learning (MAML): start, map and field learn to be good after the steps."""
+    alone, from a learned start; hybrid: such steps from the encoder's code. After training, steps start from
+    the code of a training clip where that explains the frames better. Training with steps is first-order
+    meta-learning (MAML): start, map and field learn to be good after the steps."""
+    clip_codes: float = 0.5
+    """Share of training samples that move by a code of their clip, which is learned with the weights (an
+    auto-decoder), in place of one that is found as `code` says. The encoder learns to give these codes. 0: no
+    clip has a code of its own; 1: none is found in training, so `code` steps is DeepSDF's way."""
     num_steps: int = 4
     """Gradient steps in training, one frame each, unless the code is the encoder's."""
     shown_steps: int = 40
@@ -72,6 +83,11 @@ class SharedMap:
         return replace(moved, motion=replace(moved.motion, time_map=latent.motion.time_map))
 
 
+def rest_time(context: Views) -> float:
+    """Time at which all views of a context show a scene at rest."""
+    return 0.0 if context.times is None else context.times[0].item()
+
+
 class MotionPrior(nn.Module):
     """The motion of any scene from frames of it: a code, then the modes of its tokens by the shared map.
 
@@ -80,10 +96,16 @@ class MotionPrior(nn.Module):
         flow: the shared vector field, which begins as an oscillator.
         geometry_dim: size of a token's geometry code.
         knows_gravity: the vertical is z in all scenes.
+        num_clips: number of scenes with codes of their own, if `clip_codes` is not 0.
     """
 
     def __init__(
-        self, config: MotionPriorConfig, flow: LatentFlow, geometry_dim: int, knows_gravity: bool
+        self,
+        config: MotionPriorConfig,
+        flow: LatentFlow,
+        geometry_dim: int,
+        knows_gravity: bool,
+        num_clips: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
@@ -91,6 +113,7 @@ class MotionPrior(nn.Module):
         self.map: MotionMap = config.map.setup(
             geometry_dim=geometry_dim, code_dim=code_dim, state_dim=state_dim, knows_gravity=knows_gravity
         )
+        self.clip_codes = ClipCodes(num_clips if config.clip_codes > 0 else 0, code_dim)
         if config.code != "steps":
             self.encoder: MotionEncoder = config.encoder.setup(
                 geometry_dim=geometry_dim, code_dim=code_dim, num_axes=NUM_AXES
@@ -99,10 +122,15 @@ class MotionPrior(nn.Module):
         flow.vector_field.start_as_oscillator(start, 1.0)
         flow.backward_field.start_as_oscillator(start, -1.0)
 
+    def codes_and_weights(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Parameters that are codes, which may change fast, and all others."""
+        codes = [self.map.start_code, self.map.start_log_period, self.clip_codes.rows]
+        return codes, [p for p in self.parameters() if all(p is not code for code in codes)]
+
     def forward(
         self, latent: SceneLatent, field: Field, flow: LatentFlow, frames: Views, rest: float, loss: Loss
     ) -> SceneLatent:
-        """The scene with the motion that the frames show.
+        """The scene with the motion that the frames show, by a code that is found as the settings say.
 
         Args:
             latent: at rest.
@@ -114,13 +142,42 @@ class MotionPrior(nn.Module):
         """
         begun = self.map.begin(latent)
         if self.config.code != "steps":
-            axes = self.map.axes(latent)
-            code = self.encoder(begun, axes, *self.map.coordinates(latent, axes), frames, rest)
-            begun = replace(begun, motion=code)
+            begun = replace(begun, motion=self._encoded(begun, frames, rest))
         steps = self.config.num_steps if self.training else self.config.shown_steps
         if self.config.code != "encoder":
+            if not self.training:
+                begun = self._best_start(begun, field, flow, frames, rest, loss)
             begun = replace(begun, motion=self._adapted(begun, field, flow, frames, rest, loss, steps))
         return self.map(begun, flow, rest)
+
+    def _encoded(self, begun: SceneLatent, frames: Views, rest: float) -> MotionCode:
+        """The code that the encoder reads from frames, without modes."""
+        with torch.no_grad():
+            axes = self.map.axes(begun)
+            coordinates, size = self.map.coordinates(begun, axes)
+        return self.encoder(begun, axes, coordinates, size, frames, rest)
+
+    def draws_own(self, clip: int | None) -> bool:
+        """Whether a training sample of this clip is to move by its own code, at random."""
+        has_own = clip is not None and len(self.clip_codes.rows) > 0
+        return has_own and self.training and float(torch.rand(())) < self.config.clip_codes
+
+    def of_clip(self, latent: SceneLatent, flow: LatentFlow, rest: float, clip: int) -> SceneLatent:
+        """The scene with the motion of its clip's own code; arguments as for `forward`."""
+        begun = self.map.begin(latent)
+        return self.map(replace(begun, motion=self.clip_codes(begun.motion, clip)), flow, rest)
+
+    def code_loss(self, latent: SceneLatent, frames: Views, rest: float, clip: int) -> Tensor:
+        """How far a clip's own code is from the start, and the encoder's code from it.
+
+        The former hardly counts, and the latter teaches the encoder alone.
+        """
+        loss = _PRIOR * self.clip_codes.prior(clip)
+        if self.config.code != "steps":
+            begun = detached(self.map.begin(latent))
+            own = detached(replace(begun, motion=self.clip_codes(begun.motion, clip))).motion
+            loss = loss + code_distance(self._encoded(begun, frames, rest), own)
+        return loss
 
     def shared(self, flow: LatentFlow) -> SharedMap:
         """What edits of scenes need of it."""
@@ -157,6 +214,22 @@ class MotionPrior(nn.Module):
             rates = [(learned, self.config.step_size)]
             take_steps(rates, error, steps, final_ratio=0.1)
         return detached(parameters())
+
+    @torch.no_grad()
+    def _best_start(
+        self, begun: SceneLatent, field: Field, flow: LatentFlow, frames: Views, rest: float, loss: Loss
+    ) -> SceneLatent:
+        """The scene with the code, of its own and those of training clips, that explains some frames best."""
+        frames = sort_views(frames)
+        frames = frames.select(slice(None, None, math.ceil(len(frames) / _MOST_COMPARED)))
+        scene, start = DecodedScene(begun, field, flow), self.map.begin(begun).motion
+        codes = [begun.motion, *(self.clip_codes(start, clip) for clip in self.clip_codes.learned)]
+
+        def error(code: MotionCode) -> float:
+            moving = self.map(replace(begun, motion=code), flow, rest)
+            return float(loss(scene.moving_as(moving.motion), frames))
+
+        return replace(begun, motion=min(codes, key=error))
 
     def _adapted(self, latent: SceneLatent, *arguments) -> MotionCode:
         """The code after gradient steps, as far from its start as it is, which alone gets gradients."""

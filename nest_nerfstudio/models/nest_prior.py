@@ -23,7 +23,7 @@ from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.encoded_scenes import Contexts, ShownScene
 from nest_nerfstudio.models.gaussian_model import GaussianModel
 from nest_nerfstudio.models.latent_optimization import Objective, optimize_latent
-from nest_nerfstudio.models.motion_prior import MotionPrior, SharedMap
+from nest_nerfstudio.models.motion_prior import MotionPrior, SharedMap, rest_time
 from nest_nerfstudio.models.nest_prior_config import NestPriorModelConfig
 from nest_nerfstudio.states import Edit, SceneSample
 from nest_nerfstudio.types import Points, Rendering, SceneLatent, Views
@@ -33,7 +33,7 @@ TASKS = ("photometric", "edited", "alpha", "occupancy", "depth", "light")
 """Losses: photometric, images of the state of the context; edited, images of other states, by known edits;
 alpha, coverage; occupancy, whether voxels in the hull of the context are inside all other silhouettes too;
 depth, where it is known; light, the encoded light against the known one; of models that learn motion also
-motion, images at other times."""
+motion, images at other times. Losses of codes are not weighed: they teach what no other loss does."""
 
 
 __all__ = ["NestPriorModel", "NestPriorModelConfig"]  # by which config.yml of earlier runs names them
@@ -61,6 +61,9 @@ class NestPriorModel(GaussianModel):
         config.resolve()
         self.encoder = config.encoder.setup()
         self.field = config.decoder.setup(geometry_dim=config.encoder.geometry_dim)
+        if config.freeze:
+            self.encoder.requires_grad_(False)
+            self.field.requires_grad_(False)
         self.flow = config.flow.setup()
         tasks = (*TASKS, "motion") if config.dynamics else TASKS
         self.weights = UncertaintyWeights(tasks, config.learn_weights)
@@ -68,7 +71,10 @@ class NestPriorModel(GaussianModel):
         if config.dynamics:
             gravity = config.encoder.group == "azimuth"
             self.motion_prior = config.motion.setup(
-                flow=self.flow, geometry_dim=config.encoder.geometry_dim, knows_gravity=gravity
+                flow=self.flow,
+                geometry_dim=config.encoder.geometry_dim,
+                knows_gravity=gravity,
+                num_clips=len((self.kwargs.get("metadata") or {}).get("scenes", ())),
             )
         self.contexts: Contexts | None = None
         self._shown: ShownScene | None = None
@@ -87,7 +93,8 @@ class NestPriorModel(GaussianModel):
             "weights": list(self.weights.parameters()),
         }
         if self.motion_prior is not None:
-            groups["motion"] = [*self.motion_prior.parameters(), *self.flow.parameters()]
+            groups["codes"], groups["motion"] = self.motion_prior.codes_and_weights()
+            groups["motion"] += self.flow.parameters()
         return groups
 
     # ---------------------------------------------------------------- training
@@ -114,6 +121,8 @@ class NestPriorModel(GaussianModel):
     def _sample_losses(self, sample: SceneSample) -> tuple[dict[str, Tensor], Tensor]:
         """Σ_i Σ_j ‖π_j f_θ(edit_i · h_φ(X)) − I_ij‖ by task, and the squared error of the unedited state, at
         other times if it moves."""
+        if self.training and self.config.freeze:
+            sample = replace(sample, targets=())  # they teach what is frozen
         latent, occupancy = self.encoder.encode(*self._observed(sample.context), self._training_tokens())
         if self.training:
             self.field.observe(latent)
@@ -132,15 +141,20 @@ class NestPriorModel(GaussianModel):
             for name, loss in found.items():
                 losses.setdefault(name, []).append(loss)
         if sample.observed is not None and sample.timed is not None:
-            moving, views = self.moving(latent, sample.context, sample.observed), sample.timed
+            prior, views = self.motion_prior, sample.timed
+            own = sample.clip if prior is not None and prior.draws_own(sample.clip) else None
+            moving = self.moving(latent, sample.context, sample.observed, own)
             found, error = self.view_losses(moving, views, self.background(views.alphas is not None))
             losses["motion"] = [found.pop("photometric")]
             for name, loss in found.items():
                 losses.setdefault(name, []).append(loss)
-            if self.training and self.motion_prior is not None:
-                self.motion_prior.map.observe([moving.motion])
+            if self.training and prior is not None:
+                prior.map.observe([moving.motion])
+                if own is not None:
+                    rest = rest_time(sample.context)
+                    losses["codes"] = [prior.code_loss(latent, sample.observed, rest, own)]
         means = {name: torch.stack(values).mean() for name, values in losses.items()}
-        unmoved = [v for e, v in sample.targets if v.alphas is not None and _stands_still(e, sample.edit)]
+        unmoved = [v for e, v in sample.targets if v.alphas is not None and e.pose == sample.edit.pose]
         if occupancy is not None and unmoved:
             means["occupancy"] = occupancy.loss([sample.context, *unmoved])
         if sample.edit.light is not None:
@@ -162,17 +176,22 @@ class NestPriorModel(GaussianModel):
             return context, None
         return None, Points(points.positions[kept], points.rgb[kept])
 
-    def moving(self, latent: SceneLatent, context: Views, frames: Views | None) -> SceneLatent:
+    def moving(
+        self, latent: SceneLatent, context: Views, frames: Views | None, clip: int | None = None
+    ) -> SceneLatent:
         """An encoded scene with the motion that frames at other times show.
 
         Args:
             latent: encoded from the context.
             context: all at the time at which the scene stands so.
             frames: with images and times; None: the scene stands still.
+            clip: number of a training clip that moves by its own code instead.
         """
         if self.motion_prior is None or frames is None:
             return latent
-        rest = 0.0 if context.times is None else context.times[0].item()
+        rest = rest_time(context)
+        if clip is not None:
+            return self.motion_prior.of_clip(latent, self.flow, rest, clip)
         background = self.shown_background(False)
 
         def loss(scene: DecodedScene, views: Views) -> Tensor:
@@ -244,13 +263,17 @@ class NestPriorModel(GaussianModel):
             context = self.contexts[key[0], key[1]]
             latent = self.encoder(context)
             latent = self.refine(latent, context) if key[2] else latent
-            latent = self.moving(latent, context, self._frames(key[0]))
+            latent = self._moving_as_seen(latent, context, key[0])
             shown = self._shown = ShownScene(key, latent, context.alphas is not None)
         return shown
 
-    def _frames(self, number: int) -> Views | None:
-        """Frames from which the motion of a scene is read."""
-        return None if self.motion_prior is None or self.contexts is None else self.contexts.timed(number)
+    def _moving_as_seen(self, latent: SceneLatent, context: Views, number: int) -> SceneLatent:
+        """A scene with its motion: by its own code where that was learned, else as its frames show."""
+        if self.motion_prior is None:
+            return latent
+        assert self.contexts is not None
+        own = number if number in self.motion_prior.clip_codes.learned else None
+        return self.moving(latent, context, self.contexts.timed(number), own)
 
     def latent_named(self, scene: str | None) -> SceneLatent:
         names = () if self.contexts is None else self.contexts.names
@@ -260,7 +283,7 @@ class NestPriorModel(GaussianModel):
         assert self.contexts is not None
         number = names.index(scene)
         context = self.contexts[number, self.viewer_controls.num_views]
-        return self.moving(self.encoder(context), context, self._frames(number))
+        return self._moving_as_seen(self.encoder(context), context, number)
 
     def latent_of_cloud(self, points: Points) -> SceneLatent:
         """Z of a coloured point cloud in the frame of the training scenes (z up, world units).
@@ -372,8 +395,3 @@ class NestPriorModel(GaussianModel):
 
 _TOO_FAR = 1.5
 """Largest extent of a cloud, in radii of the ball that scenes lie in."""
-
-
-def _stands_still(edit: Edit, other: Edit) -> bool:
-    """Whether the object has the same pose in two states, so that views of both show one silhouette."""
-    return (edit.yaw, edit.translate, edit.stretch) == (other.yaw, other.translate, other.stretch)

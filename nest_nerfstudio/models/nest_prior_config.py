@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
@@ -51,6 +52,11 @@ class NestPriorModelConfig(GaussianModelConfig):
     shown_refined: bool = False
     """Refine the latents that the viewer and camera paths show (the viewer can switch it); takes seconds for
     each scene."""
+    init: Path | None = None
+    """Start encoder and decoder, with their settings, from those of another run of nest-prior (its
+    `config.yml`): so scenes that are known at rest learn to move."""
+    freeze: bool = False
+    """Leave encoder and decoder as they are, and learn motion alone; with `init`."""
     dynamics: bool = False
     """Learn how scenes move, from their frames at other times: one vector field and one map from a motion
     code to the motion of tokens for all scenes."""
@@ -58,6 +64,11 @@ class NestPriorModelConfig(GaussianModelConfig):
     """How motion is learned and read."""
 
     def resolve(self) -> None:
-        """Give the shared vector field a scene code where scenes move."""
+        """Give the shared vector field a scene code where scenes move; ValueError if nothing is to learn."""
+        if self.freeze and (self.init is None or not self.dynamics):
+            raise ValueError(
+                "--pipeline.model.freeze True learns motion alone: it needs --pipeline.model.dynamics True "
+                "and --pipeline.model.init RUN/config.yml"
+            )
         if self.dynamics and self.flow.scene_code_dim == 0:
             self.flow.scene_code_dim = 32

@@ -9,6 +9,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.inversion import InversionConfig, view_problems
+from nest_nerfstudio.models.motion_prior import rest_time
 from nest_nerfstudio.models.nest_prior import NestPriorModel
 from nest_nerfstudio.types import Gaussians, Views
 
@@ -53,7 +54,7 @@ def start_from_prior(prior: NestPriorModel, context: Views, frames: Views) -> St
         motion.config = replace(motion.config, code="hybrid")
     latent = prior.moving(prior.encoder(context), context, frames)
     scene = DecodedScene(latent, prior.field, prior.flow)
-    rest = 0.0 if context.times is None else context.times[0].item()
+    rest = rest_time(context)
     gaussians = scene.gaussians_at(rest)
     background = prior.shown_background(True)
     target, drawn = context.over(background), prior.rasterize(gaussians, context, background).rgb

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -17,6 +18,7 @@ from rich.progress import track
 from nest_nerfstudio.data.scenes.datamanager import MultiSceneDatamanager, MultiSceneDatamanagerConfig
 from nest_nerfstudio.models.nest_prior import NestPriorModel, NestPriorModelConfig
 from nest_nerfstudio.pipelines.base import NestPipeline, NestPipelineConfig
+from nest_nerfstudio.pipelines.prior_run import find_prior, load_prior
 from nest_nerfstudio.states import SceneSample
 
 
@@ -33,6 +35,9 @@ class NestPriorPipelineConfig(NestPipelineConfig):
 
     def resolve(self, device_type: str) -> dict[str, Any]:
         data, found = self.datamanager, {}
+        if self.model.init is not None:
+            self.model.init, start = self.model.init.resolve(), find_prior(self.model.init).model_config
+            self.model.encoder, self.model.decoder = deepcopy(start.encoder), deepcopy(start.decoder)
         self.model.resolve()
         if not isinstance(data, MultiSceneDatamanagerConfig):
             return {}
@@ -54,6 +59,10 @@ class NestPriorPipeline(NestPipeline):
         model.contexts = data.contexts
         shown = self.config.model.shown_scene
         scene = data.index.find(shown) if shown else data.held_out[0]
+        if self.config.model.init is not None and model.is_trained_here:
+            start = load_prior(self.config.model.init, self.device, with_latents=False).model
+            model.encoder.load_state_dict(start.encoder.state_dict())
+            model.field.load_state_dict(start.field.state_dict())
         names = [entry.name for entry in data.index.entries]
         model.viewer_controls.offer(names, scene, self.config.model.shown_views)
 

@@ -21,6 +21,8 @@ from nest_nerfstudio.viewer.picking import boxed, clicked
 
 _GIZMO = "/edit"
 _FACTORS = ("appearance", "geometry", "poses", "light")
+_MOTIONS = 100
+"""New motions that can be drawn."""
 
 
 @runtime_checkable
@@ -71,6 +73,11 @@ class EditPanel:
     def _model(self) -> Any:
         return self._viewer.pipeline.model
 
+    @property
+    def _shares_motion(self) -> bool:
+        """Whether the scene is of a prior that has learned how scenes move."""
+        return getattr(self._model, "shared_motion", None) is not None
+
     # ---------------------------------------------------------------- elements
 
     def _add_elements(self) -> None:
@@ -98,9 +105,13 @@ class EditPanel:
             "Speed", "speed", scene, -3.0, 3.0, 0.05, "Speed of time; 0 stands still, −1 runs backwards"
         )
         self._slider("Phase", "phase", scene, 0.0, 1.0, 0.01, "Start elsewhere in the cycle")
+        hint = "Move by a motion drawn from those of the training scenes; 0: by its own"
+        drawn = gui.add_slider("New motion", 0, _MOTIONS, 1, 0, hint=hint)
+        self._bind("New motion", drawn, "new_motion", scene)
         if self._names:
             hint = "What is taken from another scene"
-            self._bind("Take", gui.add_dropdown("Take", _FACTORS, _FACTORS[0], hint=hint), "factor", scene)
+            factors = (*_FACTORS, "motion") if self._shares_motion else _FACTORS
+            self._bind("Take", gui.add_dropdown("Take", factors, factors[0], hint=hint), "factor", scene)
             names = tuple(self._names)
             self._bind(
                 "From", gui.add_dropdown("From", names, names[0], hint="The other scene"), "scene", scene
@@ -156,6 +167,7 @@ class EditPanel:
             "Light": scene_field.knows_light,
             "Speed": kind != "still",
             "Phase": kind == "cyclic",
+            "New": self._shares_motion,
         }
         for label, (element, _, _) in self._values.items():
             element.visible = offered.get(label.split()[0], True)

@@ -13,6 +13,7 @@ from nest_nerfstudio.edits.mixing import MixedFactor
 from nest_nerfstudio.edits.scene_edit import SceneEdit
 from nest_nerfstudio.edits.selection import ALL, Selection, Vector
 from nest_nerfstudio.edits.steps import (
+    GenerateMotion,
     Interpolate,
     Move,
     Recolor,
@@ -85,6 +86,7 @@ class SceneChange:
         scene: another scene of the run.
         factor: what is taken from it.
         amount: how much.
+        new_motion: number of a motion that is drawn anew; 0: its own.
     """
 
     azimuth: float = 0.0
@@ -95,10 +97,13 @@ class SceneChange:
     scene: str | None = None
     factor: MixedFactor = "appearance"
     amount: float = 0.0
+    new_motion: int = 0
 
     def steps(self) -> tuple[Step, ...]:
         """As steps; those that would change nothing are left out."""
         steps: tuple[Step, ...] = ()
+        if self.new_motion:
+            steps += (GenerateMotion(seed=self.new_motion),)
         if self.scene is not None and self.amount:
             steps += (Interpolate(self.factor, self.amount, self.scene),)
         if self.azimuth or self.elevation or self.light_gain != 1:

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nest_nerfstudio.dynamics.clip_codes import ClipCodes
 from nest_nerfstudio.dynamics.motion_map import MotionMapConfig
 from nest_nerfstudio.encoders.motion_encoder import MotionEncoderConfig
 from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
@@ -10,7 +11,7 @@ from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.motion_prior import MotionPrior, MotionPriorConfig
 from nest_nerfstudio.types import SceneLatent, Views
 from tests.equivariance import pictures, random_pose, relative
-from tests.small_motions import GEOMETRY, body, motion_map, with_code
+from tests.small_motions import CODE, GEOMETRY, body, motion_map, with_code
 
 TIMES = torch.tensor([0.15, 0.35, 0.6, 0.85], dtype=torch.float64)
 
@@ -104,3 +105,50 @@ def test_a_scene_of_any_prior_is_drawn_at_the_times_of_its_views() -> None:
     assert not still.moves
     a, b = (s.gaussians_at(0.5) for s in (scene, still))
     assert relative(a.means, b.means) > 1e-3
+
+
+def test_images_teach_the_own_code_of_a_clip_and_the_code_teaches_the_encoder() -> None:
+    found, flow = prior("encoder"), motion_map()[1]
+    found.clip_codes = ClipCodes(2, CODE).double()
+    target = found.map(with_code(body(), found.map), flow)
+    own = found.of_clip(body(), flow, 0.0, 1)
+    positions_loss(target)(DecodedScene(own, field(own), flow), frames().select(slice(1))).backward()
+    rows, last = found.clip_codes.rows, found.encoder.head[-1].weight
+    assert rows.grad is not None
+    assert rows.grad[1].norm() > 0
+    assert not rows.grad[[0, 2, 3]].any()
+    assert last.grad is None
+    found.zero_grad()
+    rows.data[1] = 1.0
+    found.code_loss(body(), frames(), 0.0, 1).backward()
+    assert last.grad is not None
+    assert last.grad.norm() > 0
+    assert all(p.grad is None for p in found.map.parameters())
+    assert rows.grad is not None
+    assert rows.grad.norm() < 1e-3  # the prior alone
+
+
+def test_samples_move_by_own_codes_at_random_and_only_in_training() -> None:
+    found = prior("encoder")
+    assert not found.draws_own(0)  # it has no table
+    found.clip_codes = ClipCodes(2, CODE).double()
+    drawn = sum(found.draws_own(0) for _ in range(400))
+    assert 130 < drawn < 270
+    assert not any(found.draws_own(None) for _ in range(20))
+    found.eval()
+    assert not any(found.draws_own(0) for _ in range(20))
+
+
+def test_steps_start_from_the_training_clip_that_explains_the_frames_best() -> None:
+    found, flow = prior("steps"), motion_map()[1]
+    found.clip_codes = ClipCodes(3, CODE).double()
+    torch.nn.init.normal_(found.clip_codes.rows.data[:2], generator=torch.Generator().manual_seed(0))
+    found.eval()
+    found.config.shown_steps = 0
+    for clip in (0, 1):
+        target = found.of_clip(body(), flow, 0.0, clip)
+        read = found(body(), field(body()), flow, frames(), 0.0, positions_loss(target))
+        assert relative(read.motion.modes, target.motion.modes) < 1e-10
+    target = found.map(found.map.begin(body()), flow)
+    read = found(body(), field(body()), flow, frames(), 0.0, positions_loss(target))
+    assert torch.equal(read.motion.scene_code, found.map.start_code)

@@ -9,6 +9,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 
 from nest_nerfstudio.dynamics.orbit import Orbit
 from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
+from nest_nerfstudio.models.nest_prior_config import NestPriorModelConfig
 from nest_nerfstudio.models.playable import playable
 from nest_nerfstudio.pipelines.trainer import NestTrainer
 from tests.ball_scenes import make_moving_config, trained_prior, write_moving_scenes
@@ -46,6 +47,50 @@ def test_scores_are_also_of_other_times_and_a_reloaded_run_gives_the_same(traine
     pipeline = eval_setup(trained.base_dir / "config.yml", test_mode="test")[1]
     again = pipeline.get_average_eval_image_metrics()
     assert again["psnr/4_views/motion"] == pytest.approx(scores["psnr/4_views/motion"], abs=1e-3)
+
+
+def test_training_clips_have_codes_of_their_own_and_others_the_encoders(trained: NestTrainer) -> None:
+    model, data = trained.pipeline.model, trained.pipeline.datamanager
+    learned = model.motion_prior.clip_codes.learned
+    known = [number in learned for number in range(len(data.index))]
+    assert known == [number not in data.held_out for number in range(len(data.index))]
+    first, second = (model.latent_of(n, 4).motion for n in range(len(known)) if known[n])
+    assert (first.scene_code - second.scene_code).abs().max() > 1e-3
+    number = known.index(True)
+    read = model.moving(
+        model.encoder(model.contexts[number, 4]), model.contexts[number, 4], data.contexts.timed(number)
+    )
+    assert (read.motion.scene_code - model.latent_of(number, 4).motion.scene_code).abs().max() > 1e-4
+    unseen = data.held_out[0]
+    read = model.moving(
+        model.encoder(model.contexts[unseen, 4]), model.contexts[unseen, 4], data.contexts.timed(unseen)
+    )
+    assert torch.equal(read.motion.scene_code, model.latent_of(unseen, 4).motion.scene_code)
+
+
+def test_motion_alone_is_learned_on_a_frozen_start_and_resumes(trained: NestTrainer, tmp_path: Path) -> None:
+    config = make_moving_config(trained.config.pipeline.datamanager.data, tmp_path, steps=12)
+    config.pipeline.model.init, config.pipeline.model.freeze = trained.base_dir / "config.yml", True
+    config.resolve()
+    trainer = config.setup()
+    trainer.setup()
+    codes = trainer.pipeline.model.motion_prior.clip_codes
+    assert not codes.rows.any()
+    trainer.train()
+    weights, before = (t.pipeline.model.state_dict() for t in (trainer, trained))
+    for name in (name for name in weights if name.startswith(("encoder.", "field.layers"))):
+        assert torch.equal(weights[name], before[name]), name
+    assert codes.rows.any()
+    config.load_dir, config.max_num_iterations = trainer.checkpoint_dir, 13
+    resumed = config.setup()
+    resumed.setup()
+    assert torch.equal(resumed.pipeline.model.motion_prior.clip_codes.rows, codes.rows)
+    resumed.train()
+
+
+def test_freezing_needs_a_start() -> None:
+    with pytest.raises(ValueError, match="learns motion alone"):
+        NestPriorModelConfig(dynamics=True, freeze=True).resolve()
 
 
 def test_training_with_steps_on_codes_and_a_vector_field_runs(tmp_path: Path) -> None:

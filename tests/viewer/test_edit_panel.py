@@ -14,8 +14,9 @@ import torch
 from nest_nerfstudio.dynamics.flow import LatentFlowConfig
 from nest_nerfstudio.edits.scene_edit import SceneEdit
 from nest_nerfstudio.edits.selection import Ids
-from nest_nerfstudio.edits.steps import Delete, Move, Recolor, Relight, Retime, Traverse
+from nest_nerfstudio.edits.steps import Delete, GenerateMotion, Move, Recolor, Relight, Retime, Traverse
 from nest_nerfstudio.models.decoded_scene import DecodedScene
+from nest_nerfstudio.models.runs import OtherScenes
 from nest_nerfstudio.viewer.controls import DynamicViewerControls
 from tests.edits.test_inverses import BOUND, LATENT, scene
 from tests.edits.test_steps import TOKENS
@@ -33,9 +34,11 @@ class Model:
         self.latent = replace(latent, motion=replace(latent.motion, kind=motion))  # type: ignore[arg-type]
         self.edit: SceneEdit | None = None
         self.is_trained_here = False
+        self.scenes = OtherScenes(self)
 
     def shown_scene(self) -> DecodedScene:
-        latent = self.latent if self.edit is None else self.edit.apply(self.latent, self.field)
+        latent, edit = self.latent, self.edit
+        latent = latent if edit is None else edit.apply(latent, self.field, self.scenes)
         return DecodedScene(latent, self.field, self.flow)
 
 
@@ -107,6 +110,17 @@ def test_sliders_edit_what_is_shown(open_panel: Callable) -> None:
     viewer.elements["Undo"].value = True
     assert eventually(lambda: viewer.elements["Hue"].value == pytest.approx(0.2))
     assert steps(viewer) == (Recolor(0.2), Relight(gain=0.5))
+
+
+def test_new_motions_are_offered_where_a_prior_has_learned_some(open_panel: Callable) -> None:
+    viewer = open_panel(LATENT)
+    assert not viewer.elements["New motion"].visible
+    shared = SimpleNamespace(generate=lambda latent, seed, spread: latent)
+    viewer.model.shared_motion = shared
+    viewer.panel.reset()
+    assert viewer.elements["New motion"].visible
+    viewer.elements["New motion"].value = 7
+    assert eventually(lambda: steps(viewer) == (GenerateMotion(seed=7),))
 
 
 def test_sliders_go_along_principal_directions(open_panel: Callable) -> None:

@@ -6,7 +6,15 @@ import pytest
 
 from nest_nerfstudio.edits.scene_edit import SceneEdit
 from nest_nerfstudio.edits.selection import ALL, Ids
-from nest_nerfstudio.edits.steps import Interpolate, Move, Recolor, Relight, Retime, ShiftPhase
+from nest_nerfstudio.edits.steps import (
+    GenerateMotion,
+    Interpolate,
+    Move,
+    Recolor,
+    Relight,
+    Retime,
+    ShiftPhase,
+)
 from nest_nerfstudio.viewer.edit_session import EditSession
 
 SOME = Ids((1, 2), (0,))
@@ -44,6 +52,12 @@ def test_light_and_time() -> None:
     assert isinstance(light, Relight)
     assert light.rotation == pytest.approx((0.0, 0.0, math.pi / 2), abs=1e-6)
     assert (light.gain, phase, speed) == (0.5, ShiftPhase(0.25), Retime(-1.0))
+
+
+def test_a_new_motion_comes_before_what_is_done_to_motion() -> None:
+    session = EditSession()
+    session.change_scene(speed=2.0, new_motion=3)
+    assert session.edit().steps == (GenerateMotion(seed=3), Retime(2.0))
 
 
 def test_undo_takes_back_a_drag_at_once() -> None:

@@ -74,7 +74,8 @@ def mirror(sample: SceneSample) -> SceneSample:
         light = _aim(e.light, lambda a, b, c: (-a, b, c))
         return replace(e, light=light, yaw=-e.yaw, translate=(-x, y, z))
 
-    return _map(sample, views, edit)
+    mirrored = _map(sample, views, edit)
+    return replace(mirrored, clip=None if sample.clip is None else ~sample.clip)
 
 
 def scale(sample: SceneSample, factor: float) -> SceneSample:

@@ -95,7 +95,7 @@ class SceneSampleDataset(Dataset[SceneSample]):
         picked = [others[i] for i in rng.permutation(len(others))[: self.edit_states]]
         targets = {state: chosen[num_context:][: self.num_targets]}
         targets |= {other: self._sample_frames(scene, other, self.num_targets, rng) for other in picked}
-        sample = _make_sample(self.library, scene, state, chosen[:num_context], targets)
+        sample = _make_sample(self.library, number, state, chosen[:num_context], targets)
         return self._with_motion(sample, scene, state, rng) if self.num_timed else sample
 
     def _with_motion(
@@ -165,7 +165,7 @@ def eval_sample(
         targets[base] = train[num_context:]
     if not (targets[base] or timed):
         raise ValueError(f"scene {scene.name} has no test view of its base state to evaluate on")
-    sample = _make_sample(library, scene, base, train[:num_context], targets)
+    sample = _make_sample(library, number, base, train[:num_context], targets)
     if not timed:
         return sample
     observed = timed_views(library, number, num_timed)
@@ -312,8 +312,9 @@ def _to_bytes(samples: list[SceneSample]) -> bytes:
 
 
 def _make_sample(
-    library: SceneLibrary, scene: Scene, state: State, context: list[int], targets: dict[State, list[int]]
+    library: SceneLibrary, number: int, state: State, context: list[int], targets: dict[State, list[int]]
 ) -> SceneSample:
+    scene = library.scene(number)
     return SceneSample(
         name=scene.name,
         category=scene.category,
@@ -322,6 +323,7 @@ def _make_sample(
         targets=tuple(
             (scene.edits[s.edit], library.views(scene, frames)) for s, frames in targets.items() if frames
         ),
+        clip=number,
     )
 
 

@@ -44,6 +44,13 @@ def test_mirrored_images_show_the_mirrored_scene(part: str) -> None:
     assert edit.light.direction == (-1.0, 2.0, -3.0)
 
 
+def test_a_mirrored_clip_is_another() -> None:
+    sample = make_sample()
+    assert mirror(sample).clip is None
+    assert [mirror(replace(sample, clip=n)).clip for n in (0, 3)] == [-1, -4]
+    assert scale(replace(sample, clip=3), 1.5).clip == 3
+
+
 def test_masks_are_mirrored_with_their_images() -> None:
     sample = make_sample()
     masks = torch.ones(2, sample.context.height, sample.context.width, 1)

@@ -356,5 +356,8 @@ def test_frames_at_other_times_are_read_and_scored_apart(scenes: Path) -> None:
     assert scored.timed.times is not None
     assert scored.timed.times.tolist() == [1.0]
     assert len(scored.observed or ()) == 2
+    names = [entry.name for entry in library.index.entries]
+    assert names.index(sample.name) == sample.clip
+    assert scored.clip == 0
     contexts = ContextViews(library, num_timed=1)
     assert contexts.timed(0) is None  # one frame tells of no motion
