@@ -172,16 +172,22 @@ def _note(scene: Playable) -> str:
 
 
 def _start_camera(cameras: Any, means: Tensor) -> dict[str, Any]:
-    """The first training camera, which turns about the point on its axis nearest to the scene; or ours."""
-    centre = means.median(0).values
+    """The first training camera, which turns about the point on its axis nearest to the scene; or ours.
+
+    `fov` is the angle of the shorter side of the picture, in degrees.
+    """
     if cameras is not None:
-        pose, fov = cameras.camera_to_worlds[0], 2 * torch.atan(cameras.height[0] / (2 * cameras.fy[0]))
+        pose, sides = cameras.camera_to_worlds[0], torch.stack([cameras.width[0], cameras.height[0]])
         position, ahead = pose[:, 3].to(means), -pose[:, 2].to(means)
-        distance = (centre - position) @ ahead
+        distance = (means.median(0).values - position) @ ahead
         if distance > 0:
-            return _camera(position, position + distance * ahead, math.degrees(float(fov)))
-    reach = (means - centre).norm(dim=1).quantile(0.95)
-    return _camera(centre + reach * means.new_tensor([2.0, -1.2, 1.0]), centre, 45.0)
+            slope = (sides / (2 * torch.stack([cameras.fx[0], cameras.fy[0]]))).min()
+            return _camera(position, position + distance * ahead, math.degrees(2 * math.atan(slope)))
+    low, high = means.quantile(means.new_tensor([0.01, 0.99]), dim=0)
+    centre, fov = (low + high) / 2, 45.0
+    distance = (means - centre).norm(dim=1).quantile(0.99) / math.sin(math.radians(fov / 2))
+    ahead = means.new_tensor([-2.0, 1.2, -1.0])
+    return _camera(centre - distance * ahead / ahead.norm(), centre, fov)
 
 
 def _camera(position: Tensor, target: Tensor, fov: float) -> dict[str, Any]:

@@ -21,7 +21,9 @@ def fake_run(folder: Path, monkeypatch: pytest.MonkeyPatch, model: Any, target: 
     transform, scale = make_transform()
     cameras = SimpleNamespace(
         camera_to_worlds=torch.tensor([[[1.0, 0, 0, 0], [0, 0, -1, -4], [0, 1, 0, 0]]]),
+        fx=torch.tensor([[120.0]]),
         fy=torch.tensor([[120.0]]),
+        width=torch.tensor([[60]]),
         height=torch.tensor([[100]]),
     )
     parsed = SimpleNamespace(dataparser_transform=transform, dataparser_scale=scale, cameras=cameras)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -117,6 +118,7 @@ def test_how_it_moves(run_of: Open, tmp_path: Path, kind: str, capsys: pytest.Ca
         assert motion["last"] >= 2.5
         assert len(arrays["states"]) == (motion["last"] - motion["first"]) * 32 + 1
     assert header["camera"]["position"] == [0.0, -4.0, 0.0]
+    assert math.tan(math.radians(header["camera"]["fov"] / 2)) == pytest.approx(60 / 2 / 120)
     assert header["background"] == pytest.approx([1.0, 0.9, 0.8])
 
 
@@ -217,5 +219,7 @@ def test_a_page_for_each_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     shown = run.scene.decoded.gaussians_at(
         0.0
     ).means  # not where they are at rest, in the frames of their tokens
-    assert (torch.tensor(header["camera"]["target"]) - shown.median(0).values).norm() < 1e-5
+    eye, target = (torch.tensor(header["camera"][name]) for name in ("position", "target"))
+    angles = torch.cosine_similarity(shown - eye, (target - eye)[None]).clamp(-1, 1).acos().rad2deg()
+    assert 0.7 < angles.quantile(0.95) / (header["camera"]["fov"] / 2) < 1
     assert {"albedo", "transfer", "light"} < arrays.keys()

@@ -129,6 +129,15 @@ def test_the_page_shows_what_the_model_shows(play: Play, kind: str) -> None:
         assert_shows(page, scene, time)
 
 
+def test_an_upright_window_shows_the_width_of_a_square_one(play: Play) -> None:
+    scene = make_scene("still")
+    page = play(scene)
+    page.set_viewport_size({"width": SIZE, "height": 2 * SIZE})
+    page.wait_for_function("nest.view.camera.aspect === 0.5")
+    _, shot = show(page, 0.0)
+    assert psnr(shot[SIZE // 2 : -SIZE // 2], drawn(scene.gaussians_at(0.0))) > 35
+
+
 def test_time_plays_on_for_ever_in_a_cycle_and_starts_again_where_it_ends(play: Play) -> None:
     page = play(make_scene("cyclic"))
     page.evaluate("nest.setTime(2.99); nest.setPlaying(true); document.getElementById('speed').value = 2")

@@ -43,7 +43,7 @@ class Page {
     requestAnimationFrame((now) => this.frame(now));
   }
 
-  /** Shows a moment from a camera: a camera-to-world matrix by rows, OpenGL axes, and a vertical angle in degrees. */
+  /** Shows a moment from a camera: a camera-to-world matrix by rows, OpenGL axes, and the angle of the shorter side, in degrees. */
   async show(time: number, camera?: { matrix: number[]; fov: number }): Promise<void> {
     this.setPlaying(false);
     this.setTime(time);
@@ -51,8 +51,7 @@ class Page {
       const { camera: eye } = this.view;
       this.view.orbit.enabled = false;
       new THREE.Matrix4().fromArray(camera.matrix).transpose().decompose(eye.position, eye.quaternion, eye.scale);
-      eye.fov = camera.fov;
-      eye.updateProjectionMatrix();
+      this.view.setFov(camera.fov);
       eye.updateMatrixWorld();
     }
     this.refresh();

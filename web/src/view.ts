@@ -13,6 +13,7 @@ const TEXTURE_ROW = 2048; // Spark's
 
 export class View {
   readonly camera: THREE.PerspectiveCamera;
+  private fov: number;
   readonly orbit: OrbitControls;
   readonly gizmo: TransformControls;
   /** What the gizmo moves. */
@@ -31,6 +32,7 @@ export class View {
     this.renderer = new THREE.WebGLRenderer({ canvas, antialias: false });
     this.renderer.setClearColor(new THREE.Color().setRGB(...background, THREE.SRGBColorSpace));
     const size = new THREE.Vector3(...camera.position).distanceTo(new THREE.Vector3(...camera.target));
+    this.fov = camera.fov;
     this.camera = new THREE.PerspectiveCamera(camera.fov, 1, Math.min(0.01, size / 100), size * 1000);
     this.camera.up.set(0, 0, 1);
     this.orbit = new OrbitControls(this.camera, canvas);
@@ -82,6 +84,14 @@ export class View {
     this.renderer.setPixelRatio(Math.min(window.devicePixelRatio, 2));
     this.renderer.setSize(width, height, false);
     this.camera.aspect = width / height;
+    this.setFov(this.fov);
+  }
+
+  /** Sets the angle of the shorter side, in degrees. */
+  setFov(fov: number): void {
+    this.fov = fov;
+    const half = Math.tan(THREE.MathUtils.degToRad(fov / 2)) / Math.min(1, this.camera.aspect);
+    this.camera.fov = THREE.MathUtils.radToDeg(2 * Math.atan(half));
     this.camera.updateProjectionMatrix();
   }
 
