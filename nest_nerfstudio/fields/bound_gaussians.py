@@ -36,6 +36,8 @@ MATERIAL_PARAMETERS = (*_GEOMETRY, "albedo", "transfer", "features_rest")
 """Of Gaussians with a material, in which light gives the colour of degree 0; albedo is stored as logits."""
 _SHUT = 4.0
 """Negative logit of a gate that is well shut."""
+OPEN = 2.39
+"""Logit of a gate that is just open, and may shut."""
 COLOR_DIM = 4
 """Numbers of a token's colour code: shift of the hue in turns, then the log gain of red, green and blue."""
 
@@ -149,7 +151,8 @@ class BoundGaussians(Field):
         """Share of each Gaussian's motion that is not the world's; None where there is no world token.
 
         1.2 σ(x) − 0.1, clamped to [0, 1]: a stretched sigmoid (hard concrete, Louizos et al. 2018, arXiv
-        1712.01312, without its noise).
+        1712.01312, without its noise). So a gate that is shut stays shut, and one that is open can learn to
+        shut, alone or under a weight on the mean gate.
         """
         if "gates" not in self.params:
             return None

@@ -51,7 +51,7 @@ class HandOver(nn.Module):
         arm: float,
         errors: Callable[[], ImageErrors] | None,
         take_back: Callable[[], None],
-        poses: Pose,
+        poses: Pose | None = None,
     ) -> FlowFit | None:
         """Hand over, or take it back, if it is time; the log says what was found.
 

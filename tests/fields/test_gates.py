@@ -7,7 +7,7 @@ import torch
 
 from nest_nerfstudio.dynamics.flow import LatentFlowConfig
 from nest_nerfstudio.dynamics.free_motion import FreeMotion
-from nest_nerfstudio.fields.bound_gaussians import COLOR_DIM, BoundGaussians
+from nest_nerfstudio.fields.bound_gaussians import COLOR_DIM, OPEN, BoundGaussians
 from nest_nerfstudio.fields.rig import pose
 from nest_nerfstudio.geometry.se3 import se3_exp
 from nest_nerfstudio.models.decoded_scene import DecodedScene
@@ -138,6 +138,33 @@ def test_turning_all_tokens_turns_what_stands_still() -> None:
     field, latent, g = make_field(), make_latent(), se3_exp(torch.randn(6))
     moved = scene_of(field, latent.move(g)).gaussians_at(0.4)
     torch.testing.assert_close(moved.means, scene_of(field, latent).gaussians_at(0.4).move(g).means)
+
+
+def test_open_gates_learn_to_shut_and_those_that_are_shut_stay_so() -> None:
+    """Target images are of a scene in which half of what may move stands still; a weight shuts no others."""
+    latent, field = make_latent(), make_field()
+    field.params["gates"].data[MOVING] = OPEN
+    wrong = torch.arange(N) >= N - 12
+    rest, moved = (
+        field.rest().means.detach(),
+        pose(field(latent), scene_of(field, latent).poses_at(0.4), latent.light),
+    )
+    wanted = torch.where(wrong[:, None], rest, moved.means.detach())
+    poses = tuple(part.detach() for part in scene_of(field, latent).poses_at(0.4))
+    optimizer = torch.optim.Adam([field.params["gates"]], lr=0.05)
+    field.train()
+    for _ in range(200):
+        optimizer.zero_grad()
+        gates = field.gates()
+        assert gates is not None
+        missed = (pose(field(latent), poses, latent.light).means - wanted).square().mean()
+        (missed + 1e-2 * gates.mean()).backward()
+        optimizer.step()
+    gates = field.gates()
+    assert gates is not None
+    assert (gates[STILL] == 0).all()
+    assert (gates[wrong] < 0.05).all()
+    assert (gates[MOVING][~wrong[MOVING]] > 0.9).all()
 
 
 def test_a_checkpoint_brings_its_gates_and_one_without_has_none() -> None:

@@ -26,7 +26,7 @@ class Fitter(LatentFlowFitter):
     def is_due(self, progress: float, is_full_size: bool, arm: float) -> tuple[bool, float]:
         return not self.rolls_out, 0.1
 
-    def fit(self, flow: LatentFlow, arm: float = 1.0, image_errors: Any = None) -> FlowFit:
+    def fit(self, flow: LatentFlow, arm: float = 1.0, image_errors: Any = None, poses: Any = None) -> FlowFit:
         self.rolls_out.fill_(image_errors is not None or self.gap <= 0.3)
         if image_errors is not None:
             self.asked += 1
