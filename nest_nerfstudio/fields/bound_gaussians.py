@@ -149,11 +149,13 @@ class BoundGaussians(Field):
         """Share of each Gaussian's motion that is not the world's; None where there is no world token.
 
         1.2 σ(x) − 0.1, clamped to [0, 1]: a stretched sigmoid (hard concrete, Louizos et al. 2018, arXiv
-        1712.01312, without its noise).
+        1712.01312, without its noise). Gradients pass as if it were not clamped (straight-through, Bengio
+        et al. 2013, arXiv 1308.3432), so that shut gates can open.
         """
         if "gates" not in self.params:
             return None
-        return (1.2 * self.params["gates"].sigmoid() - 0.1).clamp(0, 1)
+        gates = 1.2 * self.params["gates"].sigmoid() - 0.1
+        return gates.detach().clamp(0, 1) + (gates - gates.detach())
 
     @torch.no_grad()
     def make_solid(self) -> None:

@@ -265,11 +265,13 @@ class NestDynamicModel(DynamicScene):
     def _training_gaussians(
         self, latent: SceneLatent, time: Tensor, views: Views | None = None
     ) -> tuple[Gaussians, Pose]:
+        if self.curriculum.stands_still:  # so that no gate learns
+            return self.field.rest(), latent.poses
         poses, rigged = latent.poses, self.field(latent)
         gates = self.field.gates()
-        if views is not None and gates is not None and not self.curriculum.stands_still:
+        if views is not None and gates is not None:
             rigged = replace(rigged, rest=self.still_background.hide(rigged.rest, gates.detach(), views))
-        if self.config.motion == "ode" and not self.curriculum.stands_still:
+        if self.config.motion == "ode":
             poses = self._dynamics.poses(latent, self.fitter.path(self.flow, latent.motion), time)
         if self._deform is not None:
             rigged = replace(rigged, rest=self._deform(rigged.rest, time))
@@ -291,6 +293,9 @@ class NestDynamicModel(DynamicScene):
             if self._has_few_times():
                 others["roughness"] = self.fitter.roughness()
             losses |= self.motion_losses(poses, bind_poses, self.bounds, **others)
+            gates = self.field.gates()
+            if gates is not None:
+                losses["gates"] = config.gate_weight * gates.mean()
         if config.strategy == "mcmc":
             # Gently while motion is being found: what moves in a way not found yet looks unneeded.
             share = 1.0 if self.curriculum.opening >= 1 else 0.1
