@@ -34,7 +34,7 @@ PARAMETERS = (*_GEOMETRY, "features_dc", "features_rest")
 Scenes with a world token also have "gates", as `BoundGaussians.gates` reads them."""
 MATERIAL_PARAMETERS = (*_GEOMETRY, "albedo", "transfer", "features_rest")
 """Of Gaussians with a material, in which light gives the colour of degree 0; albedo is stored as logits."""
-_SHUT = 4.0
+_SHUT = 3.0
 """Negative logit of a gate that is well shut."""
 COLOR_DIM = 4
 """Numbers of a token's colour code: shift of the hue in turns, then the log gain of red, green and blue."""
@@ -148,14 +148,13 @@ class BoundGaussians(Field):
     def gates(self) -> Float[Tensor, " n"] | None:
         """Share of each Gaussian's motion that is not the world's; None where there is no world token.
 
-        1.2 σ(x) − 0.1, clamped to [0, 1]: a stretched sigmoid (hard concrete, Louizos et al. 2018, arXiv
-        1712.01312, without its noise). Gradients pass as if it were not clamped (straight-through, Bengio
-        et al. 2013, arXiv 1308.3432), so that shut gates can open.
+        0 or 1. Gradients pass as if it were σ(x) of the parameter x (straight-through, Bengio et al. 2013,
+        arXiv 1308.3432): what moves half the way is nowhere.
         """
         if "gates" not in self.params:
             return None
-        gates = 1.2 * self.params["gates"].sigmoid() - 0.1
-        return gates.detach().clamp(0, 1) + (gates - gates.detach())
+        soft = self.params["gates"].sigmoid()
+        return (soft > 0.5).to(soft) + (soft - soft.detach())
 
     @torch.no_grad()
     def make_solid(self) -> None:
