@@ -70,7 +70,7 @@ class NestDynamicModelConfig(GaussianModelConfig):
     """Weight of the depth loss, where the data has depth."""
     motion_weights: MotionWeights = field(default_factory=MotionWeights)
     """Weights of the losses that regularise motion."""
-    gate_weight: float = 0.05
+    gate_weight: float = 0.01
     """Weight of the mean gate, where a background stands still; shuts the gates of Gaussians that need not
     move, as a group (sparse)."""
     opacity_weight: float = 0.01
