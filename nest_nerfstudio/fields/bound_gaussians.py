@@ -34,8 +34,10 @@ PARAMETERS = (*_GEOMETRY, "features_dc", "features_rest")
 Scenes with a world token also have "gates", as `BoundGaussians.gates` reads them."""
 MATERIAL_PARAMETERS = (*_GEOMETRY, "albedo", "transfer", "features_rest")
 """Of Gaussians with a material, in which light gives the colour of degree 0; albedo is stored as logits."""
-_SHUT = 3.0
+_SHUT = 4.0
 """Negative logit of a gate that is well shut."""
+OPEN = 2.39
+"""Logit of a gate that is just open, and may shut."""
 COLOR_DIM = 4
 """Numbers of a token's colour code: shift of the hue in turns, then the log gain of red, green and blue."""
 
@@ -148,13 +150,13 @@ class BoundGaussians(Field):
     def gates(self) -> Float[Tensor, " n"] | None:
         """Share of each Gaussian's motion that is not the world's; None where there is no world token.
 
-        0 or 1. Gradients pass as if it were σ(x) of the parameter x (straight-through, Bengio et al. 2013,
-        arXiv 1308.3432): what moves half the way is nowhere.
+        1.2 σ(x) − 0.1, clamped to [0, 1]: a stretched sigmoid (hard concrete, Louizos et al. 2018, arXiv
+        1712.01312, without its noise). So a gate that is shut stays shut, and one that is open can learn to
+        shut, alone or under a weight on the mean gate.
         """
         if "gates" not in self.params:
             return None
-        soft = self.params["gates"].sigmoid()
-        return (soft > 0.5).to(soft) + (soft - soft.detach())
+        return (1.2 * self.params["gates"].sigmoid() - 0.1).clamp(0, 1)
 
     @torch.no_grad()
     def make_solid(self) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nest_nerfstudio.fields.bound_gaussians import BoundGaussians
+from nest_nerfstudio.fields.bound_gaussians import OPEN, BoundGaussians
 from nest_nerfstudio.geometry.multiview import project, sample_images, visible
 from nest_nerfstudio.geometry.points import nearest
 from nest_nerfstudio.training.moving_parts import (
@@ -146,7 +146,7 @@ def _key(time: float) -> float:
 
 
 def new_gaussians(field: BoundGaussians, parts: Sequence[MovingPart], opacity: float) -> dict[str, Tensor]:
-    """Parameters of Gaussians on what moves, by name; their gates are open."""
+    """Parameters of Gaussians on what moves, by name; their gates are open, and may shut."""
     points = torch.cat([part.points.positions for part in parts])
     rgb = torch.cat([part.points.rgb for part in parts])
     fresh = BoundGaussians(len(points), 1, 0).to(points.device)
@@ -154,7 +154,7 @@ def new_gaussians(field: BoundGaussians, parts: Sequence[MovingPart], opacity: f
     fresh.stand_still()
     new = {name: value.detach() for name, value in fresh.params.items()}
     rest = field.params["features_rest"]
-    return {**new, "features_rest": rest.new_zeros(len(points), *rest.shape[1:]), "gates": -new["gates"]}
+    return {**new, "features_rest": rest.new_zeros(len(points), *rest.shape[1:]), "gates": torch.full_like(new["gates"], OPEN)}
 
 
 def shifts_of(positions: Float[Tensor, "k 3"], parts: Sequence[MovingPart]) -> Float[Tensor, "s k 3"]:
