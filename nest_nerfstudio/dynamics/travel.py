@@ -11,13 +11,13 @@ from torch import Tensor
 
 from nest_nerfstudio.dynamics.recurrence import first_period
 from nest_nerfstudio.dynamics.trajectory import smooth_trajectory
-from nest_nerfstudio.geometry.quaternion import quat_conjugate, quat_rotate
 from nest_nerfstudio.geometry.se3 import (
     Pose,
     se3_align,
     se3_apply,
     se3_compose,
     se3_exp,
+    se3_in_frames,
     se3_inverse,
     se3_log,
 )
@@ -62,15 +62,7 @@ def find_drift(twists: Float[Tensor, "s k 6"], poses: Pose) -> Float[Tensor, "k 
     steps = round(lag)
     twist = se3_log(carried[steps - 1]) * (_SAMPLES - 1) / steps
     still = twists.new_zeros(twists.shape[1] - count, 6)
-    return torch.cat([in_frames(twist, poses), still])
-
-
-def in_frames(twist: Float[Tensor, " 6"], poses: Pose) -> Float[Tensor, "k 6"]:
-    """A twist of the world in the frames of poses: T exp(its row) = exp(twist) T (the adjoint of T⁻¹)."""
-    rho, phi = twist.expand(len(poses[1]), -1).split(3, 1)
-    back = quat_conjugate(poses[0])
-    moved = rho + torch.linalg.cross(phi, poses[1])
-    return torch.cat([quat_rotate(back, moved), quat_rotate(back, phi)], 1)
+    return torch.cat([se3_in_frames(twist, poses), still])
 
 
 @torch.no_grad()

@@ -37,14 +37,14 @@ class Move(Step):
 
     def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
         chosen = selected(self, self.tokens, latent)
-        moved = latent.move(_pose(self, _centre(self.about, latent, chosen)), chosen)
+        moved = latent.move(_pose(self, centre_of(self.about, latent, chosen)), chosen)
         return moved if any(self.rotation) else replace(moved, quats=latent.quats)
 
     def inverse(self, latent: SceneLatent, field: EditableField) -> tuple[Step, ...]:
         chosen = selected(self, self.tokens, latent)
-        centre = _centre(self.about, latent, chosen) + latent.quats.new_tensor(self.translation)
+        centre = centre_of(self.about, latent, chosen) + latent.quats.new_tensor(self.translation)
         about = tuple(centre.tolist())
-        back = Move(_negated(self.translation), _negated(self.rotation), about)  # type: ignore[arg-type]
+        back = Move(negated(self.translation), negated(self.rotation), about)  # type: ignore[arg-type]
         return tuple(replace(back, tokens=some) for some in by_ids(chosen, latent))
 
 
@@ -96,7 +96,7 @@ class Turn(Step):
         else:
             matrix = torch.tensor(self.matrix, dtype=torch.float64)
             vector = tuple(quat_log(rotmat_to_quat(matrix)).tolist())
-        about = tuple(_centre(self.about, latent, chosen).tolist())
+        about = tuple(centre_of(self.about, latent, chosen).tolist())
         return Move(rotation=vector, about=about, tokens=self.tokens)  # type: ignore[arg-type]
 
 
@@ -121,11 +121,11 @@ class Scale(Step):
 
     def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
         chosen = selected(self, self.tokens, latent)
-        return latent.scale(self.factor, _centre(self.about, latent, chosen), chosen)
+        return latent.scale(self.factor, centre_of(self.about, latent, chosen), chosen)
 
     def inverse(self, latent: SceneLatent, field: EditableField) -> tuple[Step, ...]:
         chosen = selected(self, self.tokens, latent)
-        about = tuple(_centre(self.about, latent, chosen).tolist())
+        about = tuple(centre_of(self.about, latent, chosen).tolist())
         back = Scale(1 / self.factor, about)  # type: ignore[arg-type]
         return tuple(replace(back, tokens=some) for some in by_ids(chosen, latent))
 
@@ -149,7 +149,7 @@ class Duplicate(Step):
 
     def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
         chosen = selected(self, self.tokens, latent)
-        return latent.duplicate(chosen, _pose(self, _centre(self.about, latent, chosen)))
+        return latent.duplicate(chosen, _pose(self, centre_of(self.about, latent, chosen)))
 
     def inverse(self, latent: SceneLatent, field: EditableField) -> tuple[Step, ...]:
         copies = self.apply(latent, field).copies[len(latent) :]
@@ -193,7 +193,7 @@ _ORTHOGONAL = 1e-3
 """Largest error of a matrix that is written with few digits."""
 
 
-def _centre(about: Vector | None, latent: SceneLatent, chosen: Bool[Tensor, " k"]) -> Float[Tensor, " 3"]:
+def centre_of(about: Vector | None, latent: SceneLatent, chosen: Bool[Tensor, " k"]) -> Float[Tensor, " 3"]:
     positions = latent.translations
     return positions[chosen].mean(0) if about is None else positions.new_tensor(about)
 
@@ -206,5 +206,5 @@ def _pose(step: Move | Duplicate, centre: Float[Tensor, " 3"]) -> Pose:
     return quat, centre + centre.new_tensor(step.translation) - turned
 
 
-def _negated(vector: Vector) -> Vector:
+def negated(vector: Vector) -> Vector:
     return -vector[0], -vector[1], -vector[2]

@@ -12,6 +12,7 @@ from nest_nerfstudio.edits.timing import (
     Retime,
     Reverse,
     ShiftPhase,
+    Travel,
     sample_motion,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "ShiftPhase",
     "Step",
     "Swap",
+    "Travel",
     "Traverse",
     "Turn",
     "sample_motion",
@@ -48,7 +50,7 @@ STEPS: dict[str, type[Step]] = {
     for kind in (
         *(Move, Turn, Scale, Duplicate, Keep, Delete),
         *(Recolor, Traverse, Relight, Swap, Interpolate),
-        *(Oscillate, Retime, Reverse, Freeze, Loop, ShiftPhase, Amplify, GenerateMotion),
+        *(Oscillate, Travel, Retime, Reverse, Freeze, Loop, ShiftPhase, Amplify, GenerateMotion),
     )
 }
 """Names of the steps in files and messages."""

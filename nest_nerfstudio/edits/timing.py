@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from nest_nerfstudio.edits.base import EditableField, EditError, Step, selected
+from nest_nerfstudio.edits.base import EditableField, EditError, Step, by_ids, selected
+from nest_nerfstudio.edits.placing import centre_of, negated
 from nest_nerfstudio.edits.selection import ALL, Selection, Vector
 from nest_nerfstudio.geometry.quaternion import quat_to_rotmat
+from nest_nerfstudio.geometry.se3 import se3_in_frames
 from nest_nerfstudio.types import MotionCode, SceneLatent, TimeMap
 
 
@@ -40,14 +43,55 @@ class Oscillate(Step):
         chosen = selected(self, self.tokens, latent)
         world = latent.translations.new_tensor([self.translation, self.rotation])
         twists = (quat_to_rotmat(latent.quats).mT @ world.mT).mT.flatten(1) * chosen[:, None]
-        motion = replace(
-            latent.motion,
-            start=twists.new_tensor([1.0, 0.0]),
-            modes=torch.stack([twists, torch.zeros_like(twists), torch.zeros_like(twists)], -1),
-            period=twists.new_tensor(self.period),
-            kind="cyclic",
-        )
-        return replace(latent, motion=motion)
+        return replace(latent, motion=_swinging(latent, twists, self.period))
+
+
+@dataclass(frozen=True)
+class Travel(Step):
+    """Let tokens go on by so much per clip while they move: what walks on the spot walks across the scene.
+
+    A scene that stands still travels as a whole thing does. Adds to the drift that is there.
+
+    Attributes:
+        translation: world units per clip, along world axes.
+        rotation: rotation vector, radians per clip: round a bend.
+        about: point that the rotation leaves in place; None: the mean position of the tokens.
+        tokens: which tokens.
+    """
+
+    name = "travel"
+    translation: Vector = (0.0, 0.0, 0.0)
+    rotation: Vector = (0.0, 0.0, 0.0)
+    about: Vector | None = None
+    tokens: Selection = ALL
+
+    def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
+        chosen, motion = selected(self, self.tokens, latent), latent.motion
+        straight, turn = latent.translations.new_tensor([self.translation, self.rotation])
+        twist = torch.cat([straight - torch.linalg.cross(turn, centre_of(self.about, latent, chosen)), turn])
+        if motion.kind == "still":
+            motion = _swinging(latent, torch.zeros_like(motion.drift), 1.0)
+        drift = motion.drift + se3_in_frames(twist, latent.poses) * chosen[:, None]
+        return replace(latent, motion=replace(motion, drift=drift))
+
+    def inverse(self, latent: SceneLatent, field: EditableField) -> tuple[Step, ...]:
+        if latent.motion.kind == "still":
+            raise EditError("travel: has no inverse where the scene stood still before")
+        chosen = selected(self, self.tokens, latent)
+        about = tuple(centre_of(self.about, latent, chosen).tolist())
+        back = Travel(negated(self.translation), negated(self.rotation), about)  # type: ignore[arg-type]
+        return tuple(replace(back, tokens=tokens) for tokens in by_ids(chosen, latent))
+
+
+def _swinging(latent: SceneLatent, twists: Float[Tensor, "k 6"], period: float) -> MotionCode:
+    """The motion by twists that go as a cosine of the time."""
+    return replace(
+        latent.motion,
+        start=twists.new_tensor([1.0, 0.0]),
+        modes=torch.stack([twists, torch.zeros_like(twists), torch.zeros_like(twists)], -1),
+        period=twists.new_tensor(period),
+        kind="cyclic",
+    )
 
 
 @dataclass(frozen=True)

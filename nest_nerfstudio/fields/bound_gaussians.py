@@ -34,10 +34,8 @@ PARAMETERS = (*_GEOMETRY, "features_dc", "features_rest")
 Scenes with a world token also have "gates", as `BoundGaussians.gates` reads them."""
 MATERIAL_PARAMETERS = (*_GEOMETRY, "albedo", "transfer", "features_rest")
 """Of Gaussians with a material, in which light gives the colour of degree 0; albedo is stored as logits."""
-_SHUT = 4.0
-"""Negative logit of a gate that is well shut."""
-OPEN = 2.39
-"""Logit of a gate that is just open, and may shut."""
+_SHUT, OPEN = -4.0, 2.39
+"""Logits of a gate that is well shut, and of one that is just open, and may shut."""
 COLOR_DIM = 4
 """Numbers of a token's colour code: shift of the hue in turns, then the log gain of red, green and blue."""
 
@@ -144,15 +142,14 @@ class BoundGaussians(Field):
     @torch.no_grad()
     def stand_still(self) -> None:
         """Bind all Gaussians to the world token, and none to the others."""
-        self.params["gates"] = nn.Parameter(torch.full_like(self.params["opacities"], -_SHUT))
+        self.params["gates"] = nn.Parameter(torch.full_like(self.params["opacities"], _SHUT))
         self.forget_neighbors()
 
     def gates(self) -> Float[Tensor, " n"] | None:
         """Share of each Gaussian's motion that is not the world's; None where there is no world token.
 
         1.2 σ(x) − 0.1, clamped to [0, 1]: a stretched sigmoid (hard concrete, Louizos et al. 2018, arXiv
-        1712.01312, without its noise). So a gate that is shut stays shut, and one that is open can learn to
-        shut, alone or under a weight on the mean gate.
+        1712.01312, without its noise). A gate that is shut stays so; one that is open can learn to shut.
         """
         if "gates" not in self.params:
             return None

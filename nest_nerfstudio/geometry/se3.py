@@ -156,6 +156,19 @@ def se3_inverse(pose: Pose) -> Pose:
     return inverse, -quat_rotate(inverse, pose[1])
 
 
+def se3_in_frames(twist: Float[Tensor, " 6"], pose: Pose) -> Float[Tensor, "k 6"]:
+    """A twist of the world in the frames of poses: T exp(its row) = exp(twist) T (the adjoint of T⁻¹).
+
+    Args:
+        twist: (ρ, φ), world frame: world units, then radians.
+        pose: K poses T.
+    """
+    rho, phi = twist.expand(len(pose[1]), -1).split(3, 1)
+    back = quat_conjugate(pose[0])
+    along = rho + torch.linalg.cross(phi, pose[1])
+    return torch.cat([quat_rotate(back, along), quat_rotate(back, phi)], 1)
+
+
 def se3_align(a: Float[Tensor, "n 3"], b: Float[Tensor, "n 3"]) -> Pose:
     """The rigid motion g that brings points nearest to others: min over g of Σ ‖g a_i − b_i‖² (Kabsch 1976).
 

@@ -8,7 +8,7 @@ import torch
 
 from nest_nerfstudio.dynamics.fitter import LatentFlowFitter, LatentFlowFitterConfig
 from nest_nerfstudio.dynamics.flow import LatentFlow, LatentFlowConfig
-from nest_nerfstudio.dynamics.travel import find_drift, in_frames, without_drift
+from nest_nerfstudio.dynamics.travel import find_drift, without_drift
 from nest_nerfstudio.geometry.quaternion import quat_normalize
 from nest_nerfstudio.geometry.se3 import (
     Pose,
@@ -16,6 +16,7 @@ from nest_nerfstudio.geometry.se3 import (
     se3_apply,
     se3_compose,
     se3_exp,
+    se3_in_frames,
     se3_inverse,
     se3_log,
     se3_plus,
@@ -59,7 +60,7 @@ def test_points_are_aligned_by_the_motion_that_moved_them_and_never_by_a_reflect
 
 def test_a_twist_of_the_world_in_the_frames_of_tokens_moves_them_alike() -> None:
     poses = body()
-    moved = se3_plus(poses, in_frames(ROUND, poses))
+    moved = se3_plus(poses, se3_in_frames(ROUND, poses))
     expected = se3_compose(se3_exp(ROUND), poses)
     torch.testing.assert_close(moved[1], expected[1], atol=1e-5, rtol=0)
     torch.testing.assert_close(moved[0].abs(), expected[0].abs(), atol=1e-5, rtol=0)
@@ -71,8 +72,8 @@ def test_the_drift_of_a_walk_is_found_and_what_is_left_repeats(twist: torch.Tens
     twists = twists_of(poses, twist)
     drift = find_drift(twists, poses)
     assert drift is not None
-    torch.testing.assert_close(drift, in_frames(twist, poses), atol=0.08, rtol=0)
-    left = without_drift(twists_of(poses, twist, 41), in_frames(twist, poses))
+    torch.testing.assert_close(drift, se3_in_frames(twist, poses), atol=0.08, rtol=0)
+    left = without_drift(twists_of(poses, twist, 41), se3_in_frames(twist, poses))
     torch.testing.assert_close(left[:25], left[16:], atol=1e-4, rtol=0)  # 16 of 40 steps are a period
 
 
@@ -117,7 +118,7 @@ def test_moved_scenes_walk_along() -> None:
     """Turned, a scene travels in the turned direction; it stands where it stood at time 0."""
     scene, poses = make_latent(TOKENS), body()
     code = MotionCode.still(TOKENS, poses[1], state_dim=2)
-    code = replace(code, drift=in_frames(STRAIGHT, poses), kind="cyclic")
+    code = replace(code, drift=se3_in_frames(STRAIGHT, poses), kind="cyclic")
     scene = replace(scene, quats=poses[0], translations=poses[1], motion=code)
     flow, half = LatentFlow(LatentFlowConfig(state_dim=2)), torch.tensor(0.5)
     turn = se3_exp(torch.tensor([0.3, 1.0, 0.0, 0.0, 0.0, 1.0]))

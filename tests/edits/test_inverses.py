@@ -30,6 +30,7 @@ from nest_nerfstudio.edits.steps import (
     ShiftPhase,
     Step,
     Swap,
+    Travel,
     Traverse,
     Turn,
 )
@@ -52,6 +53,8 @@ INVERTIBLE: list[tuple[Step, set[str]]] = [
     (Turn(135.0, (1.0, 1.0, 0.0), tokens=Box((-9.0, -9.0, -9.0), (0.5, 9.0, 9.0))), {"poses"}),
     (Turn(matrix=MATRIX, about=(3.0, 0.0, 0.0), tokens=Cluster((0.0, 0.0, 0.0), 1.2)), {"poses"}),
     (Turn(180.0), {"poses"}),
+    (Travel((0.0, 0.4, 1.0), (0.0, 0.2, 1.0), tokens=SOME), {"motion"}),
+    (Travel(rotation=(0.5, 0.0, 0.0), about=(1.0, 0.0, 2.0)), {"motion"}),
     (Scale(0.3, tokens=SOME), {"poses", "sizes", "motion"}),
     (Duplicate((0.0, 0.0, 1.0), (0.0, 0.3, 0.0), tokens=SOME), {*FACTORS} - {"light", "sizes"}),
     (Recolor(0.2, (0.5, 1.2, 2.0), tokens=SOME), {"appearance"}),
@@ -112,7 +115,7 @@ def assert_undone(back: SceneLatent, latent: SceneLatent) -> None:
     assert latent_distance(back, latent) < 1e-6
     assert torch.equal(back.ids, latent.ids)
     assert torch.equal(back.copies, latent.copies)
-    for name in ("start", "modes", "period", "phase"):
+    for name in ("start", "modes", "drift", "period", "phase"):
         found, expected = getattr(back.motion, name), getattr(latent.motion, name)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
     maps = back.motion.time_map, latent.motion.time_map

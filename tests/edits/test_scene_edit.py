@@ -27,6 +27,7 @@ from nest_nerfstudio.edits.steps import (
     Scale,
     ShiftPhase,
     Swap,
+    Travel,
     Traverse,
     Turn,
 )
@@ -54,6 +55,7 @@ EVERY_STEP = SceneEdit(
         Reverse(),
         Freeze(0.25),
         Oscillate(0.5, (0.0, 0.0, 0.1), tokens=Ids((0,))),
+        Travel((0.5, 0.0, 0.0), (0.0, 0.0, 0.3), about=(1.0, 0.0, 0.0), tokens=Ids((0,))),
         Retime(-1.0, 1.0),
         Loop(0.0, 0.5, 0.1),
         ShiftPhase(0.25),

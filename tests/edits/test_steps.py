@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nest_nerfstudio.dynamics.flow import LatentFlow, LatentFlowConfig
 from nest_nerfstudio.edits.selection import Box, Cluster, Copies, Ids, Nearest, Sphere
 from nest_nerfstudio.edits.steps import (
     Amplify,
@@ -20,11 +21,13 @@ from nest_nerfstudio.edits.steps import (
     Relight,
     Retime,
     ShiftPhase,
+    Travel,
     sample_motion,
 )
 from nest_nerfstudio.geometry.quaternion import quat_exp, quat_rotate
+from nest_nerfstudio.geometry.se3 import Pose, se3_compose, se3_exp
 from nest_nerfstudio.states import SunSky
-from nest_nerfstudio.types import MotionCode, SceneLatent, TimeMap
+from nest_nerfstudio.types import MotionCode, MotionKind, SceneLatent, TimeMap
 from tests.equivariance import latent_distance
 
 TOKENS, STATE = 6, 4
@@ -161,6 +164,27 @@ def test_oscillating_moves_what_stood_still() -> None:
         step.apply(make_latent(), FIELD)
     with pytest.raises(ValueError, match="greater than 0"):
         Oscillate(0.0)
+
+
+@pytest.mark.parametrize("kind", ["still", "cyclic"])
+def test_travelling_carries_tokens_along_whatever_they_do(kind: MotionKind) -> None:
+    """Straight on, and round a bend about their middle; others stay, and so do poses at time 0."""
+    latent, flow, some = make_latent(kind), LatentFlow(LatentFlowConfig(state_dim=STATE)), Ids((1, 2))
+    latent.motion.drift.zero_()
+    going = Travel((0.0, 2.0, 0.0), (0.0, 0.0, 0.5), tokens=some).apply(latent, FIELD)
+
+    def poses(scene: SceneLatent, time: float) -> Pose:
+        return flow.poses(scene, flow.solve(scene.motion, 0.0, time), torch.tensor(time))
+
+    middle = latent.translations[1:3].mean(0)
+    speed = torch.tensor([0.0, 2.0, 0.0, 0.0, 0.0, 0.5])
+    twist = torch.cat([speed[:3] - torch.linalg.cross(speed[3:], middle), speed[3:]])
+    for time in (0.0, 0.6, 1.5):
+        before, after = poses(latent, time), poses(going, time)
+        carried = se3_compose(se3_exp(time * twist), before)
+        torch.testing.assert_close(after[1][1:3], carried[1][1:3], atol=1e-5, rtol=0)
+        torch.testing.assert_close(after[0][1:3].abs(), carried[0][1:3].abs(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(after[1][3:], before[1][3:], atol=1e-6, rtol=0)
 
 
 def test_keeping_deleting_and_doubling() -> None:
