@@ -1,6 +1,7 @@
 """What motion over many scenes earns: data/motions, whose Wolf, Bull, Stegosaurus and Tuna are held out.
 
 python benchmarks/motions.py train --output runs          trains the prior (an hour)
+python benchmarks/motions.py known --load-config RUN/config.yml
 python benchmarks/motions.py prediction --load-config RUN/config.yml
 python benchmarks/motions.py half-cycle --load-config RUN/config.yml
 python benchmarks/motions.py adaptation --load-config RUN/config.yml
@@ -71,6 +72,30 @@ def train(
         command += f" --pipeline.model.init {init} --pipeline.model.freeze True"
         command += " --pipeline.datamanager.num-targets 8 --pipeline.datamanager.augmentation.mirror 0"
     subprocess.run([*command.split(), "nest-scenes", "--held-out", *HELD_OUT], check=True)
+
+
+# ---------------------------------------------------------------- motion of the animals that it was trained on
+
+
+@torch.no_grad()
+def known(load_config: Path, every: int = 3) -> None:
+    """PSNR of test images of training clips that move by codes of their own, or stand still.
+
+    Args:
+        load_config: config.yml of the prior.
+        every: one of so many clips.
+    """
+    model, data = load(load_config)
+    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for number in data.index.split("train")[::every]:
+        sample = data.eval_sample(number, REST_VIEWS)
+        latent = model.encoder(sample.context)
+        moving = model.moving(latent, sample.context, sample.observed, number)
+        figures["standing still"]["psnr"].append(psnr(model, latent, sample.timed))
+        figures["views at rest, encoded"]["psnr"].append(psnr(model, latent, sample.context))
+        figures["own codes"]["psnr"].append(psnr(model, moving, sample.timed))
+        figures["own codes"]["period"].append(moving.motion.period.item())
+    save("motions_known", figures, load_config)
 
 
 # ---------------------------------------------------------------- motion of unseen animals from few frames
@@ -362,6 +387,7 @@ if __name__ == "__main__":
     tyro.extras.subcommand_cli_from_dict(
         {
             "train": train,
+            "known": known,
             "prediction": prediction,
             "half-cycle": half_cycle,
             "adaptation": adaptation,

@@ -477,6 +477,7 @@ TABLES = (
             Source("dynamics", ("scene",), (), None, "motion of {scene}"),
             Source("edits_exactness", ("method",), (), None, "edits of {method}"),
             Source("inversion_camera", ("data",), (), ("*",), "pose of a single image, {row}"),
+            Source("motions_known", (), (), ("psnr",), "moving animals of the training, dB"),
             Source("motions_prediction", (), (), ("psnr",), "moving unseen animals, dB"),
             Source("motions_half_cycle", (), (), ("psnr",), "the same, after half a cycle, dB"),
             Source("motions_adaptation", (), (), ("psnr", "seconds"), "a clip from them, {row} by steps"),
