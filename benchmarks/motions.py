@@ -169,8 +169,7 @@ def adaptation(
         steps: of runs from the prior.
         from_scratch: of runs from scratch.
     """
-    found = find_prior(load_config)
-    folder = found.config.pipeline.datamanager.dataparser.data  # type: ignore[attr-defined]
+    folder = folder_of(load_config)
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     output = Path(tempfile.mkdtemp())  # kept: writers of a training outlive it
     for way, counts in {"from the prior": steps, "from scratch": from_scratch}.items():
@@ -200,7 +199,7 @@ def aggregation(
         frames: numbers of frames in motion.
         steps: of each run.
     """
-    folder = find_prior(load_config).config.pipeline.datamanager.dataparser.data  # type: ignore[attr-defined]
+    folder = folder_of(load_config)
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     output = Path(tempfile.mkdtemp())
     for count in frames:
@@ -319,6 +318,12 @@ def load(config: Path) -> tuple[NestPriorModel, Any]:
     """The prior and its data manager."""
     run = find_prior(config)
     return run.model("cpu"), run.config.pipeline.datamanager.setup(device="cpu", test_mode="inference")
+
+
+def folder_of(config: Path) -> Path:
+    """Folder of the clips that a prior was trained on."""
+    data: Any = find_prior(config).config.pipeline.datamanager
+    return data.data or data.dataparser.data
 
 
 def clips(model: NestPriorModel, data: Any) -> Iterator[tuple[int, SceneLatent, Views, Views]]:
