@@ -74,7 +74,7 @@ def train(
     subprocess.run([*command.split(), "nest-scenes", "--held-out", *HELD_OUT], check=True)
 
 
-# ---------------------------------------------------------------- motion of the animals that it was trained on
+# ---------------------------------------------------------------- motion of animals of the training
 
 
 @torch.no_grad()
