@@ -480,7 +480,7 @@ TABLES = (
             Source("motions_known", (), (), ("psnr",), "moving animals of the training, dB"),
             Source("motions_prediction", (), (), ("psnr",), "moving unseen animals, dB"),
             Source("motions_half_cycle", (), (), ("psnr",), "the same, after half a cycle, dB"),
-            Source("motions_adaptation", (), (), ("psnr", "seconds"), "a clip from them, {row} by steps"),
+            Source("motions_adaptation", (), (), ("psnr",), "a clip from them, {row} by steps"),
             Source("motions_aggregation", (), (), ("psnr",), "clips with what others share, dB"),
             Source("prior_cost", ("device",), (), COSTS, "encoder and decoder, by {row}"),
             Source("scenes_memory", ("steps",), (("steps", 1300),), ("5000 scenes",), "memory, {row}"),
