@@ -27,7 +27,7 @@ ALLOWED = {
     "training": BASE | STAGES | {"cameras"},
     "models": BASE | STAGES | {"cameras", "sight", "training", "viewer"},
     "pipelines": BASE | {"cameras", "data", "files", "models", "training", "thread_pool"},
-    "method_configs": {"data", "pipelines"},
+    "method_configs": {"data", "host", "pipelines"},
     "analysis": BASE | STAGES | {"cameras", "data", "models", "pipelines", "synthesis"},
     "scripts": BASE
     | {"analysis", "data", "dynamics", "edits", "io", "models", "pipelines", "synthesis", "method_configs"},
