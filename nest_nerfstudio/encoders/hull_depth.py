@@ -100,3 +100,16 @@ def hull_points(views: Views, centre: Float[Tensor, " 3"], radius: float, count:
     is_surface = ((behind_front < 1.5 * edge) & seen).any(0) & (alphas[:, 0] > 0.05)
     rgb = (weights * rgba[..., :3]).sum(0) / alphas.clamp_min(1e-3)
     return Points(voxels[is_surface], rgb[is_surface].clamp(0, 1))
+
+
+def part_of_hull(context: Views, centre: Float[Tensor, " 3"], radius: float, cells: int) -> Points | None:
+    """A part of `hull_points`, of random size; None where views are too few or show too little."""
+    if len(context) < 3 or context.alphas is None:
+        return None
+    points = hull_points(context, centre, radius, cells)
+    kept = torch.rand(len(points), device=points.rgb.device) < 0.1 + 0.9 * torch.rand(()).item()
+    return Points(points.positions[kept], points.rgb[kept]) if kept.sum() >= _FEWEST else None
+
+
+_FEWEST = 64
+"""Points that are enough to encode."""

@@ -162,8 +162,14 @@ class GaussianModel(Model):
         self, latent: SceneLatent, views: Views, background: Float[Tensor, " 3"]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses of a latent's renderings against images (`image_losses`), and their squared error."""
+        return self.scene_losses(DecodedScene(latent, self.field, self.flow), views, background)
+
+    def scene_losses(
+        self, scene: DecodedScene, views: Views, background: Float[Tensor, " 3"]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """As `view_losses`, of a scene that is decoded already."""
         mode = "RGB" if views.depths is None else "RGB+ED"
-        rendering = self.draw(DecodedScene(latent, self.field, self.flow), views, background, mode)
+        rendering = self.draw(scene, views, background, mode)
         losses = image_losses(rendering, views, background, self.config.ssim_lambda)
         return losses, squared_error(rendering, views, background)
 

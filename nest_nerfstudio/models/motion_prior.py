@@ -18,6 +18,8 @@ from nest_nerfstudio.dynamics.orbit import orbit_start
 from nest_nerfstudio.encoders.inputs import sort_views
 from nest_nerfstudio.encoders.motion_encoder import MotionEncoder, MotionEncoderConfig
 from nest_nerfstudio.fields.base import Field
+from nest_nerfstudio.geometry.se3 import se3_compose, se3_inverse
+from nest_nerfstudio.losses.motion import TokenGraph, as_rigid_as_possible_loss
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.latent_optimization import take_steps
 from nest_nerfstudio.models.latent_parameters import LatentParameters, detached
@@ -46,6 +48,8 @@ class MotionPriorConfig(InstantiateConfig):
     """Share of training samples that move by a code of their clip, which is learned with the weights (an
     auto-decoder), in place of one that is found as `code` says. The encoder learns to give these codes. 0: no
     clip has a code of its own; 1: none is found in training, so `code` steps is DeepSDF's way."""
+    rigidity: float = 0.005
+    """Weight of the as-rigid-as-possible loss on tokens that move, so that limbs bend and do not tear."""
     num_steps: int = 4
     """Gradient steps in training, one frame each, unless the code is the encoder's."""
     shown_steps: int = 40
@@ -167,6 +171,25 @@ class MotionPrior(nn.Module):
         begun = self.map.begin(latent)
         return self.map(replace(begun, motion=self.clip_codes(begun.motion, clip)), flow, rest)
 
+    def own_losses(
+        self, scene: DecodedScene, views: Views, frames: Views, rest: float, clip: int | None
+    ) -> dict[str, Tensor]:
+        """Losses that images do not give, of a training scene, whose code counts among those to draw from.
+
+        Args:
+            scene: as it moves.
+            views: its images, with times.
+            frames: from which the encoder reads its motion.
+            rest: time at which it stands at rest.
+            clip: whose own code it moves by, if it does.
+        """
+        assert views.times is not None
+        self.map.observe([scene.latent.motion])
+        losses = {"rigidity": self.config.rigidity * _rigidity(scene, views.times[0])}
+        if clip is not None:
+            losses["codes"] = self.code_loss(scene.latent, frames, rest, clip)
+        return losses
+
     def code_loss(self, latent: SceneLatent, frames: Views, rest: float, clip: int) -> Tensor:
         """How far a clip's own code is from the start, and the encoder's code from it.
 
@@ -239,3 +262,10 @@ class MotionPrior(nn.Module):
             for name in _CODE
         }
         return replace(before, **moved)
+
+
+def _rigidity(scene: DecodedScene, time: Tensor) -> Tensor:
+    """How far a moving scene is from moving as rigidly as possible at a time; relative, see the loss."""
+    graph = TokenGraph.of(scene.latent.translations.detach())
+    deltas = se3_compose(scene.poses_at(time), se3_inverse(scene.latent.poses))
+    return as_rigid_as_possible_loss(deltas, graph.rest, graph.neighbors, graph.spacing)

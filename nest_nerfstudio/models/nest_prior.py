@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from nest_nerfstudio.edits.base import EditError
 from nest_nerfstudio.edits.light import sun_sky_light
 from nest_nerfstudio.edits.states import to_state
-from nest_nerfstudio.encoders.hull_depth import hull_points
+from nest_nerfstudio.encoders.hull_depth import part_of_hull
 from nest_nerfstudio.encoders.inputs import sort_views
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField
 from nest_nerfstudio.losses.images import image_losses
@@ -22,6 +22,7 @@ from nest_nerfstudio.losses.multi_task import UncertaintyWeights
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.encoded_scenes import Contexts, ShownScene
 from nest_nerfstudio.models.gaussian_model import GaussianModel
+from nest_nerfstudio.models.known_scenes import KnownScenes
 from nest_nerfstudio.models.latent_optimization import Objective, optimize_latent
 from nest_nerfstudio.models.motion_prior import MotionPrior, SharedMap, rest_time
 from nest_nerfstudio.models.nest_prior_config import NestPriorModelConfig
@@ -33,7 +34,7 @@ TASKS = ("photometric", "edited", "alpha", "occupancy", "depth", "light")
 """Losses: photometric, images of the state of the context; edited, images of other states, by known edits;
 alpha, coverage; occupancy, whether voxels in the hull of the context are inside all other silhouettes too;
 depth, where it is known; light, the encoded light against the known one; of models that learn motion also
-motion, images at other times. Losses of codes are not weighed: they teach what no other loss does."""
+motion, images at other times. Losses of codes and rigidity are not weighed: they teach what no other does."""
 
 
 __all__ = ["NestPriorModel", "NestPriorModelConfig"]  # by which config.yml of earlier runs names them
@@ -61,22 +62,21 @@ class NestPriorModel(GaussianModel):
         config.resolve()
         self.encoder = config.encoder.setup()
         self.field = config.decoder.setup(geometry_dim=config.encoder.geometry_dim)
-        if config.freeze:
-            self.encoder.requires_grad_(False)
-            self.field.requires_grad_(False)
+        for module in (self.encoder, self.field):
+            module.requires_grad_(not config.freeze)
         self.flow = config.flow.setup()
         tasks = (*TASKS, "motion") if config.dynamics else TASKS
         self.weights = UncertaintyWeights(tasks, config.learn_weights)
         self.motion_prior: MotionPrior | None = None
         if config.dynamics:
-            gravity = config.encoder.group == "azimuth"
             self.motion_prior = config.motion.setup(
                 flow=self.flow,
                 geometry_dim=config.encoder.geometry_dim,
-                knows_gravity=gravity,
+                knows_gravity=config.encoder.group == "azimuth",
                 num_clips=len((self.kwargs.get("metadata") or {}).get("scenes", ())),
             )
         self.contexts: Contexts | None = None
+        self._known = KnownScenes()
         self._shown: ShownScene | None = None
         self.viewer_controls = SceneViewerControls(self._token_positions, config.shown_refined)
         self.viewer_controls.motion = config.render_motion
@@ -122,8 +122,8 @@ class NestPriorModel(GaussianModel):
         """Σ_i Σ_j ‖π_j f_θ(edit_i · h_φ(X)) − I_ij‖ by task, and the squared error of the unedited state, at
         other times if it moves."""
         if self.training and self.config.freeze:
-            sample = replace(sample, targets=())  # they teach what is frozen
-        latent, occupancy = self.encoder.encode(*self._observed(sample.context), self._training_tokens())
+            return self._motion_losses(self._known(sample.clip, lambda: self._decoded(sample)), sample)
+        latent, occupancy = self.encoder.encode(*self._input(sample.context), self._training_tokens())
         if self.training:
             self.field.observe(latent)
         losses: dict[str, list[Tensor]] = {}
@@ -140,19 +140,10 @@ class NestPriorModel(GaussianModel):
                 found["edited"] = found.pop("photometric")
             for name, loss in found.items():
                 losses.setdefault(name, []).append(loss)
-        if sample.observed is not None and sample.timed is not None:
-            prior, views = self.motion_prior, sample.timed
-            own = sample.clip if prior is not None and prior.draws_own(sample.clip) else None
-            moving = self.moving(latent, sample.context, sample.observed, own)
-            found, error = self.view_losses(moving, views, self.background(views.alphas is not None))
-            losses["motion"] = [found.pop("photometric")]
+        if sample.timed is not None:
+            found, error = self._motion_losses(DecodedScene(latent, self.field, self.flow), sample)
             for name, loss in found.items():
                 losses.setdefault(name, []).append(loss)
-            if self.training and prior is not None:
-                prior.map.observe([moving.motion])
-                if own is not None:
-                    rest = rest_time(sample.context)
-                    losses["codes"] = [prior.code_loss(latent, sample.observed, rest, own)]
         means = {name: torch.stack(values).mean() for name, values in losses.items()}
         unmoved = [v for e, v in sample.targets if v.alphas is not None and e.pose == sample.edit.pose]
         if occupancy is not None and unmoved:
@@ -162,19 +153,34 @@ class NestPriorModel(GaussianModel):
             means["light"] = (latent.light - known).abs().mean()
         return means, error
 
-    def _observed(self, context: Views) -> tuple[Views | None, Points | None]:
-        """Input of the encoder: the views, or with probability `from_points` points in their hull."""
-        encoder = self.config.encoder
-        wanted = self.training and float(torch.rand(())) < self.config.from_points
-        if not wanted or len(context) < 3 or context.alphas is None:
-            return context, None
-        points = hull_points(
-            context, self.encoder.centre(context), encoder.radius, encoder.proposals.cells // 2
-        )
-        kept = torch.rand(len(points), device=points.rgb.device) < 0.1 + 0.9 * torch.rand(()).item()
-        if kept.sum() < 64:
-            return context, None
-        return None, Points(points.positions[kept], points.rgb[kept])
+    @torch.no_grad()
+    def _decoded(self, sample: SceneSample) -> DecodedScene:
+        latent = self.encoder.encode(*self._input(sample.context), self._training_tokens())[0]
+        self.field.observe(latent)
+        return DecodedScene(latent, self.field, self.flow)
+
+    def _motion_losses(self, scene: DecodedScene, sample: SceneSample) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses of a scene's images at other times, and their squared error."""
+        prior, views = self.motion_prior, sample.timed
+        if prior is None or views is None or sample.observed is None:
+            nothing = 0 * next(self.flow.parameters()).sum()  # what stands still teaches nothing
+            return {"motion": nothing}, nothing.detach()
+        own = sample.clip if prior.draws_own(sample.clip) else None
+        moving = self.moving(scene.latent, sample.context, sample.observed, own)
+        scene = scene.moving_as(moving.motion)
+        losses, error = self.scene_losses(scene, views, self.background(views.alphas is not None))
+        losses["motion"] = losses.pop("photometric")
+        if self.training:
+            losses |= prior.own_losses(scene, views, sample.observed, rest_time(sample.context), own)
+        return losses, error
+
+    def _input(self, context: Views) -> tuple[Views | None, Points | None]:
+        """What the encoder is given: the views, or with probability `from_points` points in their hull."""
+        config, points = self.config.encoder, None
+        if self.training and float(torch.rand(())) < self.config.from_points:
+            centre, cells = self.encoder.centre(context), config.proposals.cells // 2
+            points = part_of_hull(context, centre, config.radius, cells)
+        return (context, None) if points is None else (None, points)
 
     def moving(
         self, latent: SceneLatent, context: Views, frames: Views | None, clip: int | None = None
@@ -269,18 +275,16 @@ class NestPriorModel(GaussianModel):
 
     def _moving_as_seen(self, latent: SceneLatent, context: Views, number: int) -> SceneLatent:
         """A scene with its motion: by its own code where that was learned, else as its frames show."""
-        if self.motion_prior is None:
+        if self.motion_prior is None or self.contexts is None:
             return latent
-        assert self.contexts is not None
         own = number if number in self.motion_prior.clip_codes.learned else None
         return self.moving(latent, context, self.contexts.timed(number), own)
 
     def latent_named(self, scene: str | None) -> SceneLatent:
         names = () if self.contexts is None else self.contexts.names
-        if scene not in names:
+        if self.contexts is None or scene not in names:
             some = ", ".join(names[:8])
             raise EditError(f"there is no scene {scene!r} among {len(names)}; the first are {some}")
-        assert self.contexts is not None
         number = names.index(scene)
         context = self.contexts[number, self.viewer_controls.num_views]
         return self._moving_as_seen(self.encoder(context), context, number)
@@ -317,9 +321,8 @@ class NestPriorModel(GaussianModel):
             return self.view_losses(z, views, background)[0]["photometric"]
 
         context = sort_views(context)  # so that their order does not matter, as it does not to the encoder
-        return optimize_latent(
-            latent, context, Objective(loss), self.config.refine_steps * (len(context) - 1)
-        )
+        steps = self.config.refine_steps * (len(context) - 1)
+        return optimize_latent(latent, context, Objective(loss), steps)
 
     def scene(
         self, number: int, num_views: int, refined: bool = False, or_stale: bool = False
