@@ -1,5 +1,6 @@
 """Files are there whole or not at all."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,14 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
         interrupted()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) -> None:
+    path = tmp_path / "no folder" / "scene.json"
+
+    def write() -> None:
+        with written_whole(path) as part:
+            part.write_text("whole")
+
+    with pytest.raises(FileNotFoundError, match=re.escape(f"'{path}'")):
+        write()
