@@ -222,7 +222,7 @@ def test_few_frames_are_searched_for_cycles_themselves(
     torch.nn.init.normal_(model.fitter.free.pose_decoder.head[-1].weight)
     found: list[Any] = []
 
-    def fit(flow: Any, arm: float, image_errors: Any) -> FlowFit:
+    def fit(flow: Any, arm: float, image_errors: Any, poses: Any) -> FlowFit:
         found.append(image_errors)
         return FlowFit(model.latent().motion, False, math.inf, "not looked for", False)
 

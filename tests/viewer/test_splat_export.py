@@ -50,7 +50,7 @@ def test_a_click_writes_the_scene_at_the_displayed_time(shown, scene, tmp_path) 
     path = tmp_path / "a run" / "exports" / "horse_t0.2500.ply"
     assert eventually(lambda: f"Wrote `{path}`" in message(shown))
     assert_same(read_splat_ply(path), scene.gaussians_at(0.25))
-    assert not shown.elements["Write splat file"].disabled
+    assert eventually(lambda: not shown.elements["Write splat file"].disabled)
 
 
 def test_it_says_what_command_writes_a_sequence(shown, tmp_path) -> None:
