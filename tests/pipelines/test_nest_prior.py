@@ -231,10 +231,10 @@ def test_points_can_stand_in_for_views_in_training(trained: NestTrainer) -> None
     sample = data.eval_sample(data.held_out[0], 4)
     before, model.config.from_points = model.config.from_points, 1.0
     try:
-        assert model.eval()._observed(sample.context)[1] is None
-        views, points = model.train()._observed(sample.context)
-        few, none = model._observed(sample.context.select(slice(2)))
-        bare = model._observed(replace(sample.context, alphas=None))[1]
+        assert model.eval()._input(sample.context)[1] is None
+        views, points = model.train()._input(sample.context)
+        few, none = model._input(sample.context.select(slice(2)))
+        bare = model._input(replace(sample.context, alphas=None))[1]
         loss = model.get_outputs([sample])["losses"]["photometric"]
     finally:
         model.config.from_points = before
