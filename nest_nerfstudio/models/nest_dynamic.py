@@ -109,11 +109,15 @@ class NestDynamicModel(DynamicScene):
         errors = partial(self._image_errors, images) if self._has_few_times() else None
         arm = self.field.token_log_radii.detach().median().exp().item()  # of Gaussians from their tokens
         stage, take_back = self.curriculum, self._forget_motion
-        rest, count = self.latent().poses, self.field.num_moving()
-        poses = rest[0][:count].detach(), rest[1][:count].detach()
-        fit = self.handing_over.step(self.fitter, self.flow, stage, arm, errors, take_back, poses)
+        rest = self._moving_at_rest()
+        fit = self.handing_over.step(self.fitter, self.flow, stage, arm, errors, take_back, rest)
         if fit is not None:
             self.latent.set_motion(fit.motion, fit.learn_period)
+
+    def _moving_at_rest(self) -> Pose:
+        """Poses at rest, as they were bound, of the tokens that may move."""
+        count = self.field.num_moving()
+        return self.field.bind_quats[:count], self.field.bind_translations[:count]
 
     @torch.no_grad()
     def find_motion(self, step: int, progress: float, images: Iterable[Views]) -> None:
@@ -265,7 +269,7 @@ class NestDynamicModel(DynamicScene):
     def _training_gaussians(
         self, latent: SceneLatent, time: Tensor, views: Views | None = None
     ) -> tuple[Gaussians, Pose]:
-        if self.curriculum.stands_still:  # so that no gate learns
+        if views is not None and self.curriculum.stands_still:  # so that no gate learns
             return self.field.rest(), latent.poses
         poses, rigged = latent.poses, self.field(latent)
         gates = self.field.gates()
@@ -286,13 +290,12 @@ class NestDynamicModel(DynamicScene):
         if "depth" in found:
             losses["depth"] = config.depth_weight * found["depth"]
         if config.motion == "ode" and not self.curriculum.stands_still:
-            count = self.field.num_moving()
+            rest, count = self._moving_at_rest(), self.field.num_moving()
             poses = outputs["poses"][0][:count], outputs["poses"][1][:count]
-            bind_poses = self.field.bind_quats[:count], self.field.bind_translations[:count]
             others = {"attraction": self.fitter.attraction_loss(self.flow)}
             if self._has_few_times():
                 others["roughness"] = self.fitter.roughness()
-            losses |= self.motion_losses(poses, bind_poses, self.bounds, **others)
+            losses |= self.motion_losses(poses, rest, self.bounds, **others)
             gates = self.field.gates()
             if gates is not None:
                 losses["gates"] = config.gate_weight * gates.mean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -15,7 +15,6 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
-from nest_nerfstudio.data.scenes.augmentation import Augmentation
 from nest_nerfstudio.data.scenes.datamanager import MultiSceneDatamanager, MultiSceneDatamanagerConfig
 from nest_nerfstudio.models.nest_prior import NestPriorModel, NestPriorModelConfig
 from nest_nerfstudio.pipelines.base import NestPipeline, NestPipelineConfig
@@ -45,7 +44,9 @@ class NestPriorPipelineConfig(NestPipelineConfig):
         if data.scenes_per_batch is None:
             data.scenes_per_batch = found["scenes_per_batch"] = 4 if device_type == "cuda" else 1
         if self.model.freeze:  # what a frozen encoder gives is kept, so only the clip may tell worlds apart
-            data.augmentation = Augmentation(data.augmentation.mirror, 1.0, 0.0, 0.0)
+            data.augmentation = replace(
+                data.augmentation, scale=1.0, swap_channels=0.0, drop_patches=0.0, jitter=0.0, azimuth=0.0
+            )
         if data.num_timed is None and self.model.dynamics:
             data.num_timed = found["num_timed"] = 16
         return found
