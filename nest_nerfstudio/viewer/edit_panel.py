@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from threading import RLock
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +40,23 @@ class TokenDisplay(Protocol):
         ...
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _one_at_a_time(
+    act: Callable[Concatenate[EditPanel, _P], _R],
+) -> Callable[Concatenate[EditPanel, _P], _R]:
+    """viser calls from many threads: the elements must follow the session before anything else changes it."""
+
+    @wraps(act)
+    def alone(self: EditPanel, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self._busy:
+            return act(self, *args, **kwargs)
+
+    return alone
+
+
 class EditPanel:
     """Selects tokens, changes them, the light and the motion, and saves what was done as an edit.
 
@@ -52,6 +71,7 @@ class EditPanel:
 
     def __init__(self, viewer: Any, tokens: TokenDisplay, scenes: Sequence[str] = ()) -> None:
         self._viewer, self._tokens, self._names = viewer, tokens, scenes
+        self._busy = RLock()
         self._run = viewer.log_filename.parent.resolve()
         self._ratio = viewer.control_panel.viser_scale_ratio
         self._server = viewer.viser_server
@@ -152,9 +172,10 @@ class EditPanel:
         """Change an attribute of the session by an element, unless it has that value already."""
 
         def update(_: Any) -> None:
-            if element.value != self._value(name, change):
-                change(**{name: element.value})
-                self.show()
+            with self._busy:
+                if element.value != self._value(name, change):
+                    change(**{name: element.value})
+                    self.show()
 
         element.on_update(update)
         self._values[label] = element, lambda: self._value(name, change), change
@@ -174,6 +195,7 @@ class EditPanel:
 
     # ---------------------------------------------------------------- what a person does
 
+    @_one_at_a_time
     def select(self, chosen: Bool[np.ndarray, " k"] | None) -> None:
         """Change these tokens from now on; None: all of them."""
         latent = self._latent()
@@ -190,12 +212,14 @@ class EditPanel:
         self._message.content = f"{int(mask.sum())} of {len(latent)} tokens are selected."
         self._sync()
 
+    @_one_at_a_time
     def undo(self) -> None:
         """Take the last change back."""
         if self.session.undo():
             self.show()
         self._sync()
 
+    @_one_at_a_time
     def reset(self) -> None:
         """Take all changes back."""
         self.session.reset()
@@ -204,6 +228,7 @@ class EditPanel:
         self.show()
         self._sync()
 
+    @_one_at_a_time
     def save(self) -> Path | None:
         """Write the edit beside the run's other files; returns the file."""
         edit, name = self.session.edit(), self._name.value.strip()
@@ -226,6 +251,7 @@ class EditPanel:
             return path
         return None
 
+    @_one_at_a_time
     def show(self) -> None:
         """Show the edit; where the scene cannot carry it, say why and take the last change back."""
         model, edit = self._model, self.session.edit()
@@ -293,6 +319,7 @@ class EditPanel:
             self._gizmo.remove()
         self._gizmo = None
 
+    @_one_at_a_time
     def _drag(self) -> None:
         """Move and turn the selected tokens as the gizmo is."""
         gizmo = self._gizmo

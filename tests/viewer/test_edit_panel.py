@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -110,6 +111,29 @@ def test_sliders_edit_what_is_shown(open_panel: Callable) -> None:
     viewer.elements["Undo"].value = True
     assert eventually(lambda: viewer.elements["Hue"].value == pytest.approx(0.2))
     assert steps(viewer) == (Recolor(0.2), Relight(gain=0.5))
+
+
+def test_a_late_callback_takes_nothing_back(open_panel: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """viser calls back from other threads, also while the elements are still to follow an undo."""
+    viewer = open_panel(LATENT)
+    panel, hue = viewer.panel, viewer.elements["Hue"]
+    hue.value = 0.2
+    assert eventually(lambda: steps(viewer) == (Recolor(0.2),))
+    show, late = panel.show, []
+
+    def show_and_call_back() -> None:
+        monkeypatch.undo()
+        show()
+        (callback,) = hue._impl.update_cb
+        late.append(Thread(target=callback, args=(None,)))
+        late[0].start()
+        late[0].join(timeout=0.5)  # as long as a callback takes that need not wait
+
+    monkeypatch.setattr(panel, "show", show_and_call_back)
+    panel.undo()
+    late[0].join()
+    assert steps(viewer) == ()
+    assert hue.value == 0.0
 
 
 def test_new_motions_are_offered_where_a_prior_has_learned_some(open_panel: Callable) -> None:
