@@ -17,8 +17,9 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +71,8 @@ def train(
         )
     if init is not None:
         command += f" --pipeline.model.init {init} --pipeline.model.freeze True"
-        command += " --pipeline.datamanager.num-targets 8 --pipeline.datamanager.augmentation.mirror 0"
+        command += " --pipeline.datamanager.scenes-per-batch 8 --pipeline.datamanager.num-targets 1"
+        command += " --pipeline.datamanager.augmentation.mirror 0 --pipeline.model.motion.clip-codes 1"
     subprocess.run([*command.split(), "nest-scenes", "--held-out", *HELD_OUT], check=True)
 
 
@@ -126,30 +128,51 @@ def prediction(load_config: Path, counts: tuple[int, ...] = (4,), steps: int = 4
     save("motions_prediction", figures, load_config, steps=steps)
 
 
-def half_cycle(load_config: Path, share: float = 0.5, period: float = 0.8, steps: int = 40) -> None:
+def half_cycle(
+    load_config: Path,
+    share: float = 0.5,
+    period: float = 0.8,
+    steps: int = 40,
+    trained: tuple[int, ...] = (100, 500),
+) -> None:
     """PSNR of images after the first half of a cycle, of which alone the motion is read.
+
+    It is read by the prior alone, and by nest-dynamic runs on that half, from the prior and from scratch.
 
     Args:
         load_config: config.yml of the prior.
         share: of the cycle that is seen.
         period: length of a cycle in clips, by which it is cut.
         steps: gradient steps on the code alone.
+        trained: steps of runs.
     """
     model, data = load(load_config)
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    until, output = share * period, Path(tempfile.mkdtemp())
     for number, latent, context, _ in clips(model, data):
+        name = data.index.entries[number].name
         frames = timed_views(data.library, number, 1000)
         assert frames is not None
         assert frames.times is not None
-        seen, rest = (
-            frames.select(where) for where in (frames.times <= share * period, frames.times > share * period)
-        )
+        seen, rest = (frames.select(where) for where in (frames.times <= until, frames.times > until))
         figures["standing still"]["psnr"].append(psnr(model, latent, rest))
         for way in ways_of(model):
             moving = read_motion(model, latent, context, seen, way, steps)
             figures[way]["psnr"].append(psnr(model, moving, rest))
             figures[way]["period"].append(moving.motion.period.item())
+        clip = copied(folder_of(load_config) / name, output / name, partial(parted, until=until))
+        for way, prior in {"from the prior": load_config, "from scratch": None}.items():
+            for count in trained:
+                reached, _ = fit(clip, count, prior, output)
+                print(f"{name}, {way}, {count} steps: {reached:.2f} dB", flush=True)
+                figures[f"trained on it {way}, {count} steps"]["psnr"].append(reached)
     save("motions_half_cycle", figures, load_config, share=share, steps=steps)
+
+
+def parted(splits: dict[str, list[dict]], until: float) -> dict[str, list[dict]]:
+    """Train frames up to a time; all later ones are tested."""
+    later = [frame for split in ("train", "test") for frame in splits[split] if frame["time"] > until]
+    return {"train": [frame for frame in splits["train"] if frame["time"] <= until], "test": later}
 
 
 # ---------------------------------------------------------------- a new clip from the prior
@@ -157,29 +180,39 @@ def half_cycle(load_config: Path, share: float = 0.5, period: float = 0.8, steps
 
 def adaptation(
     load_config: Path,
-    scenes: tuple[str, ...] = ("quadruped_wolf_walk",),
+    scenes: tuple[str, ...] = (
+        "quadruped_wolf_gallop",
+        "quadruped_bull_walk",
+        "dinosaur_stegosaurus_run",
+        "fish_tuna_fast",
+    ),
+    frames: tuple[int, ...] = (40, 10),
     steps: tuple[int, ...] = (100, 200, 500),
-    from_scratch: tuple[int, ...] = (100, 200, 500, 2000),
+    longest: int = 2000,
 ) -> None:
     """PSNR of test images and seconds of nest-dynamic runs of so many steps, from the prior and from scratch.
 
     Args:
         load_config: config.yml of the prior.
         scenes: held-out clips.
-        steps: of runs from the prior.
-        from_scratch: of runs from scratch.
+        frames: numbers of train frames in motion.
+        steps: of the runs.
+        longest: steps of one run more from scratch.
     """
     folder = folder_of(load_config)
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     output = Path(tempfile.mkdtemp())  # kept: writers of a training outlive it
-    for way, counts in {"from the prior": steps, "from scratch": from_scratch}.items():
-        for scene in scenes:
-            for count in counts:
-                prior = load_config if way == "from the prior" else None
-                reached, seconds = fit(folder / scene, count, prior, output)
-                print(f"{scene}, {way}, {count} steps: {reached:.2f} dB, {seconds:.0f} s", flush=True)
-                figures[f"{way}, {count} steps"]["psnr"].append(reached)
-                figures[f"{way}, {count} steps"]["seconds"].append(seconds)
+    for scene in scenes:
+        for few in frames:
+            clip = with_frames(folder / scene, few, output / f"{scene}_{few}")
+            runs = [(prior, count) for prior in (load_config, None) for count in steps]
+            for prior, count in [*runs, (None, longest)]:
+                way = "from scratch" if prior is None else "from the prior"
+                reached, seconds = fit(clip, count, prior, output)
+                row = f"{few} frames, {way}, {count} steps"
+                print(f"{scene}, {row}: {reached:.2f} dB, {seconds:.0f} s", flush=True)
+                figures[row]["psnr"].append(reached)
+                figures[row]["seconds"].append(seconds)
     save("motions_adaptation", figures, load_config, scenes=list(scenes))
 
 
@@ -214,14 +247,25 @@ def aggregation(
 
 def with_frames(scene: Path, count: int, folder: Path) -> Path:
     """A copy of a clip in a new folder, with at most so many train frames in motion, evenly over time."""
+
+    def fewer(splits: dict[str, list[dict]]) -> dict[str, list[dict]]:
+        resting = [frame for frame in splits["train"] if frame["time"] == 0]
+        moving = [frame for frame in splits["train"] if frame["time"] != 0]
+        return {"train": resting + spread(sorted(moving, key=lambda frame: frame["time"]), count)}
+
+    return copied(scene, folder, fewer)
+
+
+def copied(
+    scene: Path, folder: Path, change: Callable[[dict[str, list[dict]]], dict[str, list[dict]]]
+) -> Path:
+    """A copy of a clip in a new folder, with other frames in some of its splits."""
     shutil.copytree(scene, folder)
-    path = folder / "transforms_train.json"
-    meta = json.loads(path.read_text())
-    resting = [frame for frame in meta["frames"] if frame["time"] == 0]
-    moving = sorted((frame for frame in meta["frames"] if frame["time"] != 0), key=lambda f: f["time"])
-    meta["frames"] = resting + spread(moving, count)
-    path.chmod(0o644)
-    path.write_text(json.dumps(meta))
+    paths = {split: folder / f"transforms_{split}.json" for split in ("train", "test")}
+    metas = {split: json.loads(path.read_text()) for split, path in paths.items()}
+    for split, frames in change({split: meta["frames"] for split, meta in metas.items()}).items():
+        paths[split].chmod(0o644)
+        paths[split].write_text(json.dumps(metas[split] | {"frames": frames}))
     return folder
 
 

@@ -11,7 +11,7 @@ from nest_nerfstudio.models.decoded_scene import DecodedScene
 
 _MOST = 256
 """Scenes that are kept."""
-_ANEW = 0.05
+_ANEW = 0.005
 """Probability that a scene is encoded anew, from other views and of another number of tokens."""
 
 

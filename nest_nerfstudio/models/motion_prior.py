@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -11,6 +11,7 @@ import torch
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
 
+from nest_nerfstudio.data.splits import spread
 from nest_nerfstudio.dynamics.clip_codes import ClipCodes, code_distance
 from nest_nerfstudio.dynamics.flow import LatentFlow
 from nest_nerfstudio.dynamics.motion_map import NUM_AXES, MotionMap, MotionMapConfig
@@ -28,8 +29,15 @@ from nest_nerfstudio.types import MotionCode, SceneLatent, Views
 Loss = Callable[[DecodedScene, Views], Tensor]
 """Error of a moving scene against frames of it."""
 _CODE = ("scene_code", "period", "phase")
-_MOST_COMPARED = 4
+_MOST_COMPARED = 8
 """Frames by which codes to start from are compared."""
+_MOST_ASKED = 12
+"""Codes that are asked how fast a clip runs."""
+_SLOWER = tuple(2 ** (i / 3) for i in range(-3, 6))
+"""By how much its motion may be slower than theirs."""
+_TAUGHT = 0.2
+"""Share of samples with codes of their own by which the encoder learns to give these: it takes longer than
+all else."""
 _PRIOR = 1e-4
 """Weight of the squared length of a clip's own code."""
 
@@ -187,20 +195,16 @@ class MotionPrior(nn.Module):
         self.map.observe([scene.latent.motion])
         losses = {"rigidity": self.config.rigidity * _rigidity(scene, views.times[0])}
         if clip is not None:
-            losses["codes"] = self.code_loss(scene.latent, frames, rest, clip)
+            losses["codes"] = _PRIOR * self.clip_codes.prior(clip)
+            if self.config.code != "steps" and float(torch.rand(())) < _TAUGHT:
+                losses["encoder"] = self.encoder_loss(scene.latent, frames, rest, clip)
         return losses
 
-    def code_loss(self, latent: SceneLatent, frames: Views, rest: float, clip: int) -> Tensor:
-        """How far a clip's own code is from the start, and the encoder's code from it.
-
-        The former hardly counts, and the latter teaches the encoder alone.
-        """
-        loss = _PRIOR * self.clip_codes.prior(clip)
-        if self.config.code != "steps":
-            begun = detached(self.map.begin(latent))
-            own = detached(replace(begun, motion=self.clip_codes(begun.motion, clip))).motion
-            loss = loss + code_distance(self._encoded(begun, frames, rest), own)
-        return loss
+    def encoder_loss(self, latent: SceneLatent, frames: Views, rest: float, clip: int) -> Tensor:
+        """How far the encoder's code is from a clip's own; it teaches the encoder alone."""
+        begun = detached(self.map.begin(latent))
+        own = detached(replace(begun, motion=self.clip_codes(begun.motion, clip))).motion
+        return code_distance(self._encoded(begun, frames, rest), own)
 
     def shared(self, flow: LatentFlow) -> SharedMap:
         """What edits of scenes need of it."""
@@ -242,17 +246,28 @@ class MotionPrior(nn.Module):
     def _best_start(
         self, begun: SceneLatent, field: Field, flow: LatentFlow, frames: Views, rest: float, loss: Loss
     ) -> SceneLatent:
-        """The scene with the code, of its own and those of training clips, that explains some frames best."""
+        """The scene with the code, of its own and those of training clips, that explains some frames best.
+
+        A clip may be longer or shorter than those of the training, so how fast their motions run is asked of
+        some codes before all are compared at that speed.
+        """
         frames = sort_views(frames)
         frames = frames.select(slice(None, None, math.ceil(len(frames) / _MOST_COMPARED)))
         scene, start = DecodedScene(begun, field, flow), self.map.begin(begun).motion
-        codes = [begun.motion, *(self.clip_codes(start, clip) for clip in self.clip_codes.learned)]
+        codes = [self.clip_codes(start, clip) for clip in self.clip_codes.learned]
 
         def error(code: MotionCode) -> float:
             moving = self.map(replace(begun, motion=code), flow, rest)
             return float(loss(scene.moving_as(moving.motion), frames))
 
-        return replace(begun, motion=min(codes, key=error))
+        def slower(codes: Sequence[MotionCode], by: float) -> list[MotionCode]:
+            return [replace(code, period=code.period * by) for code in codes]
+
+        if start.kind == "cyclic" and codes:
+            some = spread(codes, _MOST_ASKED)
+            by = min(_SLOWER, key=lambda by: min(map(error, slower(some, by))))
+            codes += slower(codes, by)
+        return replace(begun, motion=min([begun.motion, *codes], key=error))
 
     def _adapted(self, latent: SceneLatent, *arguments) -> MotionCode:
         """The code after gradient steps, as far from its start as it is, which alone gets gradients."""

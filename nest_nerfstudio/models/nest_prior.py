@@ -34,7 +34,7 @@ TASKS = ("photometric", "edited", "alpha", "occupancy", "depth", "light")
 """Losses: photometric, images of the state of the context; edited, images of other states, by known edits;
 alpha, coverage; occupancy, whether voxels in the hull of the context are inside all other silhouettes too;
 depth, where it is known; light, the encoded light against the known one; of models that learn motion also
-motion, images at other times. Losses of codes and rigidity are not weighed: they teach what no other does."""
+motion, images at other times. Losses of codes, their encoder and rigidity are added unweighed."""
 
 
 __all__ = ["NestPriorModel", "NestPriorModelConfig"]  # by which config.yml of earlier runs names them
