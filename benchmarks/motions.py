@@ -11,13 +11,10 @@ python benchmarks/motions.py transfer --load-config RUN/config.yml --output tran
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,13 +24,15 @@ import numpy as np
 import torch
 import torchvision.utils
 import tyro
+from clip_runs import copied, fit, parted, with_frames
 from results import record
 from torch import Tensor
 
 from nest_nerfstudio.data.scenes.sampling import context_views, timed_views
-from nest_nerfstudio.data.splits import spread
 from nest_nerfstudio.geometry.points import smooth_neighbors
 from nest_nerfstudio.models.decoded_scene import DecodedScene
+from nest_nerfstudio.models.latent_optimization import take_steps
+from nest_nerfstudio.models.latent_parameters import LatentParameters, detached
 from nest_nerfstudio.models.nest_prior import NestPriorModel
 from nest_nerfstudio.pipelines.prior_run import find_prior
 from nest_nerfstudio.types import SceneLatent, Views
@@ -80,12 +79,15 @@ def train(
 
 
 @torch.no_grad()
-def known(load_config: Path, every: int = 3) -> None:
+def known(load_config: Path, every: int = 3, free_steps: int = 600) -> None:
     """PSNR of test images of training clips that move by codes of their own, or stand still.
+
+    What one map for all of them costs is seen against modes of each clip alone, on the same geometry.
 
     Args:
         load_config: config.yml of the prior.
         every: one of so many clips.
+        free_steps: training steps of a clip's own modes.
     """
     model, data = load(load_config)
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -97,24 +99,51 @@ def known(load_config: Path, every: int = 3) -> None:
         figures["views at rest, encoded"]["psnr"].append(psnr(model, latent, sample.context))
         figures["own codes"]["psnr"].append(psnr(model, moving, sample.timed))
         figures["own codes"]["period"].append(moving.motion.period.item())
+        frames = timed_views(data.library, number, 1000)
+        assert frames is not None
+        free = with_own_modes(model, moving, frames, free_steps)
+        figures["own modes"]["psnr"].append(psnr(model, free, sample.timed))
     save("motions_known", figures, load_config)
+
+
+def with_own_modes(model: NestPriorModel, moving: SceneLatent, frames: Views, steps: int) -> SceneLatent:
+    """The scene with modes and a period that are fitted to its frames alone."""
+    scene, background = DecodedScene(moving, model.field, model.flow), model.shown_background(False)
+    with torch.enable_grad():
+        parameters = LatentParameters.from_latent(moving, ("motion",))
+
+        def error(step: int) -> Tensor:
+            view = frames.select(slice(i := 7 * step % len(frames), i + 1))
+            return model.scene_losses(scene.moving_as(parameters().motion), view, background)[0][
+                "photometric"
+            ]
+
+        learned = [parameters.get_parameter(name) for name in ("modes", "log_period")]
+        take_steps([(learned, 5e-3)], error, steps, final_ratio=0.1)
+    return detached(parameters())
 
 
 # ---------------------------------------------------------------- motion of unseen animals from few frames
 
 
-def prediction(load_config: Path, counts: tuple[int, ...] = (4,), steps: int = 40) -> None:
+def prediction(
+    load_config: Path, counts: tuple[int, ...] = (4,), steps: int = 40, trained: int = 500
+) -> None:
     """PSNR of test images of the held-out clips, their motion read from few frames beside the views at rest.
+
+    It is read by the prior alone, and by nest-dynamic runs on these frames, from the prior and from scratch.
 
     Args:
         load_config: config.yml of the prior.
         counts: numbers of frames.
         steps: gradient steps on the code alone.
+        trained: steps of runs.
     """
     model, data = load(load_config)
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    output = Path(tempfile.mkdtemp())
     for number, latent, context, targets in clips(model, data):
-        category = data.index.entries[number].category
+        name, category = data.index.entries[number].name, data.index.entries[number].category
         for column in ("psnr", category):
             figures["standing still"][column].append(psnr(model, latent, targets))
             figures["views at rest, encoded"][column].append(psnr(model, latent, context))
@@ -125,6 +154,11 @@ def prediction(load_config: Path, counts: tuple[int, ...] = (4,), steps: int = 4
                 moving = read_motion(model, latent, context, frames, way, steps)
                 for column in ("psnr", category):
                     figures[f"{count} frames, {way}"][column].append(psnr(model, moving, targets))
+            clip = with_frames(folder_of(load_config) / name, count, output / f"{name}_{count}")
+            for way, prior in {"from the prior": load_config, "from scratch": None}.items():
+                reached, _ = fit(clip, trained, prior, output)
+                for column in ("psnr", category):
+                    figures[f"{count} frames, {trained} steps {way}"][column].append(reached)
     save("motions_prediction", figures, load_config, steps=steps)
 
 
@@ -169,12 +203,6 @@ def half_cycle(
     save("motions_half_cycle", figures, load_config, share=share, steps=steps)
 
 
-def parted(splits: dict[str, list[dict]], until: float) -> dict[str, list[dict]]:
-    """Train frames up to a time; all later ones are tested."""
-    later = [frame for split in ("train", "test") for frame in splits[split] if frame["time"] > until]
-    return {"train": [frame for frame in splits["train"] if frame["time"] <= until], "test": later}
-
-
 # ---------------------------------------------------------------- a new clip from the prior
 
 
@@ -197,7 +225,7 @@ def adaptation(
         scenes: held-out clips.
         frames: numbers of train frames in motion.
         steps: of the runs.
-        longest: steps of one run more from scratch.
+        longest: steps of one run more from scratch, on the most frames.
     """
     folder = folder_of(load_config)
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -206,7 +234,7 @@ def adaptation(
         for few in frames:
             clip = with_frames(folder / scene, few, output / f"{scene}_{few}")
             runs = [(prior, count) for prior in (load_config, None) for count in steps]
-            for prior, count in [*runs, (None, longest)]:
+            for prior, count in [*runs, *([(None, longest)] if few == max(frames) else [])]:
                 way = "from scratch" if prior is None else "from the prior"
                 reached, seconds = fit(clip, count, prior, output)
                 row = f"{few} frames, {way}, {count} steps"
@@ -243,52 +271,6 @@ def aggregation(
                 print(f"{scene}, {count} frames, {way}: {reached:.2f} dB, {seconds:.0f} s", flush=True)
                 figures[f"{way}, {count} frames"]["psnr"].append(reached)
     save("motions_aggregation", figures, load_config, scenes=list(scenes), steps=steps)
-
-
-def with_frames(scene: Path, count: int, folder: Path) -> Path:
-    """A copy of a clip in a new folder, with at most so many train frames in motion, evenly over time."""
-
-    def fewer(splits: dict[str, list[dict]]) -> dict[str, list[dict]]:
-        resting = [frame for frame in splits["train"] if frame["time"] == 0]
-        moving = [frame for frame in splits["train"] if frame["time"] != 0]
-        return {"train": resting + spread(sorted(moving, key=lambda frame: frame["time"]), count)}
-
-    return copied(scene, folder, fewer)
-
-
-def copied(
-    scene: Path, folder: Path, change: Callable[[dict[str, list[dict]]], dict[str, list[dict]]]
-) -> Path:
-    """A copy of a clip in a new folder, with other frames in some of its splits."""
-    shutil.copytree(scene, folder)
-    paths = {split: folder / f"transforms_{split}.json" for split in ("train", "test")}
-    metas = {split: json.loads(path.read_text()) for split, path in paths.items()}
-    for split, frames in change({split: meta["frames"] for split, meta in metas.items()}).items():
-        paths[split].chmod(0o644)
-        paths[split].write_text(json.dumps(metas[split] | {"frames": frames}))
-    return folder
-
-
-def fit(scene: Path, steps: int, prior: Path | None, output: Path) -> tuple[float, float]:
-    """PSNR of test images of a clip after a training of so many steps, and the seconds that it took."""
-    from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
-
-    config: Any = replace(nest_dynamic.config, data=scene, output_dir=output, vis="tensorboard")
-    config.pipeline = replace(
-        config.pipeline,
-        datamanager=replace(config.pipeline.datamanager, data=scene),
-        model=replace(config.pipeline.model, init=prior),
-    )
-    config.max_num_iterations, config.steps_per_eval_image = steps, 0
-    config.set_timestamp()
-    torch.manual_seed(0)
-    start = time.perf_counter()
-    trainer = config.setup()
-    trainer.setup(test_mode="val")
-    trainer.train()
-    seconds = time.perf_counter() - start
-    trainer.pipeline.eval()
-    return trainer.pipeline.get_average_eval_image_metrics()["psnr"], seconds
 
 
 # ---------------------------------------------------------------- motion of one animal on another

@@ -42,7 +42,8 @@ class NestPriorPipelineConfig(NestPipelineConfig):
         if not isinstance(data, MultiSceneDatamanagerConfig):
             return {}
         if data.scenes_per_batch is None:
-            data.scenes_per_batch = found["scenes_per_batch"] = 4 if device_type == "cuda" else 1
+            few = 4 if device_type == "cuda" else 1  # a frozen encoder sees each scene once: more cost little
+            data.scenes_per_batch = found["scenes_per_batch"] = 8 if self.model.freeze else few
         if self.model.freeze:  # what a frozen encoder gives is kept, so only the clip may tell worlds apart
             data.augmentation = replace(
                 data.augmentation, scale=1.0, swap_channels=0.0, drop_patches=0.0, jitter=0.0, azimuth=0.0
