@@ -39,8 +39,8 @@ def positions_loss(target: SceneLatent):
 
     def loss(moving: DecodedScene, views: Views) -> torch.Tensor:
         assert views.times is not None
-        time = views.times[0]
-        return (moving.poses_at(time)[1] - scene.poses_at(time)[1]).square().mean()
+        gaps = [moving.poses_at(time)[1] - scene.poses_at(time)[1] for time in views.times]
+        return torch.stack(gaps).square().mean()
 
     return loss
 
@@ -162,3 +162,17 @@ def test_steps_start_from_the_training_clip_that_explains_the_frames_best() -> N
     target = found.map(found.map.begin(body()), flow)
     read = found(body(), field(body()), flow, frames(), 0.0, positions_loss(target))
     assert torch.equal(read.motion.scene_code, found.map.start_code)
+
+
+@pytest.mark.parametrize("by", [0.5, 1.0, 2.0])
+def test_a_clip_may_run_slower_or_faster_than_those_of_the_training(by: float) -> None:
+    found, flow = prior("steps"), motion_map()[1]
+    found.clip_codes = ClipCodes(3, CODE).double()
+    torch.nn.init.normal_(found.clip_codes.rows.data[:2], generator=torch.Generator().manual_seed(0))
+    found.eval()
+    found.config.shown_steps = 0
+    code = found.clip_codes(found.map.begin(body()).motion, 1)
+    target = found.map(replace(body(), motion=replace(code, period=by * code.period)), flow)
+    read = found(body(), field(body()), flow, frames(), 0.0, positions_loss(target))
+    assert read.motion.period.item() == pytest.approx(target.motion.period.item())
+    assert torch.equal(read.motion.scene_code, code.scene_code)

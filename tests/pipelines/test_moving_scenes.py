@@ -13,6 +13,7 @@ from nest_nerfstudio.models.nest_prior_config import NestPriorModelConfig
 from nest_nerfstudio.models.playable import playable
 from nest_nerfstudio.pipelines.trainer import NestTrainer
 from tests.ball_scenes import make_moving_config, trained_prior, write_moving_scenes
+from tests.processes import run_processes
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +87,31 @@ def test_motion_alone_is_learned_on_a_frozen_start_and_resumes(trained: NestTrai
     resumed.setup()
     assert torch.equal(resumed.pipeline.model.motion_prior.clip_codes.rows, codes.rows)
     resumed.train()
+
+
+PROCESS = """
+import sys, torch
+from pathlib import Path
+from tests.ball_scenes import make_moving_config
+config = make_moving_config(Path(sys.argv[1]), Path(sys.argv[2]), 3)
+config.timestamp = "run"
+torch.manual_seed(0)
+trainer = config.setup()
+trainer.setup()
+trainer.train()
+rank = trainer.pipeline.datamanager.rank
+torch.save(trainer.pipeline.model.motion_prior.state_dict(), Path(sys.argv[2]) / f"{rank}.pt")
+"""
+
+
+def test_two_processes_learn_the_same_codes(trained: NestTrainer, tmp_path: Path) -> None:
+    """Each learns from a clip of its own in every step, and some by a code that is read."""
+    run_processes(PROCESS, tmp_path, (trained.config.pipeline.datamanager.data, tmp_path), 2)
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    moments = {name for name in one if name == "map.moments"}  # of the codes that a process saw
+    for name in one.keys() - moments:
+        assert torch.equal(one[name], other[name]), name
+    assert one["clip_codes.rows"].any()
 
 
 def test_freezing_needs_a_start() -> None:

@@ -1,8 +1,5 @@
 """nest-prior as a user meets it: it trains, scores, draws, is reloaded, and runs in two processes."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -25,6 +22,7 @@ from nest_nerfstudio.scripts.export import EncodedScenes, splat
 from nest_nerfstudio.states import Edit, SunSky
 from nest_nerfstudio.types import Views
 from tests.ball_scenes import NUM_SCENES, make_prior_config, write_ball_scenes
+from tests.processes import run_processes
 
 pytestmark = pytest.mark.slow
 
@@ -368,19 +366,11 @@ trainer.train()
 @pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one_and_resume(scenes: Path, tmp_path: Path) -> None:
     """gloo, on this CPU: the averaged gradient is that of the joint batch."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    (tmp_path / "process.py").write_text(PROCESS)
 
     def run(name: str, processes: int, batch: int, minutes: float = 0.0) -> Path:
         output = tmp_path / name
         output.mkdir()
-        launcher = [sys.executable]
-        if processes > 1:
-            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [*launcher, str(tmp_path / "process.py"), str(scenes), str(output), str(batch)]
-        command.append(str(minutes))
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_processes(PROCESS, output, (scenes, output, batch, minutes), processes)
         return output
 
     joint, shared = (torch.load(run(*how) / "grads.pt") for how in (("one", 1, 2), ("two", 2, 1)))
