@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -27,6 +27,33 @@ class NestPipelineConfig(VanillaPipelineConfig):
     def resolve(self, device_type: str) -> dict[str, Any]:
         """Give settings that are unset values for a kind of device; returns those that were set."""
         return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read settings from a config.yml.
+
+        Raises:
+            ValueError: another version wrote it, which did not know all of them.
+        """
+        self.__dict__.update(state)
+        if missing := list(_missing(self)):
+            raise ValueError(
+                f"the run was made by another version of nest_nerfstudio ({__version__} is installed): its "
+                f"config.yml lacks pipeline.{', pipeline.'.join(missing)}. Train it anew, or use the version "
+                "that made it"
+            )
+
+
+def _missing(settings: Any, prefix: str = "") -> Iterator[str]:
+    """Names of settings that have no value, not even one of their class, at any depth."""
+    for name in (setting.name for setting in fields(settings)):
+        value = getattr(settings, name, _NOTHING)
+        if value is _NOTHING:
+            yield prefix + name
+        elif is_dataclass(value) and not isinstance(value, type):
+            yield from _missing(value, f"{prefix}{name}.")
+
+
+_NOTHING = object()
 
 
 class NestPipeline(VanillaPipeline):

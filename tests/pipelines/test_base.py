@@ -10,6 +10,7 @@ import pytest
 import torch
 import tyro
 import yaml
+from nerfstudio.plugins.types import MethodSpecification
 from nerfstudio.utils.eval_utils import eval_setup
 
 from nest_nerfstudio import __version__
@@ -97,6 +98,19 @@ def test_tools_that_reload_a_run_say_it_too(first: NestTrainer, tmp_path: Path) 
     config.save_config()
     with pytest.raises(ValueError, match=r"trained by version 9\.8\.7"):
         eval_setup(config.get_base_dir() / "config.yml", test_mode="inference")
+
+
+@pytest.mark.parametrize("method", [nest_dynamic, nest_prior], ids=lambda method: method.config.method_name)
+def test_settings_of_an_earlier_version_are_named(method: MethodSpecification) -> None:
+    config = deepcopy(method.config)
+    assert yaml.load(yaml.dump(config), yaml.Loader) == config
+    del (
+        config.pipeline.model.__dict__["loss_coefficients"],
+        config.pipeline.datamanager.__dict__["dataparser"],
+    )
+    lacking = "lacks pipeline.datamanager.dataparser, pipeline.model.loss_coefficients. Train it anew"
+    with pytest.raises(ValueError, match=lacking):
+        yaml.load(yaml.dump(config), yaml.Loader)
 
 
 def test_another_version_that_fits_is_loaded(first: NestTrainer, capture: Path, tmp_path: Path) -> None:
