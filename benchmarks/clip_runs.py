@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nest_nerfstudio.data.splits import spread
+from nest_nerfstudio.spread import spread
 
 Splits = dict[str, list[dict]]
 """Frames of a clip by split."""
@@ -30,9 +30,11 @@ def with_frames(scene: Path, count: int, folder: Path) -> Path:
 
 
 def parted(splits: Splits, until: float) -> Splits:
-    """Train frames up to a time; all later ones are tested."""
-    later = [frame for split in ("train", "test") for frame in splits[split] if frame["time"] > until]
-    return {"train": [frame for frame in splits["train"] if frame["time"] <= until], "test": later}
+    """Train frames up to a time; those after it are tested."""
+    return {
+        "train": [frame for frame in splits["train"] if frame["time"] <= until],
+        "test": [frame for frame in splits["train"] if frame["time"] > until],
+    }
 
 
 def copied(scene: Path, folder: Path, change: Callable[[Splits], Splits]) -> Path:

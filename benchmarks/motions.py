@@ -112,8 +112,10 @@ def with_own_modes(model: NestPriorModel, moving: SceneLatent, frames: Views, st
     with torch.enable_grad():
         parameters = LatentParameters.from_latent(moving, ("motion",))
 
+        order = torch.Generator().manual_seed(0)
+
         def error(step: int) -> Tensor:
-            view = frames.select(slice(i := 7 * step % len(frames), i + 1))
+            view = frames.select(torch.randint(len(frames), (1,), generator=order))
             return model.scene_losses(scene.moving_as(parameters().motion), view, background)[0][
                 "photometric"
             ]
@@ -357,7 +359,8 @@ def clips(model: NestPriorModel, data: Any) -> Iterator[tuple[int, SceneLatent, 
     for number in data.held_out:
         sample = data.eval_sample(number, REST_VIEWS)
         with torch.no_grad():
-            yield number, model.encoder(sample.context), sample.context, sample.timed
+            latent = model.encoder(sample.context)
+        yield number, latent, sample.context, sample.timed
 
 
 Way = Literal["encoder", "steps", "hybrid"]

@@ -8,10 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nest_nerfstudio"
 STAGES = {"encoders", "edits", "dynamics", "fields", "rasterizers", "losses"}
-BASE = {"states", "types", "geometry", "host"}
+BASE = {"states", "types", "geometry", "host", "spread"}
 ALLOWED = {
     "compiled": set(),
     "files": set(),
+    "spread": set(),
     "thread_pool": set(),
     "geometry": {"compiled"},
     "types": {"geometry"},

@@ -15,8 +15,8 @@ from nest_nerfstudio.data.scenes.edits import BASE
 from nest_nerfstudio.data.scenes.index import read_index
 from nest_nerfstudio.data.scenes.library import SceneLibrary
 from nest_nerfstudio.data.scenes.reader import Scene, State
-from nest_nerfstudio.data.splits import spread
 from nest_nerfstudio.geometry.multiview import camera_centres
+from nest_nerfstudio.spread import spread
 from nest_nerfstudio.states import Edit, SunSky
 from nest_nerfstudio.synthesis.datasets import MOTION_CYCLES
 from nest_nerfstudio.types import Views

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -33,13 +33,6 @@ FRAME_ORDER_HINT = (
 )
 Splits = dict[str, list[Frame]]
 """Frames by the name of their split; `train` is always there."""
-Item = TypeVar("Item")
-
-
-def spread(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many of the items, evenly spaced."""
-    count = min(most, len(items))
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def with_times(

@@ -12,6 +12,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
 from nest_nerfstudio.data.dataparser import NestDynamicDataParserConfig
 from nest_nerfstudio.data.frame_order import FrameOrder
+from nest_nerfstudio.spread import spread
 
 
 @dataclass
@@ -40,7 +41,7 @@ class StillDatamanager(DynamicDatamanager):
             raise ValueError(f"num_views must be 0 (all) or at most the {total} train views, not {count}")
         if count in (0, total):
             return outputs
-        chosen = [i * total // count for i in range(count)]
+        chosen = spread(range(total), count)
         masks, depths = outputs.mask_filenames, outputs.metadata.get("depth_filenames")
         return replace(
             outputs,

@@ -40,9 +40,11 @@ class MotionMap(nn.Module):
 
     Features of a token are its geometry code and its coordinates along *axes* of the body: vectors that turn
     with the body, such as gravity and weighted means of the tokens' positions, with weights learned from
-    their geometry codes. The MLP gives components of the twists along these axes, which are then turned into
-    the token's own frame. So the map commutes with SE(3) and with permutations for all weights, and one code
-    drives any body. Modes are such that the twists vanish at the time at which the tokens stand at rest.
+    their geometry codes. The MLP gives components along these axes of a twist about the body's centre, which
+    is then brought into the token's own frame: exp(ξ) T = T exp(Ad(T⁻¹) ξ). So tokens of equal twists, such
+    as those of a limb, move as one rigid part; and the map commutes with SE(3) and with permutations for all
+    weights, and one code drives any body. Modes are such that the twists vanish at the time at which the
+    tokens stand at rest.
 
     Args:
         config: its settings.
@@ -144,10 +146,11 @@ class MotionMap(nn.Module):
             gain, shift = modulation(latent.motion.scene_code).chunk(2)
             x = nn.functional.silu(norm(layer(x)) * (1 + gain) + shift)
         components = self.head(x).unflatten(1, (2, NUM_AXES, self.state_dim))
-        turns = quat_to_rotmat(latent.quats)
-        into = torch.einsum("ai,kij->kaj", axes, turns)  # axes in the tokens' frames
-        vectors = torch.einsum("kpad,kaj->kpjd", components, into)
-        return torch.cat([size * vectors[:, 0], vectors[:, 1]], 1)
+        linear, angular = torch.einsum("kpad,aj->pkjd", components, axes)
+        offsets = _offsets(latent)[0][..., None].expand_as(angular)
+        linear = linear + torch.linalg.cross(angular, offsets, dim=1)
+        into = quat_to_rotmat(latent.quats).mT
+        return torch.cat([size * into @ linear, into @ angular], 1)
 
     # ---------------------------------------------------------------- the codes of many scenes
 

@@ -26,6 +26,7 @@ from nest_nerfstudio.models.camera_search import (
 from nest_nerfstudio.models.latent_optimization import CameraPose, Objective, optimize_latent
 from nest_nerfstudio.models.latent_prior import LatentPrior
 from nest_nerfstudio.models.nest_prior import NestPriorModel
+from nest_nerfstudio.spread import spread
 from nest_nerfstudio.types import SceneLatent, Views
 
 MAX_ENCODED = 16
@@ -154,7 +155,7 @@ def find_start(views: Views, prior: Prior, config: InversionConfig) -> Start:
     """
     for i, problem in view_problems(views, prior.model, config):
         raise ValueError(f"view {i} {problem}")
-    views = some_of(views)
+    views = views.select(torch.tensor(spread(range(len(views)), MAX_ENCODED)))
     if config.needs_latents and prior.distribution is None:
         raise ValueError(f"init {config.init} needs latents of training scenes, and the prior came with none")
     if config.unknown_camera:
@@ -208,12 +209,6 @@ def _find_camera(views: Views, prior: Prior, config: InversionConfig) -> FoundCa
         encode = lambda _: start  # noqa: E731
     starts = cameras_around(distance, (azimuth,))
     return find_camera(views, encode, partial(inversion_objective, prior, config, 1), starts)
-
-
-def some_of(views: Views) -> Views:
-    """At most `MAX_ENCODED` of the views, evenly spread over their order."""
-    count = min(len(views), MAX_ENCODED)
-    return views.select(torch.arange(count) * len(views) // count)
 
 
 # ---------------------------------------------------------------- objective

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from cachetools import LRUCache
 
 from nest_nerfstudio.models.decoded_scene import DecodedScene
+from nest_nerfstudio.models.motion_prior import rest_time
+from nest_nerfstudio.states import SceneSample
 
 _MOST = 256
 """Scenes that are kept."""
@@ -22,18 +24,19 @@ class KnownScenes:
     """
 
     def __init__(self) -> None:
-        self._kept: LRUCache[int, DecodedScene] = LRUCache(_MOST)
+        self._kept: LRUCache[Hashable, DecodedScene] = LRUCache(_MOST)
 
-    def __call__(self, clip: int | None, decode: Callable[[], DecodedScene]) -> DecodedScene:
-        """The scene of a clip.
+    def __call__(self, sample: SceneSample, decode: Callable[[SceneSample], DecodedScene]) -> DecodedScene:
+        """The scene of a sample: of its clip, or of that one's mirror image, in the state of its context.
 
         Args:
-            clip: number of the clip, or of its mirror image; None: it is not known which.
+            sample: of a clip, or of one that is not known.
             decode: makes it, from views of the world in which its frames are.
         """
-        if clip is None:
-            return decode()
-        known = self._kept.get(clip)
+        if sample.clip is None:
+            return decode(sample)
+        state = sample.clip, rest_time(sample.context), sample.edit
+        known = self._kept.get(state)
         if known is None or float(torch.rand(())) < _ANEW:
-            known = self._kept[clip] = decode()
+            known = self._kept[state] = decode(sample)
         return known

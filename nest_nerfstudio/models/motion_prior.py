@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -11,7 +10,6 @@ import torch
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
 
-from nest_nerfstudio.data.splits import spread
 from nest_nerfstudio.dynamics.clip_codes import ClipCodes, code_distance
 from nest_nerfstudio.dynamics.flow import LatentFlow
 from nest_nerfstudio.dynamics.motion_map import NUM_AXES, MotionMap, MotionMapConfig
@@ -24,6 +22,7 @@ from nest_nerfstudio.losses.motion import TokenGraph, as_rigid_as_possible_loss
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.latent_optimization import take_steps
 from nest_nerfstudio.models.latent_parameters import LatentParameters, detached
+from nest_nerfstudio.spread import spread
 from nest_nerfstudio.types import MotionCode, SceneLatent, Views
 
 Loss = Callable[[DecodedScene, Views], Tensor]
@@ -31,14 +30,16 @@ Loss = Callable[[DecodedScene, Views], Tensor]
 _CODE = ("scene_code", "period", "phase")
 _MOST_COMPARED = 8
 """Frames by which codes to start from are compared."""
+_MOST_STARTS = 64
+"""Codes of training clips to start from that are compared."""
 _MOST_ASKED = 12
-"""Codes that are asked how fast a clip runs."""
-_SLOWER = tuple(2 ** (i / 3) for i in range(-3, 6))
-"""By how much its motion may be slower than theirs."""
-_TAUGHT = 0.2
+"""Of these, codes that are asked how fast a clip runs."""
+_PERIOD_FACTORS = tuple(2 ** (i / 3) for i in range(-3, 6))
+"""How much longer than theirs its cycle may be."""
+_ENCODER_SHARE = 0.2
 """Share of samples with codes of their own by which the encoder learns to give these: it takes longer than
 all else."""
-_PRIOR = 1e-4
+_CODE_PRIOR = 1e-4
 """Weight of the squared length of a clip's own code."""
 
 
@@ -50,8 +51,8 @@ class MotionPriorConfig(InstantiateConfig):
     code: Literal["encoder", "steps", "hybrid"] = "encoder"
     """How the motion code of a scene is found. encoder: read from frames; steps: gradient steps on the code
     alone, from a learned start; hybrid: such steps from the encoder's code. After training, steps start from
-    the code of a training clip where that explains the frames better. Training with steps is first-order
-    meta-learning (MAML): start, map and field learn to be good after the steps."""
+    the code of a training clip, at its own or another speed, where that explains the frames better. Training
+    with steps is first-order meta-learning (MAML): start, map and field learn to be good after the steps."""
     clip_codes: float = 0.5
     """Share of training samples that move by a code of their clip, which is learned with the weights (an
     auto-decoder), in place of one that is found as `code` says. The encoder learns to give these codes. 0: no
@@ -195,8 +196,8 @@ class MotionPrior(nn.Module):
         self.map.observe([scene.latent.motion])
         losses = {"rigidity": self.config.rigidity * _rigidity(scene, views.times[0])}
         if clip is not None:
-            losses["codes"] = _PRIOR * self.clip_codes.prior(clip)
-            if self.config.code != "steps" and float(torch.rand(())) < _TAUGHT:
+            losses["codes"] = _CODE_PRIOR * self.clip_codes.prior(clip)
+            if self.config.code != "steps" and float(torch.rand(())) < _ENCODER_SHARE:
                 losses["encoder"] = self.encoder_loss(scene.latent, frames, rest, clip)
         return losses
 
@@ -248,25 +249,25 @@ class MotionPrior(nn.Module):
     ) -> SceneLatent:
         """The scene with the code, of its own and those of training clips, that explains some frames best.
 
-        A clip may be longer or shorter than those of the training, so how fast their motions run is asked of
-        some codes before all are compared at that speed.
+        A clip may run slower or faster than those of the training, so some codes are first asked at which
+        speed they explain it best, and all are then compared at that speed too.
         """
         frames = sort_views(frames)
-        frames = frames.select(slice(None, None, math.ceil(len(frames) / _MOST_COMPARED)))
+        frames = frames.select(torch.tensor(spread(range(len(frames)), _MOST_COMPARED)))
         scene, start = DecodedScene(begun, field, flow), self.map.begin(begun).motion
-        codes = [self.clip_codes(start, clip) for clip in self.clip_codes.learned]
+        codes = [self.clip_codes(start, clip) for clip in spread(self.clip_codes.learned, _MOST_STARTS)]
 
         def error(code: MotionCode) -> float:
             moving = self.map(replace(begun, motion=code), flow, rest)
             return float(loss(scene.moving_as(moving.motion), frames))
 
-        def slower(codes: Sequence[MotionCode], by: float) -> list[MotionCode]:
-            return [replace(code, period=code.period * by) for code in codes]
+        def with_periods(codes: Sequence[MotionCode], factor: float) -> list[MotionCode]:
+            return [replace(code, period=factor * code.period) for code in codes]
 
         if start.kind == "cyclic" and codes:
             some = spread(codes, _MOST_ASKED)
-            by = min(_SLOWER, key=lambda by: min(map(error, slower(some, by))))
-            codes += slower(codes, by)
+            factor = min(_PERIOD_FACTORS, key=lambda factor: min(map(error, with_periods(some, factor))))
+            codes += with_periods(codes, factor) if factor != 1 else []
         return replace(begun, motion=min([begun.motion, *codes], key=error))
 
     def _adapted(self, latent: SceneLatent, *arguments) -> MotionCode:

@@ -122,7 +122,7 @@ class NestPriorModel(GaussianModel):
         """Σ_i Σ_j ‖π_j f_θ(edit_i · h_φ(X)) − I_ij‖ by task, and the squared error of the unedited state, at
         other times if it moves."""
         if self.training and self.config.freeze:
-            return self._motion_losses(self._known(sample.clip, lambda: self._decoded(sample)), sample)
+            return self._motion_losses(self._known(sample, self._decoded), sample)
         latent, occupancy = self.encoder.encode(*self._input(sample.context), self._training_tokens())
         if self.training:
             self.field.observe(latent)

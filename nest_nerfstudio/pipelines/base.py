@@ -37,9 +37,9 @@ class NestPipelineConfig(VanillaPipelineConfig):
         self.__dict__.update(state)
         if missing := list(_missing(self)):
             raise ValueError(
-                f"the run was made by another version of nest_nerfstudio ({__version__} is installed): its "
-                f"config.yml lacks pipeline.{', pipeline.'.join(missing)}. Train it anew, or use the version "
-                "that made it"
+                "the run was made by another version of nest_nerfstudio, or by an earlier state of "
+                f"{__version__}, which is installed: its config.yml lacks "
+                f"pipeline.{', pipeline.'.join(missing)}. Train it anew, or use what made it"
             )
 
 

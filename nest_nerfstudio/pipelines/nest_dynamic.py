@@ -17,7 +17,6 @@ from torch import Tensor
 
 from nest_nerfstudio.cameras import cameras_to_views, downscale_views, join_views
 from nest_nerfstudio.data.datamanager import DynamicDatamanager, DynamicDatamanagerConfig
-from nest_nerfstudio.data.splits import spread
 from nest_nerfstudio.geometry.sh import sh_to_rgb
 from nest_nerfstudio.models.nest_dynamic import NestDynamicModel
 from nest_nerfstudio.models.nest_dynamic_config import NestDynamicModelConfig
@@ -30,6 +29,7 @@ from nest_nerfstudio.models.prior_start import (
 from nest_nerfstudio.pipelines.base import NestPipelineConfig
 from nest_nerfstudio.pipelines.prior_run import find_prior, load_prior
 from nest_nerfstudio.pipelines.single_scene import SingleScenePipeline, in_numbers
+from nest_nerfstudio.spread import spread
 from nest_nerfstudio.training.backdrop import find_backdrop, with_silhouettes
 from nest_nerfstudio.training.image_errors import MAX_IMAGES
 from nest_nerfstudio.types import Points, Views

@@ -12,7 +12,6 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from nest_nerfstudio.cameras import batch_to_views, downscale_views, join_views
-from nest_nerfstudio.data.splits import spread
 from nest_nerfstudio.data.still_datamanager import StillDatamanagerConfig
 from nest_nerfstudio.models.inversion import MAX_ENCODED, view_problems
 from nest_nerfstudio.models.latent_optimization import CAMERA_RATE, LatentRates
@@ -21,6 +20,7 @@ from nest_nerfstudio.models.nest_prior import NestPriorModel
 from nest_nerfstudio.pipelines.base import NestPipelineConfig
 from nest_nerfstudio.pipelines.prior_run import find_prior, load_prior
 from nest_nerfstudio.pipelines.single_scene import SingleScenePipeline, in_numbers
+from nest_nerfstudio.spread import spread
 from nest_nerfstudio.training.backdrop import find_backdrop, with_silhouettes
 from nest_nerfstudio.types import Views
 

@@ -42,7 +42,7 @@ class NestPriorPipelineConfig(NestPipelineConfig):
         if not isinstance(data, MultiSceneDatamanagerConfig):
             return {}
         if data.scenes_per_batch is None:
-            few = 4 if device_type == "cuda" else 1  # a frozen encoder sees each scene once: more cost little
+            few = 4 if device_type == "cuda" else 1  # frozen scenes are kept, so more cost little
             data.scenes_per_batch = found["scenes_per_batch"] = 8 if self.model.freeze else few
         if self.model.freeze:  # what a frozen encoder gives is kept, so only the clip may tell worlds apart
             data.augmentation = replace(

@@ -15,10 +15,10 @@ from rich.progress import track
 from torch import Tensor
 
 from nest_nerfstudio import __version__
-from nest_nerfstudio.data.splits import spread
 from nest_nerfstudio.files import written_whole
 from nest_nerfstudio.models.inversion import Prior
 from nest_nerfstudio.models.nest_prior import NestPriorModel, NestPriorModelConfig
+from nest_nerfstudio.spread import spread
 from nest_nerfstudio.types import MotionCode, SceneLatent
 
 MAX_LATENTS = 64
@@ -120,7 +120,7 @@ def find_prior(path: Path | None) -> PriorRun:
         raise FileNotFoundError(f"there is no prior at {path}; give the config.yml of a run of nest-prior")
     try:
         config = yaml.load(path.read_text(), Loader=yaml.Loader)  # as nerfstudio's tools do
-    except (yaml.YAMLError, AttributeError, ImportError) as error:
+    except (yaml.YAMLError, AttributeError, ImportError, ValueError) as error:
         raise ValueError(f"{path} is no config.yml that this version can read: {error}") from error
     if not isinstance(getattr(getattr(config, "pipeline", None), "model", None), NestPriorModelConfig):
         name = getattr(config, "method_name", "no method")

@@ -75,7 +75,7 @@ class EditPanel:
         self._run = viewer.log_filename.parent.resolve()
         self._ratio = viewer.control_panel.viser_scale_ratio
         self._server = viewer.viser_server
-        self.session = EditSession(self._model.edit or SceneEdit())
+        self.session = EditSession(self._model.edit or SceneEdit(), scenes[0] if scenes else None)
         self._gizmo: Any = None
         self._gizmo_start: Float[np.ndarray, " 3"] = np.zeros(3)
         self._values: dict[str, tuple[Any, Callable[[], Any], Callable[..., None]]] = {}
@@ -215,7 +215,11 @@ class EditPanel:
     @_one_at_a_time
     def undo(self) -> None:
         """Take the last change back."""
+        before = self.session.tokens.tokens
         if self.session.undo():
+            if self.session.tokens.tokens != before:
+                self._remove_gizmo()
+                self._tokens.show_tokens(None)
             self.show()
         self._sync()
 
@@ -327,6 +331,9 @@ class EditPanel:
             return
         shift = (np.asarray(gizmo.position) - self._gizmo_start) / self._ratio
         turn = quat_log(torch.tensor(np.asarray(gizmo.wxyz), dtype=torch.float64))
+        known = self.session.tokens
+        if np.allclose(shift, known.translation) and np.allclose(turn, known.rotation):
+            return  # it was put there, or a later callback has been quicker
         self.session.change_tokens(translation=tuple(shift.tolist()), rotation=tuple(turn.tolist()))
         self.show()
 

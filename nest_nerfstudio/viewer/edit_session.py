@@ -133,9 +133,11 @@ class EditSession:
 
     Attributes:
         base: the edit that the scene had before.
+        first_scene: the other scene from which something is taken until another is chosen.
     """
 
     base: SceneEdit = field(default_factory=SceneEdit)
+    first_scene: str | None = None
     _state: _State = _State()
     _past: list[_State] = field(default_factory=list)
     _last: tuple[str, int] | None = None
@@ -149,6 +151,9 @@ class EditSession:
     def scene(self) -> SceneChange:
         """What is done to the whole scene."""
         return self._state.scene
+
+    def __post_init__(self) -> None:
+        self._state = _State(scene=SceneChange(scene=self.first_scene))
 
     def edit(self) -> SceneEdit:
         """All of it."""
@@ -183,7 +188,7 @@ class EditSession:
     def reset(self) -> None:
         """Take everything back; `undo` brings it again."""
         self._keep("reset")
-        self._state = _State()
+        self.__post_init__()
 
     def _keep(self, *names: str) -> None:
         """Remember the state before a change, unless the last one was of the same control."""

@@ -15,10 +15,20 @@ import torch
 from nest_nerfstudio.dynamics.flow import LatentFlowConfig
 from nest_nerfstudio.edits.scene_edit import SceneEdit
 from nest_nerfstudio.edits.selection import Ids
-from nest_nerfstudio.edits.steps import Delete, GenerateMotion, Move, Recolor, Relight, Retime, Traverse
+from nest_nerfstudio.edits.steps import (
+    Delete,
+    GenerateMotion,
+    Interpolate,
+    Move,
+    Recolor,
+    Relight,
+    Retime,
+    Traverse,
+)
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.runs import OtherScenes
 from nest_nerfstudio.viewer.controls import DynamicViewerControls
+from nest_nerfstudio.viewer.edit_panel import EditPanel
 from tests.edits.test_inverses import BOUND, LATENT, scene
 from tests.edits.test_steps import TOKENS
 from tests.viewer.waiting import eventually
@@ -147,6 +157,18 @@ def test_new_motions_are_offered_where_a_prior_has_learned_some(open_panel: Call
     assert eventually(lambda: steps(viewer) == (GenerateMotion(seed=7),))
 
 
+def test_something_is_taken_from_the_scene_that_is_shown_without_choosing_it(open_panel: Callable) -> None:
+    viewer = open_panel(LATENT)
+    tokens = SimpleNamespace(show_tokens=lambda chosen: None, redraw_tokens=lambda: None)
+    session = EditPanel(viewer, tokens, ("deer", "horse")).session
+    session.change_scene(amount=0.5)
+    assert session.edit().steps == (Interpolate("appearance", 0.5, "deer"),)
+    session.reset()
+    assert session.edit().steps == ()
+    session.change_scene(amount=1.0)
+    assert session.edit().steps == (Interpolate("appearance", 1.0, "deer"),)
+
+
 def test_sliders_go_along_principal_directions(open_panel: Callable) -> None:
     viewer = open_panel(LATENT)
     before = viewer.model.shown_scene().latent
@@ -190,9 +212,16 @@ def test_a_click_selects_highlights_and_brings_a_gizmo_that_moves(open_panel: Ca
     moved = viewer.model.shown_scene().latent.translations
     torch.testing.assert_close(moved[5], token + torch.tensor([0.0, 0.0, 0.5]))
     assert torch.equal(moved[:5], viewer.model.latent.translations[:5])
+    viewer.panel._drag()  # called once more for the same place, as viser does from many threads
     viewer.panel.undo()
     np.testing.assert_allclose(gizmo.position, RATIO * token.numpy(), atol=1e-4)
     np.testing.assert_allclose(gizmo.wxyz, (1.0, 0.0, 0.0, 0.0), atol=1e-6)
+    assert steps(viewer) == ()
+    viewer.panel._drag()
+    assert steps(viewer) == ()
+    viewer.panel.undo()  # of the selection: nothing is left that a drag would move
+    assert viewer.panel._gizmo is None
+    assert viewer.panel._tokens._overlay._chosen is None
 
 
 def test_a_click_beside_the_scene_keeps_the_selection(open_panel: Callable) -> None:

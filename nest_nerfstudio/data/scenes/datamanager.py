@@ -45,7 +45,8 @@ class MultiSceneDatamanagerConfig(VanillaDataManagerConfig):
     dataparser: AnnotatedDataParserUnion = field(default_factory=NestScenesConfig)
     """Data parser: `nest-scenes`, or any other, whose scene is then the only one."""
     scenes_per_batch: int | None = None
-    """Number of scenes of a step, for each process; unset: 1 on a CPU, 4 on CUDA."""
+    """Number of scenes of a step, for each process; unset: 1 on a CPU, 4 on CUDA,
+    8 for a model whose encoder and decoder do not learn (`--pipeline.model.freeze True`)."""
     num_context: tuple[int, int] = (1, 8)
     """Fewest and most context views of a training sample, drawn log-uniformly; a state that has fewer views
     gives fewer."""

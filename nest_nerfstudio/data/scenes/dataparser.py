@@ -23,7 +23,7 @@ from nest_nerfstudio.data.scenes.reader import (
     skip_bad_scenes,
     take_frames,
 )
-from nest_nerfstudio.data.splits import spread
+from nest_nerfstudio.spread import spread
 
 
 @dataclass

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nest_nerfstudio.data.scenes.library import SceneLibrary
 from nest_nerfstudio.data.scenes.reader import Scene, State, skip_bad_scenes
-from nest_nerfstudio.data.splits import spread
+from nest_nerfstudio.spread import spread
 from nest_nerfstudio.states import SceneSample
 from nest_nerfstudio.types import Views
 
