@@ -174,20 +174,6 @@ def time_on_way(camera: Cameras, way: Cameras) -> float | None:
     return start + (end - start) * part / max(1, steps - 1)
 
 
-def viewmats_to_c2w(viewmats: Float[Tensor, "... 4 4"]) -> Float[Tensor, "... 3 4"]:
-    """World-to-camera OpenCV matrices to nerfstudio's camera-to-world OpenGL poses.
-
-    Args:
-        viewmats: rigid, world to camera, OpenCV axes.
-
-    Returns:
-        Camera to world, OpenGL axes (x right, y up, z backward).
-    """
-    rotations = viewmats[..., :3, :3].mT
-    centres = -rotations @ viewmats[..., :3, 3:]
-    return torch.cat([_flip_yz(rotations), centres], dim=-1)
-
-
 def ray_lengths(Ks: Float[Tensor, "*b 3 3"], width: int, height: int) -> Float[Tensor, "*b h w 1"]:
     """‖K⁻¹ (u, v, 1)‖ at pixel centres: camera-space z times this is the distance along the ray.
 

@@ -15,7 +15,6 @@ from nest_nerfstudio.cameras import (
     is_one_moving_camera,
     ray_lengths,
     time_on_way,
-    viewmats_to_c2w,
 )
 
 WIDTH, HEIGHT = 12, 8
@@ -68,9 +67,12 @@ def test_ray_lengths_with_skew() -> None:
 def test_poses_come_back() -> None:
     poses = random_poses(4)
     views = cameras_to_views(make_cameras(poses))
-    torch.testing.assert_close(viewmats_to_c2w(views.viewmats), poses, rtol=0, atol=1e-6)
-    identity = views.viewmats[:, :3, :3] @ views.viewmats[:, :3, :3].mT
-    torch.testing.assert_close(identity, torch.eye(3).expand(4, 3, 3), rtol=0, atol=1e-6)
+    rotations = views.viewmats[:, :3, :3]
+    backward = torch.tensor([1.0, -1.0, -1.0])  # OpenGL looks along −z
+    torch.testing.assert_close(rotations.mT * backward, poses[:, :, :3], rtol=0, atol=1e-6)
+    centres = -(rotations.mT @ views.viewmats[:, :3, 3:])
+    torch.testing.assert_close(centres, poses[:, :, 3:], rtol=0, atol=1e-6)
+    torch.testing.assert_close(rotations @ rotations.mT, torch.eye(3).expand(4, 3, 3), rtol=0, atol=1e-6)
 
 
 def test_one_camera_without_batch_and_times() -> None:

@@ -21,7 +21,6 @@ from nest_nerfstudio.dynamics.base import Dynamics
 from nest_nerfstudio.dynamics.flow import LatentFlow, LatentFlowConfig
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
 from nest_nerfstudio.fields.base import Field
-from nest_nerfstudio.fields.rig import pose
 from nest_nerfstudio.geometry.color import expose
 from nest_nerfstudio.geometry.sh import MAX_DEGREE, rgb_to_sh
 from nest_nerfstudio.losses.images import image_losses, squared_error
@@ -153,10 +152,6 @@ class GaussianModel(Model):
         if scene is not None:
             raise EditError(f"there is no scene {scene!r} in a run of one scene; leave out `scene`")
         return self.latent()
-
-    def gaussians_of(self, latent: SceneLatent) -> Gaussians:
-        """The scene of a latent at rest as Gaussians, world frame, without the model's edit."""
-        return pose(self.field(latent), latent.poses, latent.light)
 
     def view_losses(
         self, latent: SceneLatent, views: Views, background: Float[Tensor, " 3"]

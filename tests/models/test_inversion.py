@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.inversion import InversionConfig, Prior, find_start, inversion_objective, invert
 from nest_nerfstudio.pipelines.prior_run import find_prior, load_prior
 from nest_nerfstudio.types import Views
@@ -35,8 +36,10 @@ def views(run: Path) -> Views:
 
 def rendered(prior: Prior, views: Views) -> Views:
     """Images of a training scene as the prior itself draws them, from these cameras."""
+    model = prior.model
     with torch.no_grad():
-        drawn = prior.model.rasterize(prior.model.gaussians_of(prior.latents[0]), views, torch.zeros(3))
+        scene = DecodedScene(prior.latents[0], model.field, model.flow)
+        drawn = model.rasterize(scene.gaussians_at(0.0), views, torch.zeros(3))
     return replace(views, images=(drawn.rgb / drawn.alpha.clamp_min(1e-3)).clamp(0, 1), alphas=drawn.alpha)
 
 
