@@ -181,7 +181,7 @@ CLOUDS = ("views", "cloud of their hull")
 COSTS = ("points, ms", "tokens, ms", "tokens, MB")
 START_UP = ("ns-train splatfacto --help, no plugin", "ns-train nest-dynamic, first step")
 ON_CUDA = ("horse scores", "horse times", "lego scores", "lego times", "splatfacto times")
-SET_UP = ("make setup, empty caches", "make demo after set-up", "make prior")
+SET_UP = ("make setup, empty caches", "make demo after set-up")
 VIEWS = tuple((f"{n}", f"{n}", PSNR) for n in (1, 2, 4, 8))
 
 TABLES = (
@@ -467,7 +467,7 @@ TABLES = (
         "benchmarks/prior.py exactness | cost; benchmarks/dynamics.py --load-config RUN/config.yml; "
         "benchmarks/scenes_memory.py; benchmarks/robustness.py; benchmarks/rigs.py; "
         "benchmarks/edits.py exactness; benchmarks/motions.py; benchmarks/web_page.py; "
-        "benchmarks/startup.py; benchmarks/cuda.py; make setup | demo | prior",
+        "benchmarks/startup.py; benchmarks/cuda.py; make setup | demo",
         "Relative errors, the largest found; memory as against 50 scenes. `change_of_step`: largest change "
         "of a token's step from frame to frame over the largest step, t in [−1, 2]; ten times slower it is a "
         "tenth where motion is smooth.",
