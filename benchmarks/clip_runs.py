@@ -26,18 +26,21 @@ def with_frames(scene: Path, count: int, folder: Path) -> Path:
         moving = [frame for frame in splits["train"] if frame["time"] != 0]
         return {"train": resting + spread(sorted(moving, key=lambda frame: frame["time"]), count)}
 
-    return copied(scene, folder, fewer)
+    return _copied(scene, folder, fewer)
 
 
-def parted(splits: Splits, until: float) -> Splits:
-    """Train frames up to a time; those after it are tested."""
-    return {
-        "train": [frame for frame in splits["train"] if frame["time"] <= until],
-        "test": [frame for frame in splits["train"] if frame["time"] > until],
-    }
+def first_part(scene: Path, until: float, folder: Path) -> Path:
+    """A copy of a clip in a new folder, with its train frames up to a time; those after it are tested."""
+
+    def parted(splits: Splits) -> Splits:
+        frames = splits["train"]
+        train, test = ([f for f in frames if (f["time"] <= until) is seen] for seen in (True, False))
+        return {"train": train, "test": test}
+
+    return _copied(scene, folder, parted)
 
 
-def copied(scene: Path, folder: Path, change: Callable[[Splits], Splits]) -> Path:
+def _copied(scene: Path, folder: Path, change: Callable[[Splits], Splits]) -> Path:
     """A copy of a clip in a new folder, with other frames in some of its splits."""
     shutil.copytree(scene, folder)
     paths = {split: folder / f"transforms_{split}.json" for split in ("train", "test")}

@@ -16,7 +16,6 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 import torchvision.utils
 import tyro
-from clip_runs import copied, fit, parted, with_frames
+from clip_runs import first_part, fit, with_frames
 from results import record
 from torch import Tensor
 
@@ -109,16 +108,14 @@ def known(load_config: Path, every: int = 3, free_steps: int = 600) -> None:
 def with_own_modes(model: NestPriorModel, moving: SceneLatent, frames: Views, steps: int) -> SceneLatent:
     """The scene with modes and a period that are fitted to its frames alone."""
     scene, background = DecodedScene(moving, model.field, model.flow), model.shown_background(False)
+    order = torch.Generator().manual_seed(0)
     with torch.enable_grad():
         parameters = LatentParameters.from_latent(moving, ("motion",))
 
-        order = torch.Generator().manual_seed(0)
-
         def error(step: int) -> Tensor:
             view = frames.select(torch.randint(len(frames), (1,), generator=order))
-            return model.scene_losses(scene.moving_as(parameters().motion), view, background)[0][
-                "photometric"
-            ]
+            losses, _ = model.scene_losses(scene.moving_as(parameters().motion), view, background)
+            return losses["photometric"]
 
         learned = [parameters.get_parameter(name) for name in ("modes", "log_period")]
         take_steps([(learned, 5e-3)], error, steps, final_ratio=0.1)
@@ -196,7 +193,7 @@ def half_cycle(
             moving = read_motion(model, latent, context, seen, way, steps)
             figures[way]["psnr"].append(psnr(model, moving, rest))
             figures[way]["period"].append(moving.motion.period.item())
-        clip = copied(folder_of(load_config) / name, output / name, partial(parted, until=until))
+        clip = first_part(folder_of(load_config) / name, until, output / name)
         for way, prior in {"from the prior": load_config, "from scratch": None}.items():
             for count in trained:
                 reached, _ = fit(clip, count, prior, output)

@@ -138,7 +138,8 @@ class MotionMap(nn.Module):
 
     def _linear_modes(self, latent: SceneLatent) -> Float[Tensor, "k 6 d"]:
         axes = self.axes(latent)
-        coordinates, size = self.coordinates(latent, axes)
+        offsets, size = _offsets(latent)
+        coordinates = offsets @ axes.mT
         waves = (coordinates[..., None] * coordinates.new_tensor(_OCTAVES)).flatten(1)
         angles = (axes @ axes.mT).flatten().expand(len(latent), -1)
         x = torch.cat([latent.geometry, coordinates, waves.sin(), waves.cos(), angles], 1)
@@ -147,8 +148,7 @@ class MotionMap(nn.Module):
             x = nn.functional.silu(norm(layer(x)) * (1 + gain) + shift)
         components = self.head(x).unflatten(1, (2, NUM_AXES, self.state_dim))
         linear, angular = torch.einsum("kpad,aj->pkjd", components, axes)
-        offsets = _offsets(latent)[0][..., None].expand_as(angular)
-        linear = linear + torch.linalg.cross(angular, offsets, dim=1)
+        linear = linear + torch.linalg.cross(angular, offsets[..., None].expand_as(angular), dim=1)
         into = quat_to_rotmat(latent.quats).mT
         return torch.cat([size * into @ linear, into @ angular], 1)
 

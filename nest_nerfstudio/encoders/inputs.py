@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nest_nerfstudio.encoders.views import without_masks
 from nest_nerfstudio.geometry.multiview import resize_rgba
+from nest_nerfstudio.spread import spread
 from nest_nerfstudio.types import Points, Views
 
 
@@ -61,6 +62,11 @@ def sort_views(views: Views) -> Views:
     contents = rgba.double().flatten(1)
     weights = torch.arange(contents.shape[1], device=contents.device).to(contents).sin()
     return views.select((contents @ weights).argsort())
+
+
+def some_views(views: Views, most: int) -> Views:
+    """At most so many of the views, evenly spread over their order."""
+    return views.select(torch.tensor(spread(range(len(views)), most)))
 
 
 def resize_views(views: Views, longest: int) -> Views:

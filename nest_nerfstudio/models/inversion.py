@@ -14,6 +14,7 @@ import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from nest_nerfstudio.encoders.inputs import some_views
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
 from nest_nerfstudio.geometry.albedo_cube import NUM_CORNERS
 from nest_nerfstudio.geometry.multiview import project, visible
@@ -26,7 +27,6 @@ from nest_nerfstudio.models.camera_search import (
 from nest_nerfstudio.models.latent_optimization import CameraPose, Objective, optimize_latent
 from nest_nerfstudio.models.latent_prior import LatentPrior
 from nest_nerfstudio.models.nest_prior import NestPriorModel
-from nest_nerfstudio.spread import spread
 from nest_nerfstudio.types import SceneLatent, Views
 
 MAX_ENCODED = 16
@@ -155,7 +155,7 @@ def find_start(views: Views, prior: Prior, config: InversionConfig) -> Start:
     """
     for i, problem in view_problems(views, prior.model, config):
         raise ValueError(f"view {i} {problem}")
-    views = views.select(torch.tensor(spread(range(len(views)), MAX_ENCODED)))
+    views = some_views(views, MAX_ENCODED)
     if config.needs_latents and prior.distribution is None:
         raise ValueError(f"init {config.init} needs latents of training scenes, and the prior came with none")
     if config.unknown_camera:

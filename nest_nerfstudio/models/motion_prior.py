@@ -14,7 +14,7 @@ from nest_nerfstudio.dynamics.clip_codes import ClipCodes, code_distance
 from nest_nerfstudio.dynamics.flow import LatentFlow
 from nest_nerfstudio.dynamics.motion_map import NUM_AXES, MotionMap, MotionMapConfig
 from nest_nerfstudio.dynamics.orbit import orbit_start
-from nest_nerfstudio.encoders.inputs import sort_views
+from nest_nerfstudio.encoders.inputs import some_views, sort_views
 from nest_nerfstudio.encoders.motion_encoder import MotionEncoder, MotionEncoderConfig
 from nest_nerfstudio.fields.base import Field
 from nest_nerfstudio.geometry.se3 import se3_compose, se3_inverse
@@ -252,8 +252,7 @@ class MotionPrior(nn.Module):
         A clip may run slower or faster than those of the training, so some codes are first asked at which
         speed they explain it best, and all are then compared at that speed too.
         """
-        frames = sort_views(frames)
-        frames = frames.select(torch.tensor(spread(range(len(frames)), _MOST_COMPARED)))
+        frames = some_views(sort_views(frames), _MOST_COMPARED)
         scene, start = DecodedScene(begun, field, flow), self.map.begin(begun).motion
         codes = [self.clip_codes(start, clip) for clip in spread(self.clip_codes.learned, _MOST_STARTS)]
 

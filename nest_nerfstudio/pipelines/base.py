@@ -46,14 +46,10 @@ class NestPipelineConfig(VanillaPipelineConfig):
 def _missing(settings: Any, prefix: str = "") -> Iterator[str]:
     """Names of settings that have no value, not even one of their class, at any depth."""
     for name in (setting.name for setting in fields(settings)):
-        value = getattr(settings, name, _NOTHING)
-        if value is _NOTHING:
+        if not hasattr(settings, name):
             yield prefix + name
-        elif is_dataclass(value) and not isinstance(value, type):
+        elif is_dataclass(value := getattr(settings, name)) and not isinstance(value, type):
             yield from _missing(value, f"{prefix}{name}.")
-
-
-_NOTHING = object()
 
 
 class NestPipeline(VanillaPipeline):

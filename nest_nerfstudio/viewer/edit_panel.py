@@ -47,7 +47,10 @@ _R = TypeVar("_R")
 def _one_at_a_time(
     act: Callable[Concatenate[EditPanel, _P], _R],
 ) -> Callable[Concatenate[EditPanel, _P], _R]:
-    """viser calls from many threads: the elements must follow the session before anything else changes it."""
+    """The method under the panel's lock.
+
+    viser calls from many threads, and the elements must follow the session before anything else changes it.
+    """
 
     @wraps(act)
     def alone(self: EditPanel, *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -171,13 +174,7 @@ class EditPanel:
     def _bind(self, label: str, element: Any, name: str, change: Callable[..., None]) -> None:
         """Change an attribute of the session by an element, unless it has that value already."""
 
-        def update(_: Any) -> None:
-            with self._busy:
-                if element.value != self._value(name, change):
-                    change(**{name: element.value})
-                    self.show()
-
-        element.on_update(update)
+        element.on_update(lambda _: self._take(element, name, change))
         self._values[label] = element, lambda: self._value(name, change), change
 
     def _offer(self, latent: SceneLatent) -> None:
@@ -194,6 +191,12 @@ class EditPanel:
             element.visible = offered.get(label.split()[0], True)
 
     # ---------------------------------------------------------------- what a person does
+
+    @_one_at_a_time
+    def _take(self, element: Any, name: str, change: Callable[..., None]) -> None:
+        if element.value != self._value(name, change):
+            change(**{name: element.value})
+            self.show()
 
     @_one_at_a_time
     def select(self, chosen: Bool[np.ndarray, " k"] | None) -> None:
@@ -277,12 +280,13 @@ class EditPanel:
     # ---------------------------------------------------------------- selection on the image
 
     def _wait_for(self, event: Any) -> None:
-        self._message.content = "Click the image." if event == "click" else "Drag a box on the image."
-
         @self._server.scene.on_pointer_event(event_type=event)
         def picked(pointer: Any) -> None:
             self._server.scene.remove_pointer_callback()
             self.pick(pointer)
+
+        # last: who is quick must not click an image that does not listen yet
+        self._message.content = "Click the image." if event == "click" else "Drag a box on the image."
 
     def pick(self, pointer: Any) -> None:
         """Select what a click or a box on the image means."""

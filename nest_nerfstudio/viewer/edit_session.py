@@ -138,9 +138,12 @@ class EditSession:
 
     base: SceneEdit = field(default_factory=SceneEdit)
     first_scene: str | None = None
-    _state: _State = _State()
+    _state: _State = field(init=False)
     _past: list[_State] = field(default_factory=list)
     _last: tuple[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        self._state = self._nothing_done()
 
     @property
     def tokens(self) -> TokenChange:
@@ -151,9 +154,6 @@ class EditSession:
     def scene(self) -> SceneChange:
         """What is done to the whole scene."""
         return self._state.scene
-
-    def __post_init__(self) -> None:
-        self._state = _State(scene=SceneChange(scene=self.first_scene))
 
     def edit(self) -> SceneEdit:
         """All of it."""
@@ -188,7 +188,10 @@ class EditSession:
     def reset(self) -> None:
         """Take everything back; `undo` brings it again."""
         self._keep("reset")
-        self.__post_init__()
+        self._state = self._nothing_done()
+
+    def _nothing_done(self) -> _State:
+        return _State(scene=SceneChange(scene=self.first_scene))
 
     def _keep(self, *names: str) -> None:
         """Remember the state before a change, unless the last one was of the same control."""

@@ -224,6 +224,22 @@ def test_a_click_selects_highlights_and_brings_a_gizmo_that_moves(open_panel: Ca
     assert viewer.panel._tokens._overlay._chosen is None
 
 
+def test_a_click_is_asked_for_once_the_image_listens(
+    open_panel: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = open_panel(BOUND, "still").panel
+    listen, said = panel._server.scene.on_pointer_event, []
+
+    def listening(event_type: str) -> Callable:
+        said.append(panel._message.content)
+        return listen(event_type=event_type)
+
+    monkeypatch.setattr(panel._server.scene, "on_pointer_event", listening)
+    panel._wait_for("click")
+    assert said == [""]
+    assert panel._message.content == "Click the image."
+
+
 def test_a_click_beside_the_scene_keeps_the_selection(open_panel: Callable) -> None:
     viewer = open_panel()
     viewer.panel.pick(
