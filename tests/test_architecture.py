@@ -8,10 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nest_nerfstudio"
 STAGES = {"encoders", "edits", "dynamics", "fields", "rasterizers", "losses"}
-BASE = {"states", "types", "geometry", "host", "spread"}
+BASE = {"states", "types", "geometry", "host", "moments", "spread"}
 ALLOWED = {
     "compiled": set(),
     "files": set(),
+    "moments": set(),
     "spread": set(),
     "thread_pool": set(),
     "geometry": {"compiled"},

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from nest_nerfstudio.dynamics.flow import LatentFlow
 from nest_nerfstudio.dynamics.orbit import orbit_start, turn_pairs
 from nest_nerfstudio.geometry.quaternion import quat_to_rotmat
+from nest_nerfstudio.moments import gaussian_of, no_moments, observe
 from nest_nerfstudio.types import MotionCode, SceneLatent
 
 NUM_AXES = 6
 """Vectors of `MotionMap.axes`."""
+CODE = ("scene_code", "period", "phase")
+"""Parts of a motion code by which one scene moves unlike another."""
 
 
 @dataclass
@@ -78,7 +81,7 @@ class MotionMap(nn.Module):
         nn.init.zeros_(self.head.weight)
         self.start_code = nn.Parameter(torch.zeros(code_dim))
         self.start_log_period = nn.Parameter(torch.zeros(()))
-        self.register_buffer("moments", torch.zeros(2 * (code_dim + 3,)))
+        self.register_buffer("moments", no_moments(code_dim + 2))
 
     def begin(self, latent: SceneLatent) -> SceneLatent:
         """The scene with the motion code from which codes are found, without modes."""
@@ -159,8 +162,7 @@ class MotionMap(nn.Module):
         """Take codes of training scenes into their running moments, from which `sample` draws."""
         for motion in motions:
             code = torch.cat([motion.scene_code, torch.stack([motion.period.log(), motion.phase])])
-            code = nn.functional.pad(code.detach(), (0, 1), value=1.0)
-            self.moments.lerp_(code[:, None] * code, _SHARE)
+            observe(self.moments, code[None])
 
     @torch.no_grad()
     def sample(self, latent: SceneLatent, seed: int, spread: float = 1.0) -> SceneLatent:
@@ -174,23 +176,44 @@ class MotionMap(nn.Module):
         Raises:
             ValueError: the map has not been trained.
         """
-        count = self.moments[-1, -1]
-        if count == 0:
+        known = gaussian_of(self.moments.cpu())
+        if known is None:
             raise ValueError("no motion has been learned yet from which new ones could be drawn")
-        moments = (self.moments / count).double().cpu()
-        mean = moments[:-1, -1]
-        variances, directions = torch.linalg.eigh(moments[:-1, :-1] - mean[:, None] * mean)
+        mean, directions = known
         noise = torch.randn(len(mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        code = (mean + spread * directions @ (variances.clamp_min(0).sqrt() * noise)).to(latent.quats)
+        code = (mean + spread * directions @ noise).to(latent.quats)
         begun = self.begin(latent)
         motion = replace(begun.motion, scene_code=code[:-2], period=code[-2].exp(), phase=code[-1])
         return replace(begun, motion=motion)
 
 
+@dataclass(frozen=True)
+class SharedMap:
+    """Motions of scenes that stand at rest at time 0, for edits (`edits.mixing.SharedMotion`).
+
+    Attributes:
+        map: gives the modes of tokens.
+        flow: leads the state.
+    """
+
+    map: MotionMap
+    flow: LatentFlow
+
+    @torch.no_grad()
+    def retarget(self, latent: SceneLatent, motion: MotionCode) -> SceneLatent:
+        """The scene with the motion code of another, and the modes that its own tokens have under it."""
+        parts = {name: getattr(motion, name).to(latent.quats) for name in (*CODE, "start", "modes")}
+        return self.map(replace(latent, motion=replace(motion, **parts)), self.flow)
+
+    @torch.no_grad()
+    def generate(self, latent: SceneLatent, seed: int, spread: float) -> SceneLatent:
+        """The scene with a motion drawn from those of the training scenes."""
+        moved = self.map(self.map.sample(latent, seed, spread), self.flow)
+        return replace(moved, motion=replace(moved.motion, time_map=latent.motion.time_map))
+
+
 _OCTAVES = (torch.pi / 2, torch.pi, 2 * torch.pi)
 """Frequencies of the waves of a token's coordinates, in radians."""
-_SHARE = 0.01
-"""Share of a new code in the running moments."""
 _SHORT = 0.05
 """Length of a vector of which half is left when it is shortened."""
 

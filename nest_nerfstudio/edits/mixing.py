@@ -1,4 +1,4 @@
-"""Steps that take a factor of a scene from another one, wholly or in part."""
+"""Steps that take something from outside the scene: a factor of another one, or what a prior has learned."""
 
 from __future__ import annotations
 
@@ -54,32 +54,50 @@ class OtherScene:
 
 @runtime_checkable
 class Scenes(Protocol):
-    """Finds the scenes that steps name."""
+    """Finds the scenes that steps name.
+
+    Attributes:
+        shared_motion: what the prior of the edited scene knows of motion; None: nothing, or it is of none.
+    """
+
+    @property
+    def shared_motion(self) -> SharedMotion | None: ...
 
     def __call__(self, scene: str | None, run: str | None) -> OtherScene:
         """A scene of the edited scene's own run (`run` is None) or of another one; EditError if not there."""
         ...
 
 
-def no_scenes(scene: str | None, run: str | None) -> OtherScene:
+class _NoScenes:
     """Finds none: for edits applied outside of a run."""
-    raise EditError("another scene can be named only where an edit belongs to a run")
+
+    shared_motion = None
+
+    def __call__(self, scene: str | None, run: str | None) -> OtherScene:
+        raise EditError("another scene can be named only where an edit belongs to a run")
 
 
-class MixingStep(Step):
-    """A step that needs another scene."""
+NO_SCENES = _NoScenes()
+
+
+class ScenesStep(Step):
+    """A step that needs more than the scene itself."""
+
+    def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
+        return self.apply_among(NO_SCENES, latent, field)
+
+    @abstractmethod
+    def apply_among(self, scenes: Scenes, latent: SceneLatent, field: EditableField) -> SceneLatent:
+        """The edited latent; EditError where one of the scenes cannot carry it."""
+
+
+class MixingStep(ScenesStep):
+    """A step that takes a factor of another scene."""
 
     factor: MixedFactor
     scene: str | None
     run: str | None
     tokens: Selection
-
-    def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
-        return self.mix(latent, field, no_scenes(self.scene, self.run))
-
-    @abstractmethod
-    def mix(self, latent: SceneLatent, field: EditableField, other: OtherScene) -> SceneLatent:
-        """The latent with something of another; EditError where one of the two cannot carry it."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +126,8 @@ class Swap(MixingStep):
     def __post_init__(self) -> None:
         _check(self)
 
-    def mix(self, latent: SceneLatent, field: EditableField, other: OtherScene) -> SceneLatent:
-        return _mixed(self, latent, field, other, 1.0)
+    def apply_among(self, scenes: Scenes, latent: SceneLatent, field: EditableField) -> SceneLatent:
+        return _mixed(self, latent, field, scenes(self.scene, self.run), 1.0)
 
 
 @dataclass(frozen=True)
@@ -136,8 +154,8 @@ class Interpolate(MixingStep):
         if not 0 <= self.amount <= 1:
             raise ValueError(f"`amount` is from 0 to 1, not {self.amount}")
 
-    def mix(self, latent: SceneLatent, field: EditableField, other: OtherScene) -> SceneLatent:
-        return _mixed(self, latent, field, other, self.amount)
+    def apply_among(self, scenes: Scenes, latent: SceneLatent, field: EditableField) -> SceneLatent:
+        return _mixed(self, latent, field, scenes(self.scene, self.run), self.amount)
 
 
 def _check(step: MixingStep) -> None:
@@ -281,7 +299,7 @@ def _from_unit_start(motion: MotionCode) -> MotionCode:
 
 
 @dataclass(frozen=True)
-class GenerateMotion(Step):
+class GenerateMotion(ScenesStep):
     """Move as no scene does: by a motion drawn from a Gaussian fitted to the codes of the training scenes.
 
     Attributes:
@@ -297,15 +315,13 @@ class GenerateMotion(Step):
         if self.spread < 0 or self.seed < 0:
             raise ValueError(f"`seed` and `spread` are 0 or more, not {self.seed} and {self.spread}")
 
-    def apply(self, latent: SceneLatent, field: EditableField) -> SceneLatent:
-        raise EditError(
-            f"{self.name}: motion is drawn from what a nest-prior has learned of it (dynamics), and this "
-            "scene is of none"
-        )
-
-    def draw(self, latent: SceneLatent, shared: SharedMotion) -> SceneLatent:
-        """The latent with the motion; EditError where none has been learned."""
+    def apply_among(self, scenes: Scenes, latent: SceneLatent, field: EditableField) -> SceneLatent:
+        if scenes.shared_motion is None:
+            raise EditError(
+                f"{self.name}: motion is drawn from what a nest-prior has learned of it (dynamics), and this "
+                "scene is of none"
+            )
         try:
-            return shared.generate(latent, self.seed, self.spread)
+            return scenes.shared_motion.generate(latent, self.seed, self.spread)
         except ValueError as error:
             raise EditError(f"{self.name}: {error}") from error

@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from nest_nerfstudio.edits.base import EditableField, EditError, Step, is_finite
-from nest_nerfstudio.edits.mixing import GenerateMotion, MixingStep, Scenes, no_scenes
+from nest_nerfstudio.edits.mixing import NO_SCENES, MixingStep, Scenes, ScenesStep
 from nest_nerfstudio.edits.selection import SELECTIONS, All, Selection
 from nest_nerfstudio.edits.steps import STEPS
 from nest_nerfstudio.files import written_whole
@@ -38,7 +38,7 @@ class SceneEdit:
 
     steps: tuple[Step, ...] = ()
 
-    def apply(self, latent: SceneLatent, field: EditableField, scenes: Scenes = no_scenes) -> SceneLatent:
+    def apply(self, latent: SceneLatent, field: EditableField, scenes: Scenes = NO_SCENES) -> SceneLatent:
         """The edited latent.
 
         Args:
@@ -54,7 +54,7 @@ class SceneEdit:
                 latent = _applied(step, latent, field, scenes)
         return latent
 
-    def inverse(self, latent: SceneLatent, field: EditableField, scenes: Scenes = no_scenes) -> SceneEdit:
+    def inverse(self, latent: SceneLatent, field: EditableField, scenes: Scenes = NO_SCENES) -> SceneEdit:
         """The edit that leads back to a latent from what this edit makes of it; arguments as for `apply`.
 
         Raises:
@@ -123,10 +123,8 @@ def _numbered(number: int) -> Iterator[None]:
 
 
 def _applied(step: Step, latent: SceneLatent, field: EditableField, scenes: Scenes) -> SceneLatent:
-    if isinstance(step, MixingStep):
-        latent = step.mix(latent, field, scenes(step.scene, step.run))
-    elif isinstance(step, GenerateMotion) and (shared := getattr(scenes, "shared_motion", None)) is not None:
-        latent = step.draw(latent, shared)
+    if isinstance(step, ScenesStep):
+        latent = step.apply_among(scenes, latent, field)
     else:
         latent = step.apply(latent, field)
     tensors = [value for part in (latent, latent.motion) for value in vars(part).values()]

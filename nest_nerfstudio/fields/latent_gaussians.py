@@ -17,6 +17,7 @@ from nest_nerfstudio.geometry.albedo_cube import NUM_CORNERS, albedo_at
 from nest_nerfstudio.geometry.color import shift_hue
 from nest_nerfstudio.geometry.quaternion import quat_normalize
 from nest_nerfstudio.geometry.sh import sh_basis
+from nest_nerfstudio.moments import gaussian_of, no_moments, observe
 from nest_nerfstudio.types import Gaussians, Material, RiggedGaussians, SceneLatent
 
 
@@ -60,7 +61,7 @@ class LatentGaussianField(Field):
             *(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU()),
         )
         self.geometry_dim = geometry_dim
-        self.register_buffer("moments", torch.zeros(2 * (geometry_dim + 3 * NUM_CORNERS + 1,)))
+        self.register_buffer("moments", no_moments(geometry_dim + 3 * NUM_CORNERS))
         self.head = nn.Linear(hidden, m * _GEOMETRY)
         rest = (config.residual_degree + 1) ** 2 - 1
         self.residual = nn.Linear(hidden + 3 * NUM_CORNERS, m * rest * 3)
@@ -118,20 +119,17 @@ class LatentGaussianField(Field):
     def observe(self, latent: SceneLatent) -> None:
         """Take the codes of a training scene into their running moments, from which `directions` come."""
         codes = torch.cat([latent.geometry, _logits(latent.appearance)], 1)
-        codes = F.pad(codes, (0, 1), value=1.0)
-        self.moments.lerp_(codes.mT @ codes / len(codes), _SHARE)
+        observe(self.moments, codes)
 
     @torch.no_grad()
     def directions(self, factor: Codes) -> Float[Tensor, "d c"]:
         part = slice(self.geometry_dim) if factor == "geometry" else slice(self.geometry_dim, -1)
-        count = self.moments[-1, -1]
-        if count == 0:
+        known = gaussian_of(self.moments, part)
+        if known is None:
             return self.moments.new_zeros(0, 0)
-        moments = (self.moments / count).double()
-        mean = moments[part, -1]
-        variances, axes = torch.linalg.eigh(moments[part, part] - mean[:, None] * mean)
+        axes = known[1]
         axes = axes * axes.gather(0, axes.abs().argmax(0)[None]).sign()  # else either sign would do
-        return (axes * variances.clamp_min(0).sqrt()).mT.flip(0).to(self.moments)
+        return axes.mT.flip(0).to(self.moments)
 
     def traverse(
         self, latent: SceneLatent, tokens: Bool[Tensor, " k"], factor: Codes, change: Float[Tensor, " c"]
@@ -150,8 +148,6 @@ class LatentGaussianField(Field):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-_SHARE = 0.01
-"""Share of a new scene in the running moments."""
 _TRANSFER = 9
 _GEOMETRY = 3 + 4 + 3 + 1 + 3 + _TRANSFER
 _LOBE = (math.pi, 2 * math.pi / 3, math.pi / 4)

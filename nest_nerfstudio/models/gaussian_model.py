@@ -19,6 +19,7 @@ from torch import Tensor
 from nest_nerfstudio.cameras import position_in_path, ray_lengths, time_on_way
 from nest_nerfstudio.dynamics.base import Dynamics
 from nest_nerfstudio.dynamics.flow import LatentFlow, LatentFlowConfig
+from nest_nerfstudio.edits.mixing import SharedMotion
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
 from nest_nerfstudio.fields.base import Field
 from nest_nerfstudio.geometry.color import expose
@@ -142,6 +143,11 @@ class GaussianModel(Model):
                     CONSOLE.log(f"[yellow]Shown without its edit for now: {error}.")
                     self._refused_edit = str(error)
         return DecodedScene(latent, self.field, dynamics, deform)
+
+    @property
+    def shared_motion(self) -> SharedMotion | None:
+        """What edits of its scenes use of a motion that was learned from many; None: it knows of none."""
+        return None
 
     def latent_named(self, scene: str | None) -> SceneLatent:
         """Z of the scene of a name, without the model's edit; None: the only scene, which has no name.

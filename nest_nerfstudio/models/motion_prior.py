@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nest_nerfstudio.dynamics.clip_codes import ClipCodes, code_distance
 from nest_nerfstudio.dynamics.flow import LatentFlow
-from nest_nerfstudio.dynamics.motion_map import NUM_AXES, MotionMap, MotionMapConfig
+from nest_nerfstudio.dynamics.motion_map import CODE, NUM_AXES, MotionMap, MotionMapConfig, SharedMap
 from nest_nerfstudio.dynamics.orbit import orbit_start
 from nest_nerfstudio.encoders.inputs import some_views, sort_views
 from nest_nerfstudio.encoders.motion_encoder import MotionEncoder, MotionEncoderConfig
@@ -27,7 +27,6 @@ from nest_nerfstudio.types import MotionCode, SceneLatent, Views
 
 Loss = Callable[[DecodedScene, Views], Tensor]
 """Error of a moving scene against frames of it."""
-_CODE = ("scene_code", "period", "phase")
 _MOST_COMPARED = 8
 """Frames by which codes to start from are compared."""
 _MOST_STARTS = 64
@@ -69,31 +68,6 @@ class MotionPriorConfig(InstantiateConfig):
     """Encoder of frames at other times."""
     map: MotionMapConfig = field(default_factory=MotionMapConfig)
     """Map from codes to the motion of tokens."""
-
-
-@dataclass(frozen=True)
-class SharedMap:
-    """Motions of scenes that stand at rest at time 0, for edits (`edits.mixing.SharedMotion`).
-
-    Attributes:
-        map: gives the modes of tokens.
-        flow: leads the state.
-    """
-
-    map: MotionMap
-    flow: LatentFlow
-
-    @torch.no_grad()
-    def retarget(self, latent: SceneLatent, motion: MotionCode) -> SceneLatent:
-        """The scene with the motion code of another, and the modes that its own tokens have under it."""
-        parts = {name: getattr(motion, name).to(latent.quats) for name in (*_CODE, "start", "modes")}
-        return self.map(replace(latent, motion=replace(motion, **parts)), self.flow)
-
-    @torch.no_grad()
-    def generate(self, latent: SceneLatent, seed: int, spread: float) -> SceneLatent:
-        """The scene with a motion drawn from those of the training scenes."""
-        moved = self.map(self.map.sample(latent, seed, spread), self.flow)
-        return replace(moved, motion=replace(moved.motion, time_map=latent.motion.time_map))
 
 
 def rest_time(context: Views) -> float:
@@ -274,7 +248,7 @@ class MotionPrior(nn.Module):
         before, after = latent.motion, self.fit(latent, *arguments).motion
         moved = {
             name: getattr(before, name) + (getattr(after, name) - getattr(before, name)).detach()
-            for name in _CODE
+            for name in CODE
         }
         return replace(before, **moved)
 

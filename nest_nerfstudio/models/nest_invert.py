@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from nest_nerfstudio.cameras import downscale_views
+from nest_nerfstudio.dynamics.motion_map import MotionMap, MotionMapConfig, SharedMap
+from nest_nerfstudio.edits.mixing import SharedMotion
 from nest_nerfstudio.encoders.latent_encoder import LatentEncoderConfig
 from nest_nerfstudio.fields.bound_gaussians import (
     MATERIAL_PARAMETERS,
@@ -63,17 +65,21 @@ class NestInvertModelConfig(InversionConfig, GaussianModelConfig):
     """That of the prior."""
     decoder: tyro.conf.Suppress[LatentGaussianFieldConfig | None] = None
     """That of the prior."""
+    motion_map: tyro.conf.Suppress[MotionMapConfig | None] = None
+    """That of the prior, if it has learned how scenes move."""
 
     def take(self, prior: NestPriorModelConfig) -> None:
-        """Take over the settings of a prior by which its latents are decoded and drawn."""
+        """Take over the settings of a prior by which its latents are decoded, moved and drawn."""
         self.encoder, self.decoder, self.flow = prior.encoder, prior.decoder, prior.flow
+        self.motion_map = prior.motion.map if prior.dynamics else None
         self.rasterize_mode = prior.rasterize_mode
 
 
 class NestInvertModel(GaussianModel):
     """A latent under the field of a prior. In training it is called with `Views` of one camera.
 
-    Field and flow are copies of the prior's, so that a checkpoint needs no other run; they are never trained.
+    Field, flow and motion map are copies of the prior's, so that a checkpoint needs no other run; they are
+    never trained. The scene stands still; edits can give it a motion that the prior knows.
     """
 
     config: NestInvertModelConfig
@@ -91,6 +97,14 @@ class NestInvertModel(GaussianModel):
             self.bound = BoundGaussians(0, 1, config.decoder.residual_degree, has_material=True)
             self.bound.token_log_radii.requires_grad_(False)
         self.flow = config.flow.setup().requires_grad_(False)
+        self.motion_map: MotionMap | None = None
+        if config.motion_map is not None:
+            self.motion_map = config.motion_map.setup(
+                geometry_dim=config.encoder.geometry_dim,
+                code_dim=config.flow.scene_code_dim,
+                state_dim=config.flow.state_dim,
+                knows_gravity=config.encoder.group == "azimuth",
+            ).requires_grad_(False)
         self.latent_prior = latent_prior_for(config.encoder)
         empty = still_latent(1, 3 * NUM_CORNERS, 0, geometry_dim=config.encoder.geometry_dim)
         self.latent = LatentParameters.from_latent(empty, LEARNED, albedo=True)
@@ -115,6 +129,8 @@ class NestInvertModel(GaussianModel):
         """
         self.decoder.load_state_dict(prior.model.field.state_dict())
         self.flow.load_state_dict(prior.model.flow.state_dict())
+        if self.motion_map is not None and prior.model.motion_prior is not None:
+            self.motion_map.load_state_dict(prior.model.motion_prior.map.state_dict())
         if prior.distribution is not None:
             self.latent_prior.load_state_dict(prior.distribution.state_dict())
         start = find_start(views, prior, self.config)
@@ -147,6 +163,11 @@ class NestInvertModel(GaussianModel):
     def field(self) -> LatentGaussianField | BoundGaussians:  # type: ignore[override]
         """Decodes the scene: that of the prior, or its own Gaussians after it was baked."""
         return self.bound if self.is_refined else self.decoder
+
+    @property
+    def shared_motion(self) -> SharedMotion | None:
+        """What the prior knows of motion, while the tokens have their codes."""
+        return None if self.motion_map is None or self.is_refined else SharedMap(self.motion_map, self.flow)
 
     def latent_named(self, scene: str | None) -> SceneLatent:
         latent = super().latent_named(scene)

@@ -11,6 +11,7 @@ from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 from torch.nn import Parameter
 
+from nest_nerfstudio.dynamics.motion_map import SharedMap
 from nest_nerfstudio.edits.base import EditError
 from nest_nerfstudio.edits.light import sun_sky_light
 from nest_nerfstudio.edits.states import to_state
@@ -24,7 +25,7 @@ from nest_nerfstudio.models.encoded_scenes import Contexts, ShownScene
 from nest_nerfstudio.models.gaussian_model import GaussianModel
 from nest_nerfstudio.models.known_scenes import KnownScenes
 from nest_nerfstudio.models.latent_optimization import Objective, optimize_latent
-from nest_nerfstudio.models.motion_prior import MotionPrior, SharedMap, rest_time
+from nest_nerfstudio.models.motion_prior import MotionPrior, rest_time
 from nest_nerfstudio.models.nest_prior_config import NestPriorModelConfig
 from nest_nerfstudio.states import Edit, SceneSample
 from nest_nerfstudio.types import Points, Rendering, SceneLatent, Views
@@ -83,7 +84,6 @@ class NestPriorModel(GaussianModel):
 
     @property
     def shared_motion(self) -> SharedMap | None:
-        """What edits of its scenes use of the motion that was learned."""
         return None if self.motion_prior is None else self.motion_prior.shared(self.flow)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:

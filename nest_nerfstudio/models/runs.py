@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nest_nerfstudio.dynamics.motion_map import SharedMap
 from nest_nerfstudio.edits.base import EditError
 from nest_nerfstudio.edits.mixing import OtherScene, SharedMotion
 
@@ -73,7 +74,7 @@ class OtherScenes:
     @property
     def shared_motion(self) -> SharedMotion | None:
         """What the prior of the edited scene knows of motion; None: nothing, or it is of none."""
-        return getattr(self._model, "shared_motion", None)
+        return self._model.shared_motion
 
     @torch.no_grad()
     def _read(self, scene: str | None, run: str | None) -> OtherScene:
@@ -93,14 +94,16 @@ class OtherScenes:
             knows_light=theirs.field.knows_light,
             shares_codes=_are_equal(ours.field, theirs.field),
             shares_flow=_are_equal(ours.flow, theirs.flow),
-            shared_motion=self.shared_motion if _share_motion(ours, theirs) else None,
+            shared_motion=_common(ours.shared_motion, theirs.shared_motion),
         )
 
 
-def _share_motion(ours: Any, theirs: Any) -> bool:
-    """Whether two models are of one prior that has learned motion."""
-    a, b = (getattr(model, "motion_prior", None) for model in (ours, theirs))
-    return a is not None and b is not None and (a is b or _are_equal(a, b))
+def _common(ours: SharedMotion | None, theirs: SharedMotion | None) -> SharedMotion | None:
+    """What two scenes both have of motion: that of one prior, or nothing."""
+    if not isinstance(ours, SharedMap) or not isinstance(theirs, SharedMap):
+        return None
+    same = _are_equal(ours.map, theirs.map) and _are_equal(ours.flow, theirs.flow)
+    return ours if same else None
 
 
 def _are_equal(a: nn.Module, b: nn.Module) -> bool:

@@ -99,7 +99,7 @@ class EditPanel:
     @property
     def _shares_motion(self) -> bool:
         """Whether the scene is of a prior that has learned how scenes move."""
-        return getattr(self._model, "shared_motion", None) is not None
+        return self._model.shared_motion is not None
 
     # ---------------------------------------------------------------- elements
 

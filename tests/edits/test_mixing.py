@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -30,8 +30,19 @@ def other_scene(kind: str = "cyclic", **known: bool) -> OtherScene:
     )
 
 
+@dataclass(frozen=True)
+class Only:
+    """The other scene, whatever is asked for."""
+
+    other: OtherScene
+    shared_motion: None = None
+
+    def __call__(self, scene: str | None, run: str | None) -> OtherScene:
+        return self.other
+
+
 def mixed(latent: SceneLatent, step: Swap | Interpolate, other: OtherScene) -> SceneLatent:
-    return SceneEdit((step,)).apply(latent, FIELD, lambda scene, run: other)
+    return SceneEdit((step,)).apply(latent, FIELD, Only(other))
 
 
 def twists(latent: SceneLatent, time: float) -> torch.Tensor:
@@ -123,9 +134,7 @@ def test_scenes_without_codes_or_light_or_a_run() -> None:
     with pytest.raises(EditError, match="has no codes of geometry; its Gaussians are free"):
         mixed(free, Swap("geometry", scene="a"), other_scene())
     with pytest.raises(EditError, match="swap: the colours of this scene are baked"):
-        SceneEdit((Swap("light", scene="a"),)).apply(
-            free, ColorField(knows_light=False), lambda scene, run: other_scene()
-        )
+        SceneEdit((Swap("light", scene="a"),)).apply(free, ColorField(knows_light=False), Only(other_scene()))
     with pytest.raises(EditError, match="only where an edit belongs to a run"):
         SceneEdit((Swap("light", scene="a"),)).apply(free, FIELD)
 

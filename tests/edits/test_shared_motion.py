@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+from nest_nerfstudio.dynamics.motion_map import SharedMap
 from nest_nerfstudio.edits.mixing import GenerateMotion, Interpolate, OtherScene, Swap
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
-from nest_nerfstudio.models.motion_prior import SharedMap
 from nest_nerfstudio.types import SceneLatent
 from tests.equivariance import random_pose, relative
 from tests.small_motions import GEOMETRY, body, motion_map, with_code

@@ -8,12 +8,16 @@ import torch
 from nerfstudio.utils.eval_utils import eval_setup
 
 from nest_nerfstudio.dynamics.orbit import Orbit
+from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
+from nest_nerfstudio.edits.steps import GenerateMotion, Swap
 from nest_nerfstudio.method_configs.nest_dynamic import nest_dynamic
 from nest_nerfstudio.models.nest_prior_config import NestPriorModelConfig
 from nest_nerfstudio.models.playable import playable
+from nest_nerfstudio.models.runs import load_run
 from nest_nerfstudio.pipelines.trainer import NestTrainer
-from tests.ball_scenes import make_moving_config, trained_prior, write_moving_scenes
+from tests.ball_scenes import make_moving_config, trained_prior, write_ball_scenes, write_moving_scenes
 from tests.processes import run_processes
+from tests.small_inversion import make_invert_config, start_inversion, train_prior
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +93,42 @@ def test_motion_alone_is_learned_on_a_frozen_start_and_resumes(trained: NestTrai
     resumed.setup()
     assert torch.equal(resumed.pipeline.model.motion_prior.clip_codes.rows, codes.rows)
     resumed.train()
+
+
+def test_a_scene_that_stands_in_its_images_moves_as_the_prior_knows(
+    trained: NestTrainer, tmp_path: Path
+) -> None:
+    """After an inversion, by steps of an edit: as a clip of the prior does, or as none."""
+    prior = trained.base_dir / "config.yml"
+    images = write_ball_scenes(tmp_path / "scenes") / "balls_1"
+    trainer = start_inversion(make_invert_config(images, prior, tmp_path / "runs", 4, num_views=1))
+    trainer.train()
+    model, known = load_run(trainer.base_dir).model, trained.pipeline.model
+    still = model.latent_named(None)
+    assert not model.scene().moves
+    clip = known.contexts.names[0]
+    for step in (Swap("motion", scene=clip, run=str(prior)), GenerateMotion(seed=3)):
+        model.edit = SceneEdit((step,))
+        scene = model.scene()
+        assert scene.moves
+        assert torch.allclose(scene.poses_at(0.0)[1], still.translations, atol=1e-5)
+        assert (scene.poses_at(0.3)[1] - still.translations).abs().max() > 1e-3
+        if isinstance(step, Swap):
+            assert torch.equal(scene.latent.motion.period, known.latent_named(clip).motion.period)
+
+
+def test_a_scene_of_another_prior_takes_no_code_and_draws_no_motion(
+    trained: NestTrainer, tmp_path: Path
+) -> None:
+    other = train_prior(tmp_path, 2)
+    trainer = start_inversion(make_invert_config(tmp_path / "scenes" / "balls_1", other, tmp_path, 2))
+    model = trainer.pipeline.model
+    assert (
+        model.other_scenes(trained.pipeline.model.contexts.names[0], str(trained.base_dir)).shared_motion
+        is None
+    )
+    with pytest.raises(EditError, match="this scene is of none"):
+        SceneEdit((GenerateMotion(),)).apply(model.latent_named(None), model.field, model.other_scenes)
 
 
 PROCESS = """
