@@ -1,6 +1,7 @@
 """What motion over many scenes earns: data/motions, whose Wolf, Bull, Stegosaurus and Tuna are held out.
 
-python benchmarks/motions.py train --output runs          trains the prior (an hour)
+python benchmarks/motions.py train --output runs          trains the prior (an hour): RUN is
+                                                          runs/motions/nest-prior/motion
 python benchmarks/motions.py known --load-config RUN/config.yml
 python benchmarks/motions.py prediction --load-config RUN/config.yml
 python benchmarks/motions.py half-cycle --load-config RUN/config.yml
@@ -46,32 +47,33 @@ def train(
     output: Path = Path("runs"),
     minutes: float = 60.0,
     small: bool = False,
-    init: Path | None = None,
+    options: tuple[str, ...] = (),
 ) -> None:
-    """Train the prior.
+    """Train the prior: for three fifths of the time what scenes look like, then how these scenes move.
 
     Args:
         data: the clips.
-        output: folder of the run.
+        output: folder of the runs `geometry` and `motion`; the latter is the prior.
         minutes: how long.
         small: half the resolution, where a fraction of a core is all there is.
-        init: config.yml of a run whose encoder and decoder are taken as they are; motion alone is learned.
+        options: more options of the second run, such as `--pipeline.model.motion.rigidity 0.05`.
     """
-    command = f"ns-train nest-prior --data {data} --output-dir {output} --max-minutes {minutes}"
-    command += " --vis tensorboard --pipeline.model.dynamics True --pipeline.datamanager.edit-states 0"
-    command += " --pipeline.datamanager.num-context 2 6 --pipeline.model.training-tokens 160 320"
-    command += " --pipeline.model.encoder.num-tokens 320 --pipeline.eval-context 8"
+    common = f"ns-train nest-prior --data {data} --output-dir {output} --vis tensorboard"
+    common += " --pipeline.datamanager.edit-states 0 --pipeline.datamanager.num-context 2 6"
+    common += " --pipeline.model.training-tokens 160 320 --pipeline.model.encoder.num-tokens 320"
+    common += " --pipeline.eval-context 8"
     if small:
-        command += " --pipeline.datamanager.downscale 2 --pipeline.model.encoder.image-size 64"
-        command += " --pipeline.model.motion.encoder.image-size 64"
-        command += (
-            " --pipeline.model.encoder.proposals.cells 48 --pipeline.model.encoder.proposals.patches 32"
-        )
-    if init is not None:
-        command += f" --pipeline.model.init {init} --pipeline.model.freeze True"
-        command += " --pipeline.datamanager.scenes-per-batch 8 --pipeline.datamanager.num-targets 1"
-        command += " --pipeline.datamanager.augmentation.mirror 0 --pipeline.model.motion.clip-codes 1"
-    subprocess.run([*command.split(), "nest-scenes", "--held-out", *HELD_OUT], check=True)
+        common += " --pipeline.datamanager.downscale 2 --pipeline.model.encoder.image-size 64"
+        common += " --pipeline.model.encoder.proposals.cells 48 --pipeline.model.encoder.proposals.patches 32"
+        common += " --pipeline.model.motion.encoder.image-size 64"
+    init = output / data.resolve().name / "nest-prior" / "geometry" / "config.yml"
+    motion = f"--pipeline.model.dynamics True --pipeline.model.init {init} --pipeline.model.freeze True"
+    motion += " --pipeline.datamanager.scenes-per-batch 8 --pipeline.datamanager.num-targets 1"
+    motion += " --pipeline.datamanager.augmentation.mirror 0 --pipeline.model.motion.clip-codes 1"
+    for run, share, settings in (("geometry", 0.6, []), ("motion", 0.4, [*motion.split(), *options])):
+        timing = ["--timestamp", run, "--max-minutes", str(share * minutes)]
+        parser = ["nest-scenes", "--held-out", *HELD_OUT]
+        subprocess.run([*common.split(), *timing, *settings, *parser], check=True)
 
 
 # ---------------------------------------------------------------- motion of animals of the training

@@ -13,7 +13,7 @@ from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
 
 from nest_nerfstudio.fields.base import Codes, Field
-from nest_nerfstudio.geometry.albedo_cube import NUM_CORNERS, albedo_at
+from nest_nerfstudio.geometry.albedo_cube import NUM_CORNERS, albedo_at, albedo_logits
 from nest_nerfstudio.geometry.color import shift_hue
 from nest_nerfstudio.geometry.quaternion import quat_normalize
 from nest_nerfstudio.geometry.sh import sh_basis
@@ -118,7 +118,7 @@ class LatentGaussianField(Field):
     @torch.no_grad()
     def observe(self, latent: SceneLatent) -> None:
         """Take the codes of a training scene into their running moments, from which `directions` come."""
-        codes = torch.cat([latent.geometry, _logits(latent.appearance)], 1)
+        codes = torch.cat([latent.geometry, albedo_logits(latent.appearance)], 1)
         observe(self.moments, codes)
 
     @torch.no_grad()
@@ -152,10 +152,6 @@ _TRANSFER = 9
 _GEOMETRY = 3 + 4 + 3 + 1 + 3 + _TRANSFER
 _LOBE = (math.pi, 2 * math.pi / 3, math.pi / 4)
 """A_l: the clamped cosine in spherical harmonics."""
-
-
-def _logits(albedo: Tensor) -> Tensor:
-    return albedo.clamp(0.01, 0.99).logit()
 
 
 def clamped_cosine(normals: Float[Tensor, "k m 3"]) -> Float[Tensor, "k m 9"]:

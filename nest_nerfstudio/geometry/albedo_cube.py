@@ -47,3 +47,8 @@ def albedo_at(appearance: Float[Tensor, "k 24"], offsets: Float[Tensor, "k m 3"]
     upper = (offsets / (2 * HALF_EDGE) + 0.5).clamp(0, 1)[..., None, :]
     weights = torch.where(CORNERS.to(upper) > 0, upper, 1 - upper).prod(-1)
     return weights @ appearance.unflatten(1, (NUM_CORNERS, 3))
+
+
+def albedo_logits(albedo: Tensor) -> Tensor:
+    """Logits of albedo, of what is nearly 0 or 1 finite ones."""
+    return albedo.clamp(0.01, 0.99).logit()

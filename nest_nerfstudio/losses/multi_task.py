@@ -1,10 +1,12 @@
-"""Learned weights of several losses."""
+"""Several losses: gathered by name, and weighted as is learned."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -45,3 +47,12 @@ class UncertaintyWeights(nn.Module):
             else loss
             for name, loss in losses.items()
         }
+
+
+def by_name(losses: Iterable[dict[str, Tensor]]) -> dict[str, Float[Tensor, " n"]]:
+    """Losses of the same name together; not all need be in each."""
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    for each in losses:
+        for name, loss in each.items():
+            found[name].append(loss)
+    return {name: torch.stack(values) for name, values in found.items()}

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nest_nerfstudio.geometry.albedo_cube import albedo_logits
 from nest_nerfstudio.geometry.se3 import se3_plus
 from nest_nerfstudio.types import WORLD, MotionCode, MotionKind, SceneLatent
 
@@ -148,11 +149,6 @@ class LatentParameters(nn.Module):
 def _motion_chart(motion: MotionCode, factor: Factor) -> dict[str, Tensor]:
     parts = {name: getattr(motion, name) for name in _LEARNED_MOTION[factor]}
     return {**parts, "log_period": motion.period.log()}
-
-
-def albedo_logits(albedo: Tensor) -> Tensor:
-    """Logits of albedo, of what is nearly 0 or 1 finite ones."""
-    return albedo.clamp(0.01, 0.99).logit()
 
 
 def detached(latent: SceneLatent) -> SceneLatent:

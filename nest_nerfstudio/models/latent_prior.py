@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nest_nerfstudio.geometry.albedo_cube import albedo_logits
 from nest_nerfstudio.geometry.points import nearest
 from nest_nerfstudio.geometry.quaternion import quat_conjugate, quat_rotate
-from nest_nerfstudio.models.latent_parameters import albedo_logits
 from nest_nerfstudio.types import SceneLatent
 
 NUM_NEIGHBORS = 8

@@ -19,7 +19,7 @@ from nest_nerfstudio.encoders.hull_depth import part_of_hull
 from nest_nerfstudio.encoders.inputs import sort_views
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField
 from nest_nerfstudio.losses.images import image_losses
-from nest_nerfstudio.losses.multi_task import UncertaintyWeights
+from nest_nerfstudio.losses.multi_task import UncertaintyWeights, by_name
 from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.encoded_scenes import Contexts, ShownScene
 from nest_nerfstudio.models.gaussian_model import GaussianModel
@@ -106,15 +106,10 @@ class NestPriorModel(GaussianModel):
             return super().get_outputs(camera)
         if self._shown is not None:  # what was refined may be shown on: it takes longer than a training step
             self._shown = replace(self._shown, is_stale=True) if self._shown.key[2] else None
-        losses: dict[str, list[Tensor]] = {}
-        errors = []
-        for sample in camera:
-            found, error = self._sample_losses(sample)
-            for name, loss in found.items():
-                losses.setdefault(name, []).append(loss)
-            errors.append(error)
+        found, errors = zip(*map(self._sample_losses, camera), strict=True)
+        losses = by_name(found)
         # over all samples, those without a task included: so the mean of processes is that of their batches
-        means = {name: torch.stack(values).sum() / len(camera) for name, values in losses.items()}
+        means = {name: values.sum() / len(camera) for name, values in losses.items()}
         shares = {name: len(values) / len(camera) for name, values in losses.items()}
         return {"losses": self.weights(means, shares), "means": means, "mse": torch.stack(errors).mean()}
 
@@ -126,7 +121,7 @@ class NestPriorModel(GaussianModel):
         latent, occupancy = self.encoder.encode(*self._input(sample.context), self._training_tokens())
         if self.training:
             self.field.observe(latent)
-        losses: dict[str, list[Tensor]] = {}
+        losses: list[dict[str, Tensor]] = []
         error = latent.translations.new_zeros(())
         for edit, views in sample.targets:
             reached = self._in_state(latent, sample.edit, edit, views)
@@ -138,13 +133,11 @@ class NestPriorModel(GaussianModel):
                 error = mse
             else:
                 found["edited"] = found.pop("photometric")
-            for name, loss in found.items():
-                losses.setdefault(name, []).append(loss)
+            losses.append(found)
         if sample.timed is not None:
             found, error = self._motion_losses(DecodedScene(latent, self.field, self.flow), sample)
-            for name, loss in found.items():
-                losses.setdefault(name, []).append(loss)
-        means = {name: torch.stack(values).mean() for name, values in losses.items()}
+            losses.append(found)
+        means = {name: values.mean() for name, values in by_name(losses).items()}
         unmoved = [v for e, v in sample.targets if v.alphas is not None and e.pose == sample.edit.pose]
         if occupancy is not None and unmoved:
             means["occupancy"] = occupancy.loss([sample.context, *unmoved])
