@@ -47,7 +47,7 @@ def train(
     output: Path = Path("runs"),
     minutes: float = 60.0,
     small: bool = False,
-    options: tuple[str, ...] = (),
+    options: str = "",
 ) -> None:
     """Train the prior: for three fifths of the time what scenes look like, then how these scenes move.
 
@@ -56,9 +56,10 @@ def train(
         output: folder of the runs `geometry` and `motion`; the latter is the prior.
         minutes: how long.
         small: half the resolution, where a fraction of a core is all there is.
-        options: more options of the second run, such as `--pipeline.model.motion.rigidity 0.05`.
+        options: more options of the second run, as `--options="--pipeline.model.motion.rigidity 0.05"`.
     """
-    common = f"ns-train nest-prior --data {data} --output-dir {output} --vis tensorboard"
+    common = f"ns-train nest-prior --data {data} --output-dir {output} --experiment-name motions"
+    common += " --vis tensorboard"
     common += " --pipeline.datamanager.edit-states 0 --pipeline.datamanager.num-context 2 6"
     common += " --pipeline.model.training-tokens 160 320 --pipeline.model.encoder.num-tokens 320"
     common += " --pipeline.eval-context 8"
@@ -66,11 +67,11 @@ def train(
         common += " --pipeline.datamanager.downscale 2 --pipeline.model.encoder.image-size 64"
         common += " --pipeline.model.encoder.proposals.cells 48 --pipeline.model.encoder.proposals.patches 32"
         common += " --pipeline.model.motion.encoder.image-size 64"
-    init = output / data.resolve().name / "nest-prior" / "geometry" / "config.yml"
+    init = output / "motions" / "nest-prior" / "geometry" / "config.yml"
     motion = f"--pipeline.model.dynamics True --pipeline.model.init {init} --pipeline.model.freeze True"
     motion += " --pipeline.datamanager.scenes-per-batch 8 --pipeline.datamanager.num-targets 1"
     motion += " --pipeline.datamanager.augmentation.mirror 0 --pipeline.model.motion.clip-codes 1"
-    for run, share, settings in (("geometry", 0.6, []), ("motion", 0.4, [*motion.split(), *options])):
+    for run, share, settings in (("geometry", 0.6, []), ("motion", 0.4, f"{motion} {options}".split())):
         timing = ["--timestamp", run, "--max-minutes", str(share * minutes)]
         parser = ["nest-scenes", "--held-out", *HELD_OUT]
         subprocess.run([*common.split(), *timing, *settings, *parser], check=True)

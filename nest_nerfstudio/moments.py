@@ -17,7 +17,7 @@ def no_moments(dim: int) -> Float[Tensor, "d1 d1"]:
 
 
 @torch.no_grad()
-def observe(moments: Float[Tensor, "d1 d1"], vectors: Float[Tensor, "n d"]) -> None:
+def take_in(moments: Float[Tensor, "d1 d1"], vectors: Float[Tensor, "n d"]) -> None:
     """Take vectors into the moments, in place."""
     x = F.pad(vectors, (0, 1), value=1.0)
     moments.lerp_((x.mT @ x / len(x)).to(moments), _SHARE)

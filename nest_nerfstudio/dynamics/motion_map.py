@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from nest_nerfstudio.dynamics.flow import LatentFlow
 from nest_nerfstudio.dynamics.orbit import orbit_start, turn_pairs
 from nest_nerfstudio.geometry.quaternion import quat_to_rotmat
-from nest_nerfstudio.moments import gaussian_of, no_moments, observe
+from nest_nerfstudio.moments import gaussian_of, no_moments, take_in
 from nest_nerfstudio.types import MotionCode, SceneLatent
 
 NUM_AXES = 6
 """Vectors of `MotionMap.axes`."""
-CODE = ("scene_code", "period", "phase")
+CODE_PARTS = ("scene_code", "period", "phase")
 """Parts of a motion code by which one scene moves unlike another."""
 
 
@@ -157,12 +157,11 @@ class MotionMap(nn.Module):
 
     # ---------------------------------------------------------------- the codes of many scenes
 
-    @torch.no_grad()
     def observe(self, motions: Iterable[MotionCode]) -> None:
         """Take codes of training scenes into their running moments, from which `sample` draws."""
         for motion in motions:
             code = torch.cat([motion.scene_code, torch.stack([motion.period.log(), motion.phase])])
-            observe(self.moments, code[None])
+            take_in(self.moments, code[None])
 
     @torch.no_grad()
     def sample(self, latent: SceneLatent, seed: int, spread: float = 1.0) -> SceneLatent:
@@ -202,7 +201,7 @@ class SharedMap:
     @torch.no_grad()
     def retarget(self, latent: SceneLatent, motion: MotionCode) -> SceneLatent:
         """The scene with the motion code of another, and the modes that its own tokens have under it."""
-        parts = {name: getattr(motion, name).to(latent.quats) for name in (*CODE, "start", "modes")}
+        parts = {name: getattr(motion, name).to(latent.quats) for name in CODE_PARTS}
         return self.map(replace(latent, motion=replace(motion, **parts)), self.flow)
 
     @torch.no_grad()

@@ -173,7 +173,8 @@ def _mixed(
         if not other.knows_light:
             raise EditError(f"{step.name}: the light of the other scene is not known, its colours are baked")
         return replace(latent, light=torch.lerp(latent.light, other.latent.light.to(latent.light), amount))
-    if step.factor == "motion" and other.shared_motion is not None:
+    has_code = other.latent.motion.kind == "still" or len(other.latent.motion.scene_code) > 0
+    if step.factor == "motion" and other.shared_motion is not None and has_code:
         return _retargeted(step, latent, other, other.shared_motion, amount)
     matches = correspondences(latent, other.latent)
     if step.factor == "motion":
@@ -211,6 +212,10 @@ def _retargeted(
     code = theirs
     if ours.kind == theirs.kind and len(ours.scene_code) == len(theirs.scene_code):
         code = replace(theirs, **_between(ours, theirs, ("scene_code", "phase"), amount))
+    elif ours.kind != "still" and amount < 1:
+        raise EditError(
+            f"{step.name}: this scene moves otherwise than by a code of its prior; `swap` replaces its motion"
+        )
     moved = shared.retarget(latent, replace(code, time_map=ours.time_map))
     if ours.kind == "still" and amount < 1:
         return replace(moved, motion=replace(moved.motion, modes=amount * moved.motion.modes))
@@ -274,15 +279,17 @@ def _mixed_motion(
         )
     if ours.kind == "cyclic":
         ours, theirs = _from_unit_start(ours), _from_unit_start(theirs)
-    return replace(ours, **_between(ours, theirs, ("start", "modes", "drift", "scene_code", "phase"), amount))
+    parts = _between(ours, theirs, ("start", "modes", "drift", "phase"), amount)
+    return replace(ours, **parts, scene_code=theirs.scene_code)
 
 
 def _like(motion: MotionCode, latent: SceneLatent) -> MotionCode:
-    """The code on the device of a latent, and with a scene code of its size where none is needed."""
+    """The code on the device of a latent. What repeats needs no scene code, and one of another run says
+    nothing here."""
     parts = ("start", "modes", "drift", "scene_code", "period", "phase")
     moved = {name: getattr(motion, name).to(latent.quats) for name in parts}
     if motion.kind == "cyclic":
-        moved["scene_code"] = latent.motion.scene_code
+        moved["scene_code"] = latent.motion.scene_code.new_zeros(0)
     return replace(motion, **moved)
 
 
@@ -319,7 +326,7 @@ class GenerateMotion(ScenesStep):
         if scenes.shared_motion is None:
             raise EditError(
                 f"{self.name}: motion is drawn from what a nest-prior has learned of it (dynamics), and this "
-                "scene is of none"
+                "scene is of none that has, or it was refined"
             )
         try:
             return scenes.shared_motion.generate(latent, self.seed, self.spread)

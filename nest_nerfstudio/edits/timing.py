@@ -84,11 +84,12 @@ class Travel(Step):
 
 
 def _swinging(latent: SceneLatent, twists: Float[Tensor, "k 6"], period: float) -> MotionCode:
-    """The motion by twists that go as a cosine of the time."""
+    """The motion by twists that go as a cosine of the time: no prior's, so it has no scene code."""
     return replace(
         latent.motion,
         start=twists.new_tensor([1.0, 0.0]),
         modes=torch.stack([twists, torch.zeros_like(twists), torch.zeros_like(twists)], -1),
+        scene_code=twists.new_zeros(0),
         period=twists.new_tensor(period),
         kind="cyclic",
     )
@@ -258,6 +259,7 @@ def _moving(name: str, latent: SceneLatent) -> MotionCode:
     if latent.motion.kind == "still":
         raise EditError(
             f"{name}: the scene does not move by an ODE. One of nest-dynamic does once its training log "
-            "says that the ODE takes over, others do after `oscillate`"
+            "says that the ODE takes over, others do after `oscillate`, or with a motion by `swap` or "
+            "`generate_motion`"
         )
     return latent.motion

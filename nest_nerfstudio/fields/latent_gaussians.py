@@ -17,7 +17,7 @@ from nest_nerfstudio.geometry.albedo_cube import NUM_CORNERS, albedo_at, albedo_
 from nest_nerfstudio.geometry.color import shift_hue
 from nest_nerfstudio.geometry.quaternion import quat_normalize
 from nest_nerfstudio.geometry.sh import sh_basis
-from nest_nerfstudio.moments import gaussian_of, no_moments, observe
+from nest_nerfstudio.moments import gaussian_of, no_moments, take_in
 from nest_nerfstudio.types import Gaussians, Material, RiggedGaussians, SceneLatent
 
 
@@ -115,11 +115,10 @@ class LatentGaussianField(Field):
         changed = (shift_hue(albedo, hue) if hue else albedo) * albedo.new_tensor(gain)
         return replace(latent, appearance=torch.where(tokens[:, None, None], changed, albedo).flatten(1))
 
-    @torch.no_grad()
     def observe(self, latent: SceneLatent) -> None:
         """Take the codes of a training scene into their running moments, from which `directions` come."""
         codes = torch.cat([latent.geometry, albedo_logits(latent.appearance)], 1)
-        observe(self.moments, codes)
+        take_in(self.moments, codes)
 
     @torch.no_grad()
     def directions(self, factor: Codes) -> Float[Tensor, "d c"]:
@@ -127,7 +126,7 @@ class LatentGaussianField(Field):
         known = gaussian_of(self.moments, part)
         if known is None:
             return self.moments.new_zeros(0, 0)
-        axes = known[1]
+        _, axes = known
         axes = axes * axes.gather(0, axes.abs().argmax(0)[None]).sign()  # else either sign would do
         return axes.mT.flip(0).to(self.moments)
 

@@ -49,7 +49,7 @@ class UncertaintyWeights(nn.Module):
         }
 
 
-def by_name(losses: Iterable[dict[str, Tensor]]) -> dict[str, Float[Tensor, " n"]]:
+def by_name(losses: Iterable[dict[str, Tensor]]) -> dict[str, Float[Tensor, " _n"]]:
     """Losses of the same name together; not all need be in each."""
     found: dict[str, list[Tensor]] = defaultdict(list)
     for each in losses:

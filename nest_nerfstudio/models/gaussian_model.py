@@ -146,7 +146,7 @@ class GaussianModel(Model):
 
     @property
     def shared_motion(self) -> SharedMotion | None:
-        """What edits of its scenes use of a motion that was learned from many; None: it knows of none."""
+        """What its prior knows of motion, for edits; None: nothing."""
         return None
 
     def latent_named(self, scene: str | None) -> SceneLatent:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nest_nerfstudio.dynamics.clip_codes import ClipCodes, code_distance
 from nest_nerfstudio.dynamics.flow import LatentFlow
-from nest_nerfstudio.dynamics.motion_map import CODE, NUM_AXES, MotionMap, MotionMapConfig, SharedMap
+from nest_nerfstudio.dynamics.motion_map import CODE_PARTS, NUM_AXES, MotionMap, MotionMapConfig, SharedMap
 from nest_nerfstudio.dynamics.orbit import orbit_start
 from nest_nerfstudio.encoders.inputs import some_views, sort_views
 from nest_nerfstudio.encoders.motion_encoder import MotionEncoder, MotionEncoderConfig
@@ -248,7 +248,7 @@ class MotionPrior(nn.Module):
         before, after = latent.motion, self.fit(latent, *arguments).motion
         moved = {
             name: getattr(before, name) + (getattr(after, name) - getattr(before, name)).detach()
-            for name in CODE
+            for name in CODE_PARTS
         }
         return replace(before, **moved)
 

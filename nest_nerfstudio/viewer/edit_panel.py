@@ -172,8 +172,7 @@ class EditPanel:
         return getattr(owner, name)
 
     def _bind(self, label: str, element: Any, name: str, change: Callable[..., None]) -> None:
-        """Change an attribute of the session by an element, unless it has that value already."""
-
+        """Change an attribute of the session by an element."""
         element.on_update(lambda _: self._take(element, name, change))
         self._values[label] = element, lambda: self._value(name, change), change
 
@@ -194,6 +193,7 @@ class EditPanel:
 
     @_one_at_a_time
     def _take(self, element: Any, name: str, change: Callable[..., None]) -> None:
+        """The value of an element, unless the session has it already."""
         if element.value != self._value(name, change):
             change(**{name: element.value})
             self.show()
@@ -274,11 +274,14 @@ class EditPanel:
             self._sync()
         else:
             self._message.content = ""
+            if not model.is_trained_here:
+                self._offer(self._latent())  # what moves now has a speed and a phase
         self._tokens.redraw_tokens()
         self._viewer._trigger_rerender()
 
     # ---------------------------------------------------------------- selection on the image
 
+    @_one_at_a_time
     def _wait_for(self, event: Any) -> None:
         @self._server.scene.on_pointer_event(event_type=event)
         def picked(pointer: Any) -> None:
@@ -288,6 +291,7 @@ class EditPanel:
         # last: who is quick must not click an image that does not listen yet
         self._message.content = "Click the image." if event == "click" else "Drag a box on the image."
 
+    @_one_at_a_time
     def pick(self, pointer: Any) -> None:
         """Select what a click or a box on the image means."""
         positions = self._positions()

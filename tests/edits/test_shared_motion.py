@@ -8,6 +8,7 @@ import torch
 from nest_nerfstudio.dynamics.motion_map import SharedMap
 from nest_nerfstudio.edits.mixing import GenerateMotion, Interpolate, OtherScene, Swap
 from nest_nerfstudio.edits.scene_edit import EditError, SceneEdit
+from nest_nerfstudio.edits.timing import Oscillate
 from nest_nerfstudio.fields.latent_gaussians import LatentGaussianField, LatentGaussianFieldConfig
 from nest_nerfstudio.types import SceneLatent
 from tests.equivariance import random_pose, relative
@@ -28,7 +29,8 @@ class Library:
 
     def __call__(self, scene: str | None, run: str | None) -> OtherScene:
         still = body(20, seed=1)
-        latent = still if scene == "still" else self.theirs
+        swinging = Oscillate(0.3, translation=(0.0, 0.0, 0.1)).apply(still, FIELD)
+        latent = {"still": still, "swinging": swinging}.get(scene or "", self.theirs)
         return OtherScene(latent, True, True, True, self.shared_motion)
 
     def edited(self, *steps) -> SceneLatent:
@@ -46,6 +48,18 @@ def test_a_swapped_motion_is_that_of_the_code_on_the_own_body() -> None:
     g = random_pose(torch.float64, 5)
     there = SceneEdit((Swap("motion", scene="other"),)).apply(library.ours.move(g), FIELD, library)
     assert relative(there.motion.modes, swapped.motion.modes) < 1e-10
+
+
+def test_motion_without_a_code_is_taken_from_tokens_that_match_in_place() -> None:
+    library = Library()
+    taken = library.edited(Swap("motion", scene="swinging")).motion
+    assert taken.period == 0.3
+    assert taken.modes.abs().sum() > 0
+    swinging = Oscillate(0.3, translation=(0.0, 0.0, 0.1))
+    with pytest.raises(EditError, match="`swap` replaces its motion"):
+        library.edited(swinging, Interpolate("motion", 0.5, scene="other"))
+    swapped = library.edited(swinging, Swap("motion", scene="other")).motion
+    assert torch.equal(swapped.scene_code, library.theirs.motion.scene_code)
 
 
 def test_motion_is_interpolated_by_its_code() -> None:

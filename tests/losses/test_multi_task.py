@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nest_nerfstudio.losses.multi_task import UncertaintyWeights
+from nest_nerfstudio.losses.multi_task import UncertaintyWeights, by_name
 
 
 def test_the_optimal_weight_is_one_over_the_loss() -> None:
@@ -35,3 +35,8 @@ def test_linear_in_samples_also_where_some_have_no_such_task() -> None:
     joint = weights({"a": torch.tensor(2.0), "b": torch.tensor(0.4)}, {"a": 1.0, "b": 0.5})
     mean = (sum(one.values()) + sum(other.values())) / 2
     assert float(mean.detach()) == pytest.approx(float(sum(joint.values()).detach()))
+
+
+def test_losses_are_gathered_by_name() -> None:
+    found = by_name([{"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, {"a": torch.tensor(3.0)}])
+    assert {name: values.tolist() for name, values in found.items()} == {"a": [1.0, 3.0], "b": [2.0]}

@@ -115,6 +115,8 @@ def test_a_scene_that_stands_in_its_images_moves_as_the_prior_knows(
         assert (scene.poses_at(0.3)[1] - still.translations).abs().max() > 1e-3
         if isinstance(step, Swap):
             assert torch.equal(scene.latent.motion.period, known.latent_named(clip).motion.period)
+    model.is_refined.fill_(True)
+    assert model.shared_motion is None  # its tokens have no codes any more
 
 
 def test_a_scene_of_another_prior_takes_no_code_and_draws_no_motion(

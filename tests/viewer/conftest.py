@@ -42,7 +42,7 @@ def viewer_on(server: viser.ViserServer, monkeypatch: pytest.MonkeyPatch) -> Sim
         stats_markdown=server.gui.add_markdown("Step: 0"),
         train_lock=Lock(),
         log_filename=Path("run") / "viewer.log",
-        pipeline=SimpleNamespace(model=SimpleNamespace(edit=None, is_trained_here=True)),
+        pipeline=SimpleNamespace(model=SimpleNamespace(edit=None, is_trained_here=True, shared_motion=None)),
         _trigger_rerender=rerender,
         elements={},
         hints={},

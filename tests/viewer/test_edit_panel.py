@@ -39,6 +39,8 @@ RATIO = 10.0  # viser units for one of the world
 class Model:
     """A model of one scene, without training or images."""
 
+    shared_motion: Any = None
+
     def __init__(self, kind: str, motion: str) -> None:
         latent, self.field = scene(kind)
         self.flow = LatentFlowConfig(state_dim=4).setup()
