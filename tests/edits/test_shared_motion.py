@@ -55,7 +55,7 @@ def test_motion_without_a_code_is_taken_from_tokens_that_match_in_place() -> Non
     taken = library.edited(Swap("motion", scene="swinging")).motion
     assert taken.period == 0.3
     assert taken.modes.abs().sum() > 0
-    swinging = Oscillate(0.3, translation=(0.0, 0.0, 0.1))
+    swinging = Swap("motion", scene="swinging")
     with pytest.raises(EditError, match="`swap` replaces its motion"):
         library.edited(swinging, Interpolate("motion", 0.5, scene="other"))
     swapped = library.edited(swinging, Swap("motion", scene="other")).motion
