@@ -56,7 +56,7 @@ class MotionPriorConfig(InstantiateConfig):
     """Share of training samples that move by a code of their clip, which is learned with the weights (an
     auto-decoder), in place of one that is found as `code` says. The encoder learns to give these codes. 0: no
     clip has a code of its own; 1: none is found in training, so `code` steps is DeepSDF's way."""
-    rigidity: float = 0.005
+    rigidity: float = 0.05
     """Weight of the as-rigid-as-possible loss on tokens that move, so that limbs bend and do not tear."""
     num_steps: int = 4
     """Gradient steps in training, one frame each, unless the code is the encoder's."""
