@@ -16,8 +16,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 DEMO ?=
 PRIOR ?= --max-minutes 10
 PYTEST ?=
-# Files of tests go to a process for each core, each of one thread.
-PARALLEL = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n auto --dist loadfile
+# Files of tests go to a process for each core, each of one thread, in the order of tests/conftest.py.
+PARALLEL = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 FAST := -m "not slow and not browser"
 # Python compiles what it imports, once; where it must not, every start would take twice as long.
 COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)

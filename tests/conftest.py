@@ -1,6 +1,7 @@
 """Shapes and types of the whole package are checked at run time while it is under test."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that no process waits at the end for one that began late."""
+    ranks: dict[Path, int] = defaultdict(int)
+    for item in items:
+        rank = ("slow" in item.keywords) + ("browser" in item.keywords)
+        ranks[item.path] = max(ranks[item.path], rank)
+    items.sort(key=lambda item: -ranks[item.path])
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")
