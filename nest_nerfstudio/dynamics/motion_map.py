@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
@@ -157,11 +156,10 @@ class MotionMap(nn.Module):
 
     # ---------------------------------------------------------------- the codes of many scenes
 
-    def observe(self, motions: Iterable[MotionCode]) -> None:
-        """Take codes of training scenes into their running moments, from which `sample` draws."""
-        for motion in motions:
-            code = torch.cat([motion.scene_code, torch.stack([motion.period.log(), motion.phase])])
-            take_in(self.moments, code[None])
+    def observe(self, motion: MotionCode) -> None:
+        """Take the code of a training scene into the running moments, from which `sample` draws."""
+        code = torch.cat([motion.scene_code, torch.stack([motion.period.log(), motion.phase])])
+        take_in(self.moments, code[None])
 
     @torch.no_grad()
     def sample(self, latent: SceneLatent, seed: int, spread: float = 1.0) -> SceneLatent:

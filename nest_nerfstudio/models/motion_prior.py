@@ -154,10 +154,10 @@ class MotionPrior(nn.Module):
         begun = self.map.begin(latent)
         return self.map(replace(begun, motion=self.clip_codes(begun.motion, clip)), flow, rest)
 
-    def own_losses(
+    def regularizers(
         self, scene: DecodedScene, views: Views, frames: Views, rest: float, clip: int | None
     ) -> dict[str, Tensor]:
-        """Losses that images do not give, of a training scene, whose code counts among those to draw from.
+        """Losses of a training scene that its images do not give.
 
         Args:
             scene: as it moves.
@@ -167,7 +167,6 @@ class MotionPrior(nn.Module):
             clip: whose own code it moves by, if it does.
         """
         assert views.times is not None
-        self.map.observe([scene.latent.motion])
         losses = {"rigidity": self.config.rigidity * _rigidity(scene, views.times[0])}
         if clip is not None:
             losses["codes"] = _CODE_PRIOR * self.clip_codes.prior(clip)

@@ -164,7 +164,8 @@ class NestPriorModel(GaussianModel):
         losses, error = self.scene_losses(scene, views, self.background(views.alphas is not None))
         losses["motion"] = losses.pop("photometric")
         if self.training:
-            losses |= prior.own_losses(scene, views, sample.observed, rest_time(sample.context), own)
+            prior.map.observe(moving.motion)
+            losses |= prior.regularizers(scene, views, sample.observed, rest_time(sample.context), own)
         return losses, error
 
     def _input(self, context: Views) -> tuple[Views | None, Points | None]:

@@ -87,7 +87,8 @@ def test_new_codes_are_drawn_from_the_codes_of_training_scenes() -> None:
     with pytest.raises(ValueError, match="no motion has been learned"):
         made.sample(latent, 0)
     motions = [with_code(latent, made, seed).motion for seed in range(2)]
-    made.observe(motions * 200)
+    for motion in motions * 200:
+        made.observe(motion)
     mean = torch.stack([motion.scene_code for motion in motions]).mean(0)
     assert relative(made.sample(latent, 0, spread=0.0).motion.scene_code, mean) < 0.05
     drawn = torch.stack([made.sample(latent, seed).motion.scene_code for seed in range(300)])

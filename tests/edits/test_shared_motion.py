@@ -78,7 +78,8 @@ def test_new_motions_are_drawn_and_saved() -> None:
     library = Library()
     with pytest.raises(EditError, match="no motion has been learned"):
         library.edited(GenerateMotion())
-    library.map.observe([library.ours.motion, library.theirs.motion] * 50)
+    for motion in [library.ours.motion, library.theirs.motion] * 50:
+        library.map.observe(motion)
     one, again, other = (library.edited(GenerateMotion(seed=seed)).motion.modes for seed in (0, 0, 1))
     assert torch.equal(one, again)
     assert relative(other, one) > 1e-2

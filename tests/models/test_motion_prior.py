@@ -133,7 +133,7 @@ def test_all_codes_stay_near_their_start_and_some_samples_teach_the_encoder() ->
     found.clip_codes.rows.data[1] = 1.0
     own = found.of_clip(body(), flow, 0.0, 1)
     scene = DecodedScene(own, field(own), flow)
-    losses = [found.own_losses(scene, frames(), frames(), 0.0, 1) for _ in range(100)]
+    losses = [found.regularizers(scene, frames(), frames(), 0.0, 1) for _ in range(100)]
     assert all(float(found_losses["codes"]) == pytest.approx(1e-4) for found_losses in losses)
     assert 5 < sum("encoder" in found_losses for found_losses in losses) < 40
 
