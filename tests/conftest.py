@@ -56,3 +56,11 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.small_capture import write_capture
 
     return write_capture(tmp_path_factory.mktemp("capture"))
+
+
+@pytest.fixture(scope="session")
+def small_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`config.yml` of a prior of a few steps, on scenes of balls; balls_2 is held out. To be read only."""
+    from tests.small_inversion import train_prior
+
+    return train_prior(tmp_path_factory.mktemp("prior"))

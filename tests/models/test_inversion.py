@@ -11,26 +11,20 @@ from nest_nerfstudio.models.decoded_scene import DecodedScene
 from nest_nerfstudio.models.inversion import InversionConfig, Prior, find_start, inversion_objective, invert
 from nest_nerfstudio.pipelines.prior_run import find_prior, load_prior
 from nest_nerfstudio.types import Views
-from tests.small_inversion import train_prior
 
 pytestmark = pytest.mark.slow
 WHITE = torch.ones(3)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_prior(tmp_path_factory.mktemp("prior"))
+def prior(small_prior: Path) -> Prior:
+    return load_prior(small_prior)
 
 
 @pytest.fixture(scope="module")
-def prior(run: Path) -> Prior:
-    return load_prior(run)
-
-
-@pytest.fixture(scope="module")
-def views(run: Path) -> Views:
+def views(small_prior: Path) -> Views:
     """Of the held-out scene."""
-    data = find_prior(run).config.pipeline.datamanager.setup(device="cpu", test_mode="inference")
+    data = find_prior(small_prior).config.pipeline.datamanager.setup(device="cpu", test_mode="inference")
     return data.contexts[2, 4]
 
 

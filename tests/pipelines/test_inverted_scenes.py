@@ -23,9 +23,8 @@ CODES = ("geometry", "appearance")
 
 
 @pytest.fixture(scope="module")
-def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`config.yml` of a small prior; the scene balls_2 is held out."""
-    return train_prior(tmp_path_factory.mktemp("prior"))
+def prior(small_prior: Path) -> Path:
+    return small_prior
 
 
 def finished(prior: Path, output: Path, steps: int, scene: str = "balls_2", **settings) -> NestTrainer:

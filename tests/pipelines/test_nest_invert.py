@@ -26,15 +26,14 @@ from nest_nerfstudio.pipelines.prior_run import CACHE, load_prior
 from nest_nerfstudio.pipelines.trainer import NestTrainer
 from nest_nerfstudio.scripts.export import splat
 from tests.small_capture import orbit
-from tests.small_inversion import make_invert_config, start_inversion, train_prior
+from tests.small_inversion import make_invert_config, start_inversion
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`config.yml` of a small prior; the scene balls_2 is held out."""
-    return train_prior(tmp_path_factory.mktemp("prior"))
+def prior(small_prior: Path) -> Path:
+    return small_prior
 
 
 def scene_of(prior: Path, name: str = "balls_2") -> Path:

@@ -12,7 +12,7 @@ from scipy.ndimage import uniform_filter
 from nest_nerfstudio.edits.scene_edit import SceneEdit
 from nest_nerfstudio.edits.steps import Oscillate
 from nest_nerfstudio.scripts.edit import edit_run
-from tests.small_inversion import make_invert_config, start_inversion, train_prior
+from tests.small_inversion import make_invert_config, start_inversion
 from tests.viewer.browser import (
     HEIGHT,
     LEFT,
@@ -31,12 +31,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
 @pytest.fixture(scope="module")
-def run_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_config(small_prior: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """config.yml of an inverted scene that was given a motion: up at time 0, down after half a clip."""
     folder = tmp_path_factory.mktemp("inverted")
-    prior = train_prior(folder / "prior", steps=40)
-    scene = folder / "prior" / "scenes" / "balls_2"
-    trainer = start_inversion(make_invert_config(scene, prior, folder / "runs", steps=20))
+    scene = small_prior.parents[4] / "scenes" / "balls_2"
+    trainer = start_inversion(make_invert_config(scene, small_prior, folder / "runs", steps=20))
     trainer.train()
     SceneEdit((Oscillate(1.0, (0.0, 0.0, 0.4)),)).save(folder / "swing.json")
     return edit_run(trainer.base_dir, folder / "swing.json")
