@@ -413,6 +413,7 @@ def save(name: str, figures: dict[str, dict[str, list[float]]], config: Path, **
     run: Any = find_prior(config)
     steps = int(run.checkpoint.stem.split("-")[1]) + 1
     settings |= {"prior_steps": steps, "prior_minutes": run.config.max_minutes}
+    settings["rigidity"] = run.model_config.motion.rigidity
     while run.model_config.init is not None:  # and those of the run that it started from
         run = find_prior(run.model_config.init)
         settings["geometry_minutes"] = settings.get("geometry_minutes", 0.0) + run.config.max_minutes

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nest_nerfstudio.dynamics.clip_codes import ClipCodes, code_distance
 from nest_nerfstudio.dynamics.flow import LatentFlow
-from nest_nerfstudio.dynamics.motion_map import CODE_PARTS, NUM_AXES, MotionMap, MotionMapConfig, SharedMap
+from nest_nerfstudio.dynamics.motion_map import CODE_PARTS, NUM_AXES, MotionMap, MotionMapConfig
 from nest_nerfstudio.dynamics.orbit import orbit_start
 from nest_nerfstudio.encoders.inputs import some_views, sort_views
 from nest_nerfstudio.encoders.motion_encoder import MotionEncoder, MotionEncoderConfig
@@ -179,10 +179,6 @@ class MotionPrior(nn.Module):
         begun = detached(self.map.begin(latent))
         own = detached(replace(begun, motion=self.clip_codes(begun.motion, clip))).motion
         return code_distance(self._encoded(begun, frames, rest), own)
-
-    def shared(self, flow: LatentFlow) -> SharedMap:
-        """What edits of scenes need of it."""
-        return SharedMap(self.map, flow)
 
     def fit(
         self,

@@ -84,7 +84,7 @@ class NestPriorModel(GaussianModel):
 
     @property
     def shared_motion(self) -> SharedMap | None:
-        return None if self.motion_prior is None else self.motion_prior.shared(self.flow)
+        return None if self.motion_prior is None else SharedMap(self.motion_prior.map, self.flow)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         groups = {

@@ -89,21 +89,20 @@ class OtherScenes:
             latent = theirs.latent_named(scene)
             if theirs.edit is not None:
                 latent = theirs.edit.apply(latent, theirs.field, theirs.other_scenes)
+        shares_flow = _are_equal(ours.flow, theirs.flow)
+        shares_map = shares_flow and _share_map(ours.shared_motion, theirs.shared_motion)
         return OtherScene(
             latent=latent,
             knows_light=theirs.field.knows_light,
             shares_codes=_are_equal(ours.field, theirs.field),
-            shares_flow=_are_equal(ours.flow, theirs.flow),
-            shared_motion=_common(ours.shared_motion, theirs.shared_motion),
+            shares_flow=shares_flow,
+            shared_motion=ours.shared_motion if shares_map else None,
         )
 
 
-def _common(ours: SharedMotion | None, theirs: SharedMotion | None) -> SharedMotion | None:
-    """What two scenes both have of motion: that of one prior, or nothing."""
-    if not isinstance(ours, SharedMap) or not isinstance(theirs, SharedMap):
-        return None
-    same = _are_equal(ours.map, theirs.map) and _are_equal(ours.flow, theirs.flow)
-    return ours if same else None
+def _share_map(ours: SharedMotion | None, theirs: SharedMotion | None) -> bool:
+    """Whether two scenes are of one prior that has learned motion."""
+    return isinstance(ours, SharedMap) and isinstance(theirs, SharedMap) and _are_equal(ours.map, theirs.map)
 
 
 def _are_equal(a: nn.Module, b: nn.Module) -> bool:

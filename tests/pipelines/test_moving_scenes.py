@@ -125,10 +125,8 @@ def test_a_scene_of_another_prior_takes_no_code_and_draws_no_motion(
     other = train_prior(tmp_path, 2)
     trainer = start_inversion(make_invert_config(tmp_path / "scenes" / "balls_1", other, tmp_path, 2))
     model = trainer.pipeline.model
-    assert (
-        model.other_scenes(trained.pipeline.model.contexts.names[0], str(trained.base_dir)).shared_motion
-        is None
-    )
+    clip = trained.pipeline.model.contexts.names[0]
+    assert model.other_scenes(clip, str(trained.base_dir)).shared_motion is None
     with pytest.raises(EditError, match="this scene is of none"):
         SceneEdit((GenerateMotion(),)).apply(model.latent_named(None), model.field, model.other_scenes)
 
